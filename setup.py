@@ -1,0 +1,28 @@
+"""One set-up for both packages: `diffusion_feature` (the extractor) and `goca` (the method and its benchmark)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements() -> list[str]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return [line for line in lines if line]
+
+
+goca_packages = [f"goca.{name}" for name in find_packages("src-main/goca")]
+
+setup(
+    name="goca",
+    version="0.1.0",
+    description="Training-free semantic segmentation from text-to-image diffusion models",
+    python_requires=">=3.11",
+    packages=["diffusion_feature", *(f"diffusion_feature.{n}" for n in find_packages("install/diffusion_feature")),
+              "goca", *goca_packages, "goca.configs"],
+    package_dir={"diffusion_feature": "install/diffusion_feature", "goca": "src-main/goca", "goca.configs": "configs"},
+    package_data={"goca.configs": ["*.yaml", "*/*.yaml"], "goca.embedded": ["**/*"]},
+    install_requires=requirements(),
+    extras_require={"test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3"]},
+)

@@ -1,0 +1,74 @@
+"""Two protocols, ten switches: what the equations say, and what the released evaluation computes.
+
+A protocol is nothing but its switches. Both presets are bundles of them; any switch can be set alone, and every
+result file stores all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# switch -> (value under `paper`, value under `released`)
+SWITCHES: dict[str, tuple[str, str]] = {
+    "reference_channels": ("all", "first"),  # channels of the reference feature that enter softmax(FF^T / sqrt c)
+    "self_map_rows": ("normalised", "as_resized"),  # rows of a resized self map: brought back to sum 1, or not
+    "noise": ("nominal", "pipeline"),  # the timestep that `t` names, or the img2img strength arithmetic
+    "token_spans": ("offsets", "search"),  # whose tokens: tokenizer offsets, or first occurrence of the text
+    "void": ("ignore", "background"),  # label 255
+    "absent_classes": ("skip", "zero"),  # a class with neither prediction nor label, in the mean
+    "empty_class": ("zero", "nan"),  # a class whose tokens were all lost
+    "caption_grammar": ("brackets", "first_group"),  # how "(wheel, car)" is read
+    "posterior": ("mean", "sample"),  # what is taken from the VAE's posterior
+    "seed": ("image", "none"),  # noise seeded from the image's id, or drawn afresh
+}
+PRESETS = ("paper", "released")
+
+
+class ProtocolError(ValueError):
+    """An unknown preset, switch or value; the message lists the known ones."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One value per switch. `Protocol.of("released")`, `Protocol.of({"preset": "released", "noise": "nominal"})`."""
+
+    reference_channels: str = "all"
+    self_map_rows: str = "normalised"
+    noise: str = "nominal"
+    token_spans: str = "offsets"
+    void: str = "ignore"
+    absent_classes: str = "skip"
+    empty_class: str = "zero"
+    caption_grammar: str = "brackets"
+    posterior: str = "mean"
+    seed: str = "image"
+
+    def __post_init__(self) -> None:
+        for switch, values in SWITCHES.items():
+            if (value := getattr(self, switch)) not in values:
+                raise ProtocolError(f"protocol.{switch} is {value!r}; it can be one of: {', '.join(values)}")
+
+    @classmethod
+    def of(cls, protocol: str | Mapping[str, str] | Protocol) -> Protocol:
+        """From a preset's name, a mapping {"preset": ..., switch: value, ...}, or a Protocol (returned as it is)."""
+        if isinstance(protocol, Protocol):
+            return protocol
+        switches = {"preset": protocol} if isinstance(protocol, str) else dict(protocol)
+        preset = switches.pop("preset", "paper")
+        if preset not in PRESETS:
+            raise ProtocolError(f"protocol {preset!r} is not known; there are: {', '.join(PRESETS)}")
+        if unknown := sorted(set(switches) - set(SWITCHES)):
+            raise ProtocolError(f"protocol has no switch {', '.join(unknown)}; switches: {', '.join(SWITCHES)}")
+        column = PRESETS.index(preset)
+        return cls(**{switch: values[column] for switch, values in SWITCHES.items()} | switches)
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that has exactly these switches, or None for a mixture."""
+        return next((name for name in PRESETS if Protocol.of(name) == self), None)
+
+    def to_dict(self) -> dict[str, str]:
+        """Every switch by name, for result files."""
+        return dataclasses.asdict(self)
