@@ -1,0 +1,182 @@
+"""What a prompt says, as token positions: which tokens name which class, and the file that keeps it per image.
+
+    annotation = PromptAnnotation.from_json(json.loads(text))
+    annotation.existent_objects          # {8: [1], 18: [3]}: class id -> positions in the tokenised caption
+    annotation.lost_classes()            # classes that are present but have no token left
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("caption", "rescaling_token_id", "existent_objects", "global_token_id", "background_objects")
+
+
+class AnnotationError(ValueError):
+    """A prompt annotation, or a file of them, that does not have the published form."""
+
+
+@dataclass
+class PromptAnnotation:
+    """A caption and the token positions of its words, in the published form (positions count from 0, BOS included).
+
+    caption             the text given to the text encoder
+    rescaling_token_id  tokens of all entities: what per-pixel rescaling divides by
+    existent_objects    class id -> its tokens; the order of the keys is the order of the score maps; a list may be
+                        empty: the class is present but its words are lost (see lost_classes)
+    global_token_id     sentence tokens: BOS for CLIP and BERT, EOS for T5
+    background_objects  one list of tokens per entity that is no class
+    Raises AnnotationError where a field has another shape.
+    """
+
+    caption: str
+    rescaling_token_id: list[int] = field(default_factory=list)
+    existent_objects: dict[int, list[int]] = field(default_factory=dict)
+    global_token_id: list[int] = field(default_factory=list)
+    background_objects: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.caption, str):
+            raise AnnotationError(f"caption is {self.caption!r}; it must be a text")
+        self.rescaling_token_id = _positions("rescaling_token_id", self.rescaling_token_id)
+        self.global_token_id = _positions("global_token_id", self.global_token_id)
+        if not isinstance(self.existent_objects, Mapping):
+            raise AnnotationError(f"existent_objects is {_short(self.existent_objects)}; it must map ids to lists")
+        self.existent_objects = {
+            _class_id(key): _positions(f"existent_objects[{key}]", tokens)
+            for key, tokens in self.existent_objects.items()
+        }
+        if not isinstance(self.background_objects, list | tuple):
+            raise AnnotationError(f"background_objects is {_short(self.background_objects)}; it must be lists in a list")
+        self.background_objects = [
+            _positions(f"background_objects[{i}]", tokens) for i, tokens in enumerate(self.background_objects)
+        ]
+
+    @property
+    def class_ids(self) -> list[int]:
+        """The classes, in the order of their maps."""
+        return list(self.existent_objects)
+
+    def lost_classes(self) -> list[int]:
+        """Classes without a single token: cut off by the tokenizer's length, or never found in the caption."""
+        return [class_id for class_id, tokens in self.existent_objects.items() if not tokens]
+
+    def last_token(self) -> int:
+        """The highest position used, or -1; what a text of a known length can be checked against."""
+        return max(self._used(), default=-1)
+
+    def _used(self) -> Iterator[int]:
+        yield from self.rescaling_token_id
+        yield from self.global_token_id
+        for tokens in (*self.existent_objects.values(), *self.background_objects):
+            yield from tokens
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> PromptAnnotation:
+        """From a decoded JSON object of the published schema; further fields are ignored. Raises AnnotationError."""
+        if not isinstance(record, Mapping):
+            raise AnnotationError(f"an annotation is an object with {', '.join(FIELDS)}; found {_short(record)}")
+        if missing := [name for name in FIELDS if name not in record]:
+            raise AnnotationError(f"annotation lacks {', '.join(missing)}; it has: {', '.join(map(str, record))}")
+        objects = record["existent_objects"]
+        if isinstance(objects, Mapping) and len({_class_id(key) for key in objects}) < len(objects):
+            raise AnnotationError(f"existent_objects names a class twice: {', '.join(map(str, objects))}")
+        return cls(**{name: record[name] for name in FIELDS})
+
+    def to_json(self) -> dict[str, Any]:
+        """The published schema, ready for json.dumps: class ids become strings, their order is kept."""
+        return {
+            "caption": self.caption,
+            "rescaling_token_id": list(self.rescaling_token_id),
+            "existent_objects": {str(class_id): list(tokens) for class_id, tokens in self.existent_objects.items()},
+            "global_token_id": list(self.global_token_id),
+            "background_objects": [list(tokens) for tokens in self.background_objects],
+        }
+
+
+def read_annotations(path: str | os.PathLike[str]) -> dict[str, PromptAnnotation]:
+    """A whole annotation file, image file name -> annotation, in file order. Raises AnnotationError with the image."""
+    annotations = {}
+    for image, record in read_json_object(path, "annotations").items():
+        try:
+            check_image_name(image)
+            annotations[image] = PromptAnnotation.from_json(record)
+        except AnnotationError as error:
+            raise AnnotationError(f"{path}, image {image!r}: {error}") from None
+    return annotations
+
+
+def write_annotations(path: str | os.PathLike[str], annotations: Mapping[str, PromptAnnotation]) -> None:
+    """The published file, image file name -> annotation; written beside `path` and renamed, so never half there."""
+    text = json.dumps({check_image_name(image): annotation.to_json() for image, annotation in annotations.items()})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_json_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """A JSON object from a file. Raises AnnotationError if it is missing, cut off, no object, or names a key twice."""
+
+    def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            names = [name for name, _ in pairs]
+            twin = next(name for name in names if names.count(name) > 1)
+            raise AnnotationError(f"{path}: {twin!r} is there twice; keep one of the two")
+        return found
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise AnnotationError(f"{path}: there is no such file of {what}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: cannot be read as {what}: {error}") from None
+    try:
+        found = json.loads(text, object_pairs_hook=no_twins)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise AnnotationError(f"{path}: is not JSON ({error}); was its writing cut off?") from None
+    if not isinstance(found, dict):
+        raise AnnotationError(f"{path}: expected an object, image file name -> {what}; found {_short(found)}")
+    return found
+
+
+def check_image_name(name: str) -> str:
+    """`name` itself if it is a bare file name, the key of labels and annotations; else raises AnnotationError."""
+    if not isinstance(name, str) or not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+        raise AnnotationError(f"image name {name!r}: expected a file name without folders, such as 2007_000027.jpg")
+    return name
+
+
+def _positions(name: str, tokens: Any) -> list[int]:
+    if not isinstance(tokens, list | tuple):
+        raise AnnotationError(f"{name} is {_short(tokens)}; it must be a list of token positions")
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+            raise AnnotationError(f"{name} holds {token!r}; token positions are whole numbers from 0 up")
+    return list(tokens)
+
+
+def _class_id(key: Any) -> int:
+    if isinstance(key, str) and key.isascii() and key.isdigit():
+        return int(key)
+    if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
+        return key
+    raise AnnotationError(f"existent_objects has the key {key!r}; class ids are whole numbers from 0 up")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
