@@ -1,0 +1,36 @@
+"""The feature extractor: any diffusers text-to-image pipeline in, attention and activations of one forward pass out."""
+
+from diffusion_feature.attention import Attention
+from diffusion_feature.backbone import AttentionLayer, Backbone, DenseFeature
+from diffusion_feature.errors import (
+    AttentionNotSeen,
+    ExtractorError,
+    LayerNotFound,
+    PartMissing,
+    PipelineNotFound,
+    PromptCut,
+    VersionNotKnown,
+    WrongFamily,
+)
+from diffusion_feature.extractor import FeatureExtractor
+from diffusion_feature.patterns import expand_layers
+from diffusion_feature.tap import AttentionTap, Consumer
+
+__all__ = [
+    "Attention",
+    "AttentionLayer",
+    "AttentionNotSeen",
+    "AttentionTap",
+    "Backbone",
+    "Consumer",
+    "DenseFeature",
+    "ExtractorError",
+    "FeatureExtractor",
+    "LayerNotFound",
+    "PartMissing",
+    "PipelineNotFound",
+    "PromptCut",
+    "VersionNotKnown",
+    "WrongFamily",
+    "expand_layers",
+]

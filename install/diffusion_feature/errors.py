@@ -1,0 +1,54 @@
+"""Named errors: each says what was expected, what was found, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExtractorError(Exception):
+    """Anything the extractor refuses to do."""
+
+
+class PipelineNotFound(ExtractorError, FileNotFoundError):
+    """Neither a folder written by `save_pretrained` nor a hub id that can be read."""
+
+
+class PartMissing(ExtractorError):
+    """A pipeline without a part that this family needs."""
+
+
+class WrongFamily(ExtractorError, ValueError):
+    """The pipeline's denoiser belongs to another family than the version names."""
+
+
+class VersionNotKnown(ExtractorError, ValueError):
+    """No family is registered under this version."""
+
+
+class LayerNotFound(ExtractorError, KeyError):
+    """A layer id or pattern that this denoiser does not have."""
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return str(self.args[0])
+
+
+class AttentionNotSeen(ExtractorError, RuntimeError):
+    """An attention was computed out of the tap's sight, or is not what its queries and keys say."""
+
+
+class PromptCut(UserWarning):
+    """The prompt is longer than the text encoder reads; the rest was left out."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The known names that look most like `name`, as text for a message."""
+    known = list(known)
+    return ", ".join(difflib.get_close_matches(name, known, n=count, cutoff=0.0)) or "(none)"
+
+
+def layer_not_found(layer: str, known: Iterable[str], where: str) -> LayerNotFound:
+    """The error for one unknown layer id or pattern, with the nearest known ids."""
+    return LayerNotFound(
+        f"{layer!r} is not in this {where}. Nearest: {nearest(layer, known)}. All ids: FeatureExtractor.layer_ids()."
+    )

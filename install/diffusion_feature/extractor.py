@@ -1,0 +1,156 @@
+"""`FeatureExtractor`: one image, one prompt, one forward of the denoiser; attention and activations come out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diffusion_feature.attention import Attention
+from diffusion_feature.errors import ExtractorError, PromptCut, WrongFamily, layer_not_found
+from diffusion_feature.families import backbone
+from diffusion_feature.latents import read_picture, seeded
+from diffusion_feature.loading import load_parts
+from diffusion_feature.patterns import expand_layers
+from diffusion_feature.tap import AttentionTap, Consumer
+
+Picture = Image.Image | str | Path
+
+
+class FeatureExtractor:
+    """Features of a text-to-image diffusion model, by layer id.
+
+    layer      layer ids or patterns that `extract` returns (`layer_ids()` lists all); a mapping {id: wanted} works too
+    version    the family: a key of `diffusion_feature.families.VERSIONS`, e.g. "1-5"
+    img_size   side of the square (or (height, width)) to which pictures are stretched
+    pipeline   a diffusers pipeline object, a folder or a hub id
+    errors     VersionNotKnown, PipelineNotFound, PartMissing, WrongFamily, LayerNotFound
+    """
+
+    def __init__(
+        self,
+        layer: str | Iterable[str] | Mapping[str, bool] = (),
+        version: str = "1-5",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        img_size: int | tuple[int, int] = 512,
+        pipeline: Any = None,
+    ):
+        if pipeline is None:
+            raise ExtractorError("no pipeline: give a diffusers pipeline object, a folder or a hub id")
+        self.backbone, self.version, self.img_size = backbone(version), version, img_size
+        self.parts = load_parts(pipeline, self.backbone, device, dtype)
+        self.layers = self.backbone.layers(self.denoiser)
+        self.features = self.backbone.features(self.denoiser)
+        refuse_unnamed(self.denoiser, [layer.module for layer in self.layers])
+        wanted = [name for name, on in layer.items() if on] if isinstance(layer, Mapping) else layer
+        self.wanted = expand_layers(wanted, self.layer_ids(), "-map", self.where)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.parts[self.backbone.denoiser]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def where(self) -> str:
+        return type(self.denoiser).__name__
+
+    def layer_ids(self) -> list[str]:
+        """Every layer id: attention maps in the order of the model's blocks, then dense features."""
+        return [name for layer in self.layers for name in layer.maps] + list(self.features)
+
+    @torch.no_grad()
+    def extract(
+        self, prompt: str, image: Picture, t: int = 100, noise: Tensor | None = None, seed: int | None = 0, **rules: str
+    ) -> dict[str, Tensor]:
+        """The wanted layers of one forward, in the order in which they passed.
+
+        noise      the noise to add, shape of the latents; None: drawn on the CPU from `seed` (None: afresh)
+        rules      noise_rule="nominal" | "pipeline", posterior="mean" | "sample": see `forward`
+        returns    layer id -> maps [1, H, S, S or N] in float32, dense features [1, C, h, w], text features [1, N, C]
+        """
+        store = FeatureStore(self.wanted)
+        self.forward([prompt], [image], store, t, noise, [seed], **rules)
+        return store.found
+
+    @torch.no_grad()
+    def forward(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Picture],
+        consumer: Consumer,
+        t: int = 100,
+        noise: Tensor | None = None,
+        seeds: Sequence[int | None] = (0,),
+        noise_rule: str = "nominal",
+        posterior: str = "mean",
+    ) -> Tensor:
+        """Encode, add noise, run the denoiser once on the prompts; the consumer is fed while it runs.
+
+        noise      [B, c, h, w], or None: one generator per picture from `seeds` (also used for posterior="sample")
+        returns    the denoiser's output   [B, c, h, w]
+        warns      PromptCut where a prompt is longer than the text encoder reads
+        """
+        conditioning = self.backbone.encode_text(self.parts, list(prompts))
+        for prompt, cut in zip(prompts, conditioning.cut):
+            if cut:
+                kept = f"the text encoder reads {conditioning.length} tokens"
+                warnings.warn(f"{cut} tokens of {prompt!r} were cut: {kept}", PromptCut, stacklevel=3)
+        generators = [seeded(seed) for seed in seeds]
+        latents = self.encode_images(images, posterior, generators)
+        if noise is None:
+            noise = torch.stack([torch.randn(x.shape, generator=g) for x, g in zip(latents, generators)])
+        elif tuple(noise.shape) != tuple(latents.shape):
+            raise ExtractorError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
+        level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule)
+        noised = level.signal * latents + level.noise * noise.to(latents)
+        with self.tap(consumer, tuple(latents.shape[-2:])):
+            return self.backbone.denoise(self.parts, noised, level, conditioning)
+
+    def encode_images(
+        self, images: Sequence[Picture], posterior: str, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Pictures to latents in float32 on the denoiser's device   [B, c, h, w]"""
+        latents = [
+            self.backbone.encode_image(self.parts, read_picture(image, self.img_size)[None], posterior, generator)
+            for image, generator in zip(images, generators, strict=True)
+        ]
+        return torch.cat(latents).to(self.device)
+
+    def tap(self, consumer: Consumer, latents: tuple[int, int]) -> AttentionTap:
+        """A context in which one call of the denoiser feeds the consumer; for latents of (h, w)."""
+        if unknown := [name for name in consumer.features if name not in self.features]:
+            raise layer_not_found(unknown[0], self.features, self.where)
+        return AttentionTap(self.layers, self.features, consumer, latents)
+
+
+class FeatureStore:
+    """A consumer that keeps the wanted layers as they are."""
+
+    def __init__(self, wanted: Iterable[str]):
+        self.wanted = set(wanted)
+        self.features = sorted(name for name in self.wanted if not name.endswith("-map"))
+        self.found: dict[str, Tensor] = {}
+
+    def attention(self, attention: Attention) -> None:
+        for name in self.wanted.intersection(attention.layer.maps):
+            self.found[name] = attention.map(name.rsplit("-", 2)[1])
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        self.found[layer] = feature
+
+
+def refuse_unnamed(denoiser: nn.Module, named: Sequence[nn.Module]) -> None:
+    """An attention module that got no layer id would pass unseen."""
+    known = set(map(id, named))
+    for path, module in denoiser.named_modules():
+        if hasattr(module, "to_q") and hasattr(module, "to_out") and id(module) not in known:
+            raise WrongFamily(f"{type(denoiser).__name__}.{path} is an attention that this family does not name")

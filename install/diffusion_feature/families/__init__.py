@@ -1,0 +1,21 @@
+"""The families that are known, by version. A new one is one file here and one line below."""
+
+from diffusion_feature.backbone import Backbone
+from diffusion_feature.errors import VersionNotKnown, nearest
+from diffusion_feature.families.unet_sd import UNET_SD
+
+VERSIONS: dict[str, Backbone] = {
+    "1-4": UNET_SD,
+    "1-5": UNET_SD,
+    "mini": UNET_SD,
+}
+
+
+def backbone(version: str) -> Backbone:
+    """The family of a version, e.g. "1-5"."""
+    if version not in VERSIONS:
+        raise VersionNotKnown(
+            f"version {version!r} is not known; there are: {', '.join(VERSIONS)}. "
+            f"Nearest: {nearest(version, VERSIONS, 1)}."
+        )
+    return VERSIONS[version]

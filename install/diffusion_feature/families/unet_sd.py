@@ -1,0 +1,100 @@
+"""Stable Diffusion's UNet with one CLIP text encoder: SD 1.x and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.latents import vae_latents
+from diffusion_feature.noise import variance_preserving
+from diffusion_feature.text import clip_tokens
+
+
+def stages(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The UNet's stages in the order of the forward pass, by name."""
+    for level, stage in enumerate(unet.down_blocks):
+        yield f"down-level{level}", stage
+    if unet.mid_block is not None:
+        yield "mid", unet.mid_block
+    for level, stage in enumerate(unet.up_blocks):
+        yield f"up-level{level}", stage
+
+
+def places(unet: nn.Module, kind: str) -> Iterator[tuple[str, nn.Module]]:
+    """Its `attentions` or `resnets` by name; the middle stage counts its repeats only where it has several."""
+    for name, stage in stages(unet):
+        modules = getattr(stage, kind, None) or ()
+        for repeat, module in enumerate(modules):
+            yield (name if name == "mid" and len(modules) == 1 else f"{name}-repeat{repeat}"), module
+
+
+def blocks(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Its transformer blocks by name."""
+    for place, vit in places(unet, "attentions"):
+        for number, block in enumerate(getattr(vit, "transformer_blocks", ())):
+            yield f"{place}-vit-block{number}", block
+
+
+def unet_layers(unet: nn.Module) -> list[AttentionLayer]:
+    layers = []
+    for name, block in blocks(unet):
+        for layout, module in (("self", block.attn1), ("cross", block.attn2)):
+            if module is not None:
+                layers.append(AttentionLayer(name, layout, module, partial(out_projection, module)))
+    return layers
+
+
+def out_projection(attention: nn.Module) -> Tensor:
+    return attention.to_out[0].weight
+
+
+def unet_features(unet: nn.Module) -> dict[str, DenseFeature]:
+    features = {}
+    for name, block in blocks(unet):
+        for letter in "qkv":
+            features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn1, f"to_{letter}"))
+            tokens = "image" if letter == "q" else "text"
+            features[f"{name}-cross-{letter}"] = DenseFeature(getattr(block.attn2, f"to_{letter}"), tokens)
+        features[f"{name}-attn-out"] = DenseFeature(block.attn1)
+        features[f"{name}-cross-out"] = DenseFeature(block.attn2)
+        features[f"{name}-out"] = DenseFeature(block)
+    features |= {f"{name}-vit-out": DenseFeature(vit) for name, vit in places(unet, "attentions")}
+    features |= {f"{name}-res-out": DenseFeature(resnet) for name, resnet in places(unet, "resnets")}
+    for name, stage in stages(unet):
+        for sampler in ("downsampler", "upsampler"):
+            for module in getattr(stage, f"{sampler}s", None) or ():
+                features[f"{name}-{sampler}-out"] = DenseFeature(module)
+    return features
+
+
+def encode_clip(parts: Parts, prompts: list[str]) -> Conditioning:
+    """The last hidden states of CLIP   [B, N, c]."""
+    encoder, unet = parts["text_encoder"], parts["unet"]
+    tokens, cut = clip_tokens(parts["tokenizer"], encoder, prompts)
+    mask = tokens["attention_mask"] if getattr(encoder.config, "use_attention_mask", False) else None
+    states = encoder(tokens["input_ids"], attention_mask=mask)[0].to(unet.dtype)
+    return Conditioning({"encoder_hidden_states": states}, length=states.shape[1], cut=cut)
+
+
+def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
+    unet = parts["unet"]
+    timestep = torch.full((len(latents),), int(level.timestep), device=latents.device)
+    return unet(latents.to(unet.dtype), timestep, **conditioning.arguments, return_dict=False)[0]
+
+
+UNET_SD = Backbone(
+    name="Stable Diffusion UNet",
+    denoiser="unet",
+    parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+    accepts=lambda unet: type(unet).__name__ == "UNet2DConditionModel" and unet.config.addition_embed_type is None,
+    layers=unet_layers,
+    features=unet_features,
+    encode_text=encode_clip,
+    encode_image=vae_latents,
+    noise_level=variance_preserving,
+    denoise=denoise,
+)

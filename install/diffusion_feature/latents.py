@@ -1,0 +1,56 @@
+"""Pictures to latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion_feature.backbone import Parts
+from diffusion_feature.errors import ExtractorError
+
+POSTERIORS = ("mean", "sample")
+
+
+def read_picture(image: Image.Image | str | Path, size: int | tuple[int, int]) -> Tensor:
+    """A picture as the VAE wants it: stretched to `size`, RGB, [3, h, w] in -1..1.
+
+    size   one side of a square, or (height, width). PIL's default filter, before the conversion to RGB: bicubic, and
+           nearest for palette pictures.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if isinstance(image, str | Path):
+        image = Image.open(image)
+    pixels = np.asarray(image.resize((width, height)).convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255 * 2 - 1
+
+
+def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch.Generator | None) -> Tensor:
+    """pictures [B, 3, h, w] in -1..1 -> latents [B, c, h/f, w/f] in float32, shifted and scaled for the denoiser."""
+    if posterior not in POSTERIORS:
+        raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
+    vae = parts["vae"]
+    weight = next(vae.parameters())
+    distribution = vae.encode(pictures.to(weight.device, weight.dtype)).latent_dist
+    latents = (distribution.mean if posterior == "mean" else spread(distribution, generator)).float()
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    return (latents - shift) * vae.config.scaling_factor
+
+
+def spread(distribution, generator: torch.Generator | None) -> Tensor:
+    """A sample whose noise is drawn on the CPU, so that a seed means the same on every device."""
+    mean, std = distribution.mean, distribution.std
+    return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+
+
+def seeded(seed: int | None) -> torch.Generator:
+    """A CPU generator; None seeds it afresh."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

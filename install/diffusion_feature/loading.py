@@ -1,0 +1,125 @@
+"""A pipeline's parts, from a folder, a hub id or a pipeline object. Weights are read from safetensors only."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_feature.backbone import Backbone, Parts
+from diffusion_feature.errors import ExtractorError, PartMissing, PipelineNotFound, WrongFamily
+
+LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these, and of nothing else
+HALF = torch.float16
+
+
+def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dtype: str | torch.dtype) -> Parts:
+    """The parts that the family needs, on the device, in eval mode.
+
+    pipeline   a folder written by `save_pretrained`, a hub id, or a pipeline object (scheduler untouched)
+    device     "auto": an accelerator where there is one; for a pipeline object: where it is
+    dtype      "auto": float32 on a CPU, float16 on an accelerator; for a pipeline object: what it has
+    errors     PipelineNotFound, PartMissing, WrongFamily
+    """
+    if isinstance(pipeline, str | Path):
+        device = pick_device(device)
+        parts = read_parts(pipeline, backbone, pick_dtype(dtype, device))
+    else:
+        parts = {name: getattr(pipeline, name, None) for name in backbone.parts}
+        if absent := [name for name, part in parts.items() if part is None]:
+            found = type(pipeline).__name__
+            raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
+        device = None if device == "auto" else torch.device(device)
+    denoiser = parts[backbone.denoiser]
+    if not backbone.accepts(denoiser):
+        raise WrongFamily(
+            f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}, which is not the {backbone.name} of "
+            "this version; choose the config of the pipeline's own family"
+        )
+    given = None if not isinstance(pipeline, str | Path) and dtype == "auto" else dtype
+    return {name: settle(name, part, device, given) for name, part in parts.items()}
+
+
+def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any:
+    """A module on its device, frozen in eval mode; a VAE that overflows in half precision is kept in float32."""
+    if not isinstance(part, torch.nn.Module):
+        return part
+    if device is not None:
+        part = part.to(device)
+    if dtype is not None and dtype != "auto":
+        part = part.to(pick_dtype(dtype, device))
+    if name == "vae" and part.dtype == HALF and getattr(part.config, "force_upcast", False):
+        part = part.to(torch.float32)
+    return part.eval()
+
+
+def read_parts(location: str | Path, backbone: Backbone, dtype: torch.dtype) -> dict[str, Any]:
+    index = read_index(str(location))
+    parts = {}
+    for name in backbone.parts:
+        library, class_name = index.get(name) or (None, None)
+        if class_name is None:
+            raise PartMissing(f"{location} has no {name!r}; {backbone.name} needs: {all_of(backbone)}")
+        if library not in LIBRARIES:
+            raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
+        parts[name] = read_part(str(location), name, getattr(importlib.import_module(library), class_name), dtype)
+    return parts
+
+
+def read_part(location: str, name: str, kind: Any, dtype: torch.dtype) -> Any:
+    weights = {"torch_dtype": dtype, "use_safetensors": True} if issubclass(kind, torch.nn.Module) else {}
+    if "transformers" in kind.__module__ and weights:
+        weights["dtype"] = weights.pop("torch_dtype")
+    try:
+        return kind.from_pretrained(location, subfolder=name, **weights)
+    except (OSError, ValueError) as error:
+        raise PartMissing(f"{location}: the part {name!r} cannot be read as a {kind.__name__}: {error}") from error
+
+
+def read_index(location: str) -> dict[str, Any]:
+    """The pipeline's model_index.json, from a folder or through the hub's client."""
+    file = Path(location) / "model_index.json"
+    expected = "expected a folder written by `save_pretrained` (model_index.json, unet/, vae/, ...) or a hub id"
+    if Path(location).exists():
+        if not file.is_file():
+            raise PipelineNotFound(f"{location} is not a pipeline folder: it has no model_index.json; {expected}")
+    else:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = Path(hf_hub_download(location, "model_index.json"))
+        except Exception as error:
+            raise PipelineNotFound(
+                f"{location!r} is no folder, and no hub id that can be read ({error}); {expected}"
+            ) from error
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise PipelineNotFound(f"{file} is not JSON ({error}); {expected}") from error
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto": the accelerator that torch finds, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")
+
+
+def pick_dtype(dtype: str | torch.dtype, device: torch.device | None) -> torch.dtype:
+    """ "auto", a torch.dtype or its name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device is None or device.type == "cpu" else HALF
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ExtractorError(f"dtype {dtype!r} is not known; there are: auto, float32, float16, bfloat16")
+    return found
+
+
+def all_of(backbone: Backbone) -> str:
+    return ", ".join(backbone.parts)

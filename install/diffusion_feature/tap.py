@@ -1,0 +1,156 @@
+"""The attention tap: sees every scaled_dot_product_attention of a denoiser's forward, and changes nothing.
+
+A forward pre-hook on each attention module says which module is asking; while that module runs, a TorchFunctionMode
+sees the call where probabilities are made: after q/k norms and rotary embedding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from diffusion_feature.attention import LAYOUTS, Attention, grid_of
+from diffusion_feature.backbone import AttentionLayer, DenseFeature
+from diffusion_feature.errors import AttentionNotSeen
+
+REMEDY = (
+    "Use torch's own attention: `denoiser.set_default_attn_processor()` after xformers or slicing, "
+    '`denoiser.set_attention_backend("native")` after another backend, and no torch.compile.'
+)
+REBUILT_ROWS = 16  # queries of one layer whose output is rebuilt from q, k, mask
+REBUILT_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-8}  # relative to the largest output; 16-bit: 2e-2
+
+
+class Consumer(Protocol):
+    """What receives the attentions and dense features of one forward, in the order in which they pass."""
+
+    features: Collection[str]  # ids of the dense features that it wants
+
+    def attention(self, attention: Attention) -> None: ...
+
+    def feature(self, layer: str, feature: Tensor) -> None: ...
+
+
+class AttentionTap(TorchFunctionMode):
+    """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
+
+    After the block: every attention module was seen exactly once, or AttentionNotSeen.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[AttentionLayer],
+        features: dict[str, DenseFeature],
+        consumer: Consumer,
+        latents: tuple[int, int],
+    ):
+        super().__init__()
+        self.layers, self.features, self.consumer, self.latents = layers, features, consumer, latents
+        self.asking: AttentionLayer | None = None
+        self.seen: Counter[tuple[str, str]] = Counter()
+        self.passed: set[str] = set()
+        self.rebuilt = False
+        self.hooks: list[Any] = []
+
+    def __enter__(self) -> AttentionTap:  # type: ignore[override]
+        refuse_compiled(self.layers)
+        for layer in self.layers:
+            self.hooks.append(layer.module.register_forward_pre_hook(self._asks(layer)))
+            self.hooks.append(layer.module.register_forward_hook(self._answered, always_call=True))
+        for name in self.consumer.features:
+            self.hooks.append(self.features[name].module.register_forward_hook(self._passes(name)))
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+        if kind is None:
+            self._audit()
+
+    def _asks(self, layer: AttentionLayer):
+        def hook(module: nn.Module, args: Any) -> None:
+            self.asking = layer
+            super(AttentionTap, self).__enter__()  # the mode is on only while an attention module runs
+
+        return hook
+
+    def _answered(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.asking is not None:
+            self.asking = None
+            super().__exit__(None, None, None)
+
+    def _passes(self, name: str):
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self.passed.add(name)
+            self.consumer.feature(name, self._spatial(output, self.features[name].tokens))
+
+        return hook
+
+    def _spatial(self, output: Any, tokens: str) -> Tensor:
+        tensor = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        if tokens == "text" or tensor.ndim == 4:
+            return tensor
+        h, w = grid_of(tensor.shape[1], self.latents)
+        return tensor.transpose(1, 2).unflatten(2, (h, w))  # [B, C, h, w]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention and self.asking is not None:
+            self._see(self.asking, result, *args, **(kwargs or {}))
+        return result
+
+    def _see(self, layer, result, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
+             enable_gqa=False) -> None:  # fmt: skip
+        if is_causal or key.shape[1] != query.shape[1]:
+            raise AttentionNotSeen(f"{layer.block}: causal or grouped attention cannot be read as image attention")
+        self.seen[layer.block, layer.layout] += 1
+        h, w = grid_of(query.shape[2], self.latents)
+        tokens = LAYOUTS[layer.layout](h * w, key.shape[2])
+        attention = Attention(layer, query, key, value, attn_mask, scale, result, (h, w), **tokens)
+        if not self.rebuilt and attention.text_keys is not None:
+            check_rebuilt(attention)
+            self.rebuilt = True
+        self.consumer.attention(attention)
+
+    def _audit(self) -> None:
+        wrong = [layer for layer in self.layers if self.seen[layer.block, layer.layout] != 1]
+        if wrong:
+            first = wrong[0]
+            processor = type(getattr(first.module, "processor", first.module)).__name__
+            count = self.seen[first.block, first.layout]
+            raise AttentionNotSeen(
+                f"{len(wrong)} of {len(self.layers)} attention modules were not seen exactly once in one forward "
+                f"(first: {first.block}-{first.layout}-map, seen {count} times, processor {processor}). {REMEDY}"
+            )
+        if absent := set(self.consumer.features) - self.passed:
+            raise AttentionNotSeen(
+                f"{min(absent)} was not computed as a module of its own (fused projections? "
+                "`denoiser.unfuse_qkv_projections()` undoes them)"
+            )
+
+
+def refuse_compiled(layers: Sequence[AttentionLayer]) -> None:
+    for layer in layers:
+        if getattr(layer.module, "_compiled_call_impl", None) is not None:
+            raise AttentionNotSeen(f"{layer.block} is compiled, so its attention cannot be seen. {REMEDY}")
+
+
+def check_rebuilt(attention: Attention) -> None:
+    """Probabilities rebuilt from q, k and mask must give the attention's own output, on the first few queries."""
+    rows = slice(0, REBUILT_ROWS)
+    assert attention.value is not None and attention.result is not None
+    ours = attention.probabilities(rows) @ attention.value.float()
+    theirs = attention.result[:, :, rows].float()
+    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+    if not error <= REBUILT_WITHIN.get(attention.query.dtype, 2e-2):
+        raise AttentionNotSeen(
+            f"{attention.layer.block}: the output rebuilt from queries and keys differs from the model's by "
+            f"{error:.1e} of its largest value. {REMEDY}"
+        )

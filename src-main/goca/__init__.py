@@ -1,0 +1,26 @@
+"""GoCA: segmentation from the cross-attention of a text-to-image diffusion model, without training.
+
+    from goca import Segmenter
+    segmentation = Segmenter.from_pretrained("path/to/pipeline", "sd15")(image, "cat, grass, wall")
+
+Names are looked up when they are first used, so that `goca.datasets` and `goca.evaluation` load without the models.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Protocol": "goca.protocol",
+    "PromptAnnotation": "goca.prompts",
+    "Segmentation": "goca.segmentation",
+    "Segmenter": "goca.segmenter",
+    "SegmenterConfig": "goca.config",
+    "load_config": "goca.config",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"goca has no {name!r}; it has: {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
