@@ -277,9 +277,9 @@ def draw_scene(seed: int, index: int) -> Scene:
     label, placed = np.zeros((SIZE, SIZE), np.uint8), []
     for name in [OBJECTS[i] for i in random.permutation(len(OBJECTS))[:wanted]]:
         half_side = random.uniform(*HALF_SIDE[wanted])
-        for _ in range(30):  # tries to stand clear of the others; the last is taken only if it does
+        for _ in range(60):  # tries to stand clear of the others; the last is taken only if it does
             centre = place(random, name, half_side, horizon)
-            clear = all(math.dist(centre, other) > 0.85 * (half_side + size) for other, size in placed)
+            clear = all(math.dist(centre, other) > 0.7 * (half_side + size) for other, size in placed)
             if clear:
                 break
         if clear:
