@@ -66,7 +66,7 @@ def test_lost_classes_and_last_token():
     ({"existent_objects": {"8": 1}}, "existent_objects[8] is 1"),
     ({"existent_objects": {"8": [1], "08": [3]}}, "twice"),
     ({"background_objects": [3]}, "background_objects[0] is 3"),
-    ({"background_objects": {}}, "must be lists in a list"),
+    ({"background_objects": {}}, "must hold lists"),
 ])
 def test_other_shapes_are_refused(changes, message):
     with pytest.raises(AnnotationError) as error:

@@ -1,5 +1,19 @@
 """From a caption to token positions: grammar, class matching, tokenizers, and the annotation file."""
 
+from .alignment import AlignmentError
 from .annotation import AnnotationError, PromptAnnotation, read_annotations, write_annotations
+from .captioning import annotate, read_captions
+from .grammar import CaptionError, Entity, parse_brackets
 
-__all__ = ["AnnotationError", "PromptAnnotation", "read_annotations", "write_annotations"]
+__all__ = [
+    "AlignmentError",
+    "AnnotationError",
+    "CaptionError",
+    "Entity",
+    "PromptAnnotation",
+    "annotate",
+    "parse_brackets",
+    "read_annotations",
+    "read_captions",
+    "write_annotations",
+]

@@ -52,7 +52,7 @@ class PromptAnnotation:
             for key, tokens in self.existent_objects.items()
         }
         if not isinstance(self.background_objects, list | tuple):
-            raise AnnotationError(f"background_objects is {_short(self.background_objects)}; it must be lists in a list")
+            raise AnnotationError(f"background_objects is {_short(self.background_objects)}; it must hold lists")
         self.background_objects = [
             _positions(f"background_objects[{i}]", tokens) for i, tokens in enumerate(self.background_objects)
         ]

@@ -1,0 +1,174 @@
+"""Where each piece of a tokenizer without offsets was written in the text.
+
+Pieces are tied to the blank-separated words they came from, by tokenising each word alone and checking that the same
+ids come out; inside a word (or the whole text, if words do not add up) they are laid along its bytes. Unknown pieces
+take what their neighbours leave.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+Span = tuple[int, int]
+
+
+class AlignmentError(ValueError):
+    """Pieces that cannot be found in the text they were made from."""
+
+
+def piece_spans(text: str, tokenizer: Any, family: str, ids: Sequence[int]) -> list[Span]:
+    """[start, end) in `text` for each of `ids`, which may be cut off; (0, 0) for tokens the tokenizer added.
+
+    family  "clip" (byte-level BPE), "t5" (sentencepiece) or "bert" (word pieces): how pieces are spelled
+    Raises AlignmentError when no normalisation known here leads from the text to the pieces.
+    """
+    content = _ids(tokenizer, text)
+    first = _first_content(ids, content, _ids(tokenizer, "", add_special_tokens=True))
+    pieces = _PIECES[family](tokenizer, content)
+    spans: list[Span] = []
+    for start, end, count in _words(text, tokenizer, content):
+        found = lay(pieces[len(spans) : len(spans) + count], text[start:end])
+        spans += [(start + left, start + right) for left, right in found]
+    count = min(len(content), len(ids) - first)
+    after = len(ids) - first - count
+    return [(0, 0)] * first + spans[:count] + [(0, 0)] * after
+
+
+def _ids(tokenizer: Any, text: str, add_special_tokens: bool = False) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def _first_content(ids: Sequence[int], content: list[int], added: list[int]) -> int:
+    """How many of the added tokens stand before the content."""
+    count = len(ids) - len(added)
+    for first in range(len(added) + 1):
+        if [*added[:first], *content[:count], *added[first:]] == list(ids):
+            return first
+    raise AlignmentError(f"expected {added} around the ids {content[:count]}; found {list(ids)}")
+
+
+def _words(text: str, tokenizer: Any, content: list[int]) -> list[tuple[int, int, int]]:
+    """(start, end, how many pieces) per blank-separated word; the whole text where words do not add up to it."""
+    words = [(word.start(), word.end(), _ids(tokenizer, word[0])) for word in re.finditer(r"\S+", text)]
+    if [piece for *_, pieces in words for piece in pieces] == content:
+        return [(start, end, len(pieces)) for start, end, pieces in words]
+    return [(0, len(text), len(content))]
+
+
+# --- pieces as bytes; None is a piece that the vocabulary does not know ------------------------------------------
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes, as byte-level BPE vocabularies spell them."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+def _byte_level(tokenizer: Any, ids: list[int]) -> list[bytes | None]:
+    alphabet, unknown = _byte_alphabet(), getattr(tokenizer, "unk_token_id", None)
+    texts = [text.removesuffix("</w>") for text in tokenizer.convert_ids_to_tokens(ids)]
+    return [None if i == unknown else bytes(alphabet[c] for c in text) for i, text in zip(ids, texts)]
+
+
+def _marked(mark: str) -> Callable[[Any, list[int]], list[bytes | None]]:
+    def pieces(tokenizer: Any, ids: list[int]) -> list[bytes | None]:
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        texts = tokenizer.convert_ids_to_tokens(ids)
+        return [None if i == unknown else text.replace(mark, "").encode() for i, text in zip(ids, texts)]
+
+    return pieces
+
+
+_PIECES: dict[str, Callable[[Any, list[int]], list[bytes | None]]] = {
+    "clip": _byte_level,
+    "t5": _marked("▁"),
+    "bert": _marked("##"),
+}
+
+
+# --- laying pieces along a text ----------------------------------------------------------------------------------
+
+
+def _bare(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.lower())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+# what tokenizers do to a text before they cut it, mildest first
+_NORMALISATIONS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    lambda text: unicodedata.normalize("NFC", text).lower(),
+    lambda text: unicodedata.normalize("NFKC", text),
+    lambda text: unicodedata.normalize("NFKC", text).lower(),
+    _bare,
+)
+
+
+def lay(pieces: Sequence[bytes | None], text: str) -> list[Span]:
+    """Spans of consecutive pieces that make up `text` without its blanks. Raises AlignmentError."""
+    for normalise in _NORMALISATIONS:
+        data, sources = _with_sources(text, normalise)
+        if (found := _glob(pieces, data)) is not None:
+            return [_source_span(sources, left, right) for left, right in found]
+    raise AlignmentError(f"pieces {pieces!r} do not make up {text!r} in any normalisation known here")
+
+
+def _with_sources(text: str, normalise: Callable[[str], str]) -> tuple[bytes, list[Span]]:
+    """The normalised text as bytes without blanks, and for each byte the characters of `text` it came from."""
+    data, sources = bytearray(), []
+    starts = [at for at, c in enumerate(text) if at == 0 or not unicodedata.combining(c)]
+    for start, end in zip(starts, [*starts[1:], len(text)]):
+        written = "".join(normalise(text[start:end]).split()).encode()
+        data += written
+        sources += [(start, end)] * len(written)
+    return bytes(data), sources
+
+
+def _glob(pieces: Sequence[bytes | None], data: bytes) -> list[Span] | None:
+    """Byte ranges of the pieces: known ones word for word, runs of unknown ones sharing what lies between."""
+    spans: list[Span] = []
+    here = 0
+    runs = _runs(pieces)
+    for index, (unknown, known) in enumerate(runs):
+        literal = b"".join(known)
+        if not known:
+            at = len(data)
+        elif unknown and index == len(runs) - 1:
+            at = len(data) - len(literal)
+        else:
+            at = data.find(literal, here + unknown) if unknown else here
+        if at < here + unknown or data[at : at + len(literal)] != literal:
+            return None
+        spans += [(here, at)] * unknown
+        here = at
+        for piece in known:
+            spans.append((here, here + len(piece)))
+            here += len(piece)
+    return spans if here == len(data) else None
+
+
+def _runs(pieces: Sequence[bytes | None]) -> list[tuple[int, list[bytes]]]:
+    """(how many unknown pieces, the known ones after them), again and again."""
+    runs: list[tuple[int, list[bytes]]] = [(0, [])]
+    for piece in pieces:
+        unknown, known = runs[-1]
+        if piece is not None:
+            known.append(piece)
+        elif known:
+            runs.append((1, []))
+        else:
+            runs[-1] = (unknown + 1, known)
+    return runs
+
+
+def _source_span(sources: list[Span], left: int, right: int) -> Span:
+    if left == right:
+        at = sources[left][0] if left < len(sources) else sources[-1][1] if sources else 0
+        return at, at
+    return sources[left][0], sources[right - 1][1]

@@ -1,0 +1,101 @@
+"""From a caption to a PromptAnnotation: entities, tokens, owners, in this order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from goca.protocol import Protocol
+
+from .annotation import AnnotationError, PromptAnnotation, check_image_name, read_json_object
+from .grammar import GRAMMARS, CaptionError, Entity, Request
+from .tokens import OWNERS, Token, tokenise
+
+
+def annotate(
+    caption: str,
+    class_names: Sequence[Sequence[str]],
+    present: Iterable[int],
+    tokenizer: Any,
+    *,
+    tokenizer_2: Any = None,
+    max_length: int | None = None,
+    max_length_2: int | None = None,
+    add_background: bool,
+    add_missing: bool,
+    protocol: str | Mapping[str, str] | Protocol = "paper",
+) -> PromptAnnotation:
+    """Which tokens of a caption name which class, and which are background.
+
+    class_names   class id -> names that stand for it, lower case, the main one first; id 0 is background
+    present       ids of the classes that are in the image; only they are named
+    tokenizer(s)  CLIP, T5, BERT + T5 (HunyuanDiT); CLIP + CLIP counts as CLIP (SDXL), CLIP + T5 as T5 (Flux)
+    max_length    tokens kept by each tokenizer; None: the tokenizer's own limit. Classes whose words are cut off stay
+                  in the annotation with an empty list: see PromptAnnotation.lost_classes()
+    add_background, add_missing   append "background"; append the present classes that the caption does not name
+    protocol      its switches caption_grammar and token_spans say how brackets are read and tokens are owned
+    Raises CaptionError for a caption that is no text, a class id without a name, tokenizers of another kind.
+    """
+    switches = Protocol.of(protocol)
+    request = _request(caption, class_names, present, add_background, add_missing)
+    entities = GRAMMARS[switches.caption_grammar](request)
+    prompt = ", ".join(entity.text for entity in entities)
+    tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
+    tokens = tokenise(prompt, tokenizers, [max_length, max_length_2])
+    owners = OWNERS[switches.token_spans](entities, prompt, tokens)
+    return _collect(prompt, entities, tokens, owners)
+
+
+def _request(caption: str, class_names: Sequence[Sequence[str]], present: Iterable[int], *added: bool) -> Request:
+    if not isinstance(caption, str):
+        raise CaptionError(f"a caption is a text; found {caption!r}")
+    if wrong := [names for names in class_names if isinstance(names, str)]:
+        raise CaptionError(f"class_names holds the text {wrong[0]!r}; each class has a list of names: [{wrong[0]!r}]")
+    present = [int(class_id) for class_id in present]
+    if unknown := [class_id for class_id in present if not 0 <= class_id < len(class_names)]:
+        raise CaptionError(f"class {unknown[0]} is present, but there are only the classes 0 to {len(class_names) - 1}")
+    whole = caption.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text for a tokenizer
+    return Request(whole, class_names, [class_id for class_id in dict.fromkeys(present) if class_id], *added)
+
+
+def _collect(
+    prompt: str, entities: Sequence[Entity], tokens: Sequence[Token], owners: Sequence[int | None]
+) -> PromptAnnotation:
+    owned: list[list[int]] = [[] for _ in entities]
+    for token, owner in zip(tokens, owners):
+        if owner is not None:
+            owned[owner].append(token.position)
+    objects: dict[int, list[int]] = {}
+    for entity, positions in zip(entities, owned):
+        if entity.class_id is not None:
+            objects[entity.class_id] = objects.get(entity.class_id, []) + positions
+    background = [found for entity, found in zip(entities, owned) if entity.class_id is None and found]
+    return PromptAnnotation(
+        caption=prompt,
+        rescaling_token_id=[token.position for token, owner in zip(tokens, owners) if owner is not None],
+        existent_objects=objects,
+        global_token_id=[token.position for token in tokens if token.kind == "global"],
+        background_objects=sorted(background, key=lambda positions: positions[0]),
+    )
+
+
+def read_captions(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """A labels file, image file name -> {"caption": ...}: the captions, and for each refused image the reason.
+
+    Raises AnnotationError if the file is missing, cut off, no JSON object, or names an image twice.
+    """
+    captions: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for image, record in read_json_object(path, "captions").items():
+        try:
+            check_image_name(image)
+        except AnnotationError as error:
+            refused[image] = str(error)
+            continue
+        caption = record.get("caption") if isinstance(record, dict) else None
+        if isinstance(caption, str):
+            captions[image] = caption
+        else:
+            refused[image] = f'expected {{"caption": text}}; found {str(record)[:60]}'
+    return captions, refused

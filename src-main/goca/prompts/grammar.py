@@ -1,0 +1,205 @@
+"""A caption as entities: what its brackets mean, and which class each entity names.
+
+A caption is a list of nouns, commas between them, the parts of one object in brackets: "(person, clothes), sky".
+Two readings of it stand in GRAMMARS, by the value of the protocol's switch `caption_grammar`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+STOP_WORDS = ("a", "an", "the", "and")
+BACKGROUND = "background"
+
+
+class CaptionError(ValueError):
+    """A caption, a class table or a list of present classes from which no prompt can be made."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One thing of the caption: its words, and the class it names, or None for background."""
+
+    text: str
+    class_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an image's prompt shall hold: its caption, and the classes that are present in it.
+
+    class_names     class id -> the names that stand for it; the first one is written when the class is missing
+    present         ids of the classes that may be named, each once
+    add_background  whether the word "background" is appended
+    add_missing     whether present classes that no entity names are appended
+    """
+
+    caption: str
+    class_names: Sequence[Sequence[str]]
+    present: Sequence[int]
+    add_background: bool
+    add_missing: bool
+
+    def class_of(self, item: str) -> int | None:
+        """The lowest present class that has `item` among its names."""
+        return next((class_id for class_id in sorted(self.present) if item in self.class_names[class_id]), None)
+
+    def missing(self, class_ids: Iterable[int]) -> list[Entity]:
+        """An entity with the first name of each given class. Raises CaptionError for a class without names."""
+        found = []
+        for class_id in class_ids:
+            if not self.class_names[class_id]:
+                raise CaptionError(f"class {class_id} is present and not in the caption, but it has no name to add")
+            found.append(Entity(self.class_names[class_id][0], class_id))
+        return found
+
+
+# --- brackets as written (paper) ---------------------------------------------------------------------------------
+
+_OPEN, _CLOSE, _BREAK = "([{（［", ")]}）］", ",;\n，、；"
+
+
+def parse_brackets(caption: str) -> list[tuple[str, ...]]:
+    """The caption's groups, each a tuple of items; a thing outside brackets is a group of one.
+
+    Nested brackets belong to the group around them, words just before a bracket too: "car (wheel, door)" is one group.
+    A bracket without its partner is read as a space, so nothing is lost and nothing is grouped that was not closed.
+    """
+    partners = _balanced(caption)
+    groups: list[list[str]] = [[]]
+    item = ""
+    depth = 0
+
+    def end_item() -> None:
+        nonlocal item
+        if cleaned := _clean(item):
+            groups[-1].append(cleaned)
+        item = ""
+
+    for position, character in enumerate(caption):
+        if character in _BREAK or position in partners:
+            end_item()
+        elif character in _OPEN + _CLOSE:
+            item += " "
+        else:
+            item += character
+        if position in partners:
+            depth += 1 if character in _OPEN else -1
+        if depth == 0 and (character in _BREAK or position in partners):
+            groups.append([])
+    end_item()
+    return list(dict.fromkeys(tuple(group) for group in groups if group))
+
+
+def _balanced(text: str) -> set[int]:
+    """Positions of the brackets that have a partner."""
+    waiting: list[int] = []
+    found: set[int] = set()
+    for position, character in enumerate(text):
+        if character in _OPEN:
+            waiting.append(position)
+        elif character in _CLOSE and waiting:
+            found |= {waiting.pop(), position}
+    return found
+
+
+def is_mark(character: str) -> bool:
+    """Whether a character is punctuation, space or control: nothing that a word is made of."""
+    return unicodedata.category(character)[0] in "PZC" or character in "$+<=>^`|~"
+
+
+def _clean(item: str) -> str:
+    """One blank between words, no marks at either end."""
+    start, end = 0, len(item)
+    while start < end and is_mark(item[start]):
+        start += 1
+    while end > start and is_mark(item[end - 1]):
+        end -= 1
+    return " ".join(item[start:end].split())
+
+
+def read_brackets(request: Request) -> list[Entity]:
+    """Entities with the brackets read as written; every class that an item names is found.
+
+    A group that names two or more classes is replaced by the items that name them; otherwise it is one entity.
+    Items match with or without a leading article. Missing classes follow in ascending order.
+    """
+    entities: list[Entity] = []
+    for items in parse_brackets(request.caption.lower()):
+        named = [Entity(item, request.class_of(item) or request.class_of(_bare(item))) for item in items]
+        named = [entity for entity in named if entity.class_id]
+        if len({entity.class_id for entity in named}) > 1:
+            entities += named
+        else:
+            entities.append(Entity(", ".join(items), named[0].class_id if named else None))
+    if request.add_background:
+        entities.append(Entity(BACKGROUND, request.class_of(BACKGROUND)))
+    if request.add_missing:
+        entities += request.missing(sorted(set(request.present) - {entity.class_id for entity in entities}))
+    return list(dict.fromkeys(entities))
+
+
+def _bare(item: str) -> str:
+    words = item.split(" ")
+    while len(words) > 1 and words[0] in STOP_WORDS:
+        words = words[1:]
+    return " ".join(words)
+
+
+# --- the released reading ----------------------------------------------------------------------------------------
+
+
+def split_first_group(caption: str) -> list[str]:
+    """The caption's things as the released evaluation splits them, groups with their brackets.
+
+    A group is seen whole only at the very start or right after another one. Elsewhere it is put together from its
+    pieces: one with "(" opens, one with ")" closes. "sky, (truck), road" opens and never closes: the rest is lost.
+    """
+    things: list[str] = []
+    open_group = ""
+    for piece in re.findall(r"\([^)]*\)|[^,]+", caption):
+        if piece.startswith("(") and piece.endswith(")"):
+            things.append(piece)
+            continue
+        piece = piece.strip()
+        if "(" in piece:
+            open_group = piece
+        elif ")" in piece:
+            things.append(f"{open_group}, {piece}")
+            open_group = ""
+        elif open_group:
+            open_group += f", {piece}"
+        else:
+            things.append(piece)
+    return list(dict.fromkeys(things))
+
+
+def read_first_group(request: Request) -> list[Entity]:
+    """Entities as the released evaluation finds them, in its order of steps.
+
+    A group with two or more items that name a class, be it the same, is replaced by those items; duplicates go
+    while groups still have their brackets. Missing classes come in the iteration order of a set of ints.
+    """
+    caption = request.caption.removesuffix(".") + (f", {BACKGROUND}" if request.add_background else "")
+    found: dict[str, int | None] = {}
+    named_classes: set[int] = set()
+    for thing in split_first_group(caption.lower()):
+        items = _without_brackets(thing).split(", ")
+        named = [(item, class_id) for item in items if (class_id := request.class_of(item)) is not None]
+        named_classes |= {class_id for _, class_id in named}
+        for text, class_id in named if len(named) > 1 else [(thing, named[0][1] if named else None)]:
+            found.setdefault(text, class_id)
+    if request.add_missing:
+        for entity in request.missing(set(request.present) - named_classes):
+            found.setdefault(entity.text, entity.class_id)
+    return [Entity(_without_brackets(text), class_id) for text, class_id in found.items()]
+
+
+def _without_brackets(text: str) -> str:
+    return text.replace("(", "").replace(")", "")
+
+
+GRAMMARS: dict[str, Callable[[Request], list[Entity]]] = {"brackets": read_brackets, "first_group": read_first_group}

@@ -1,0 +1,164 @@
+"""A prompt as the text encoder's tokens, and which entity owns each of them.
+
+    tokens = tokenise("cat, grass", [clip_tokenizer], [77])     # position, piece, span in the prompt, kind
+    owners = OWNERS["offsets"](entities, prompt, tokens)        # index of the entity per token, or None
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .alignment import piece_spans
+from .grammar import STOP_WORDS, CaptionError, Entity, is_mark
+
+UNLIMITED = 1_000_000  # model_max_length of a tokenizer that was told no limit is far above
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the prompt.
+
+    position  index in the encoder's sequence, BOS included
+    piece     its text as the vocabulary writes it, without word marks ("</w>", "▁"); BERT keeps its "##"
+    span      [start, end) in the prompt; (0, 0) for tokens that the tokenizer added
+    kind      "word", "global" (stands for the sentence) or "special" (padding, separators, a lone "▁")
+    """
+
+    position: int
+    piece: str
+    span: tuple[int, int]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of text encoder writes its tokens: the token that stands for the sentence, and the word mark."""
+
+    sentence: str  # attribute of the tokenizer
+    mark: str
+
+
+FAMILIES = {"clip": Family("bos_token", "</w>"), "t5": Family("eos_token", "▁"), "bert": Family("cls_token", "")}
+
+# families of (tokenizer, tokenizer_2) -> which of the two make the sequence that the denoiser attends to
+SEQUENCES = {
+    ("clip",): (0,),
+    ("t5",): (0,),
+    ("bert",): (0,),
+    ("clip", "clip"): (0,),  # SDXL: both encoders share their token positions
+    ("clip", "t5"): (1,),  # Flux: CLIP is only pooled
+    ("bert", "t5"): (0, 1),  # HunyuanDiT: one after the other
+}
+
+
+def family_of(tokenizer: Any) -> str:
+    """"clip", "t5" or "bert", from the special tokens it has. Raises CaptionError for any other."""
+    if getattr(tokenizer, "cls_token", None) and getattr(tokenizer, "sep_token", None):
+        return "bert"
+    if getattr(tokenizer, "eos_token", None):
+        return "clip" if getattr(tokenizer, "bos_token", None) else "t5"
+    raise CaptionError(f"{type(tokenizer).__name__} has neither [CLS] and [SEP] (BERT) nor an end token (CLIP, T5)")
+
+
+def tokenise(prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int | None]) -> list[Token]:
+    """The tokens of the sequence the denoiser attends to; which tokenizers make it is read off their families.
+
+    max_lengths  one per tokenizer; None is the tokenizer's own. The second sequence starts where the first one,
+                 padded to its length, ends. Raises CaptionError for an unknown pair or a length that is not known.
+    """
+    families = tuple(family_of(tokenizer) for tokenizer in tokenizers)
+    if families not in SEQUENCES:
+        known = ", ".join(" + ".join(pair) for pair in SEQUENCES)
+        raise CaptionError(f"tokenizers {' + '.join(families)} do not make a known prompt; there are: {known}")
+    tokens: list[Token] = []
+    start = 0
+    for index in SEQUENCES[families]:
+        length = _length(tokenizers[index], max_lengths[index])
+        tokens += _sequence(prompt, tokenizers[index], families[index], length, start)
+        if index != SEQUENCES[families][-1] and length is None:
+            raise CaptionError("the first of two tokenizers needs max_length: the second one's tokens follow after it")
+        start += length or 0
+    return tokens
+
+
+def _length(tokenizer: Any, max_length: int | None) -> int | None:
+    length = tokenizer.model_max_length if max_length is None else max_length
+    if length < 2:
+        raise CaptionError(f"max_length is {length}; a prompt needs 2 tokens at least")
+    return int(length) if length < UNLIMITED else None
+
+
+def _sequence(prompt: str, tokenizer: Any, name: str, length: int | None, start: int) -> list[Token]:
+    family = FAMILIES[name]
+    ids, spans = _encode(prompt, tokenizer, name, length)
+    sentence = getattr(tokenizer, family.sentence)
+    added = {getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad", "cls", "sep", "mask")} - {None}
+    tokens = []
+    for position, (text, span) in enumerate(zip(tokenizer.convert_ids_to_tokens(ids), spans)):
+        piece = text.replace(family.mark, "") if family.mark else text
+        kind = "global" if text == sentence else "special" if text in added or not piece else "word"
+        tokens.append(Token(start + position, piece, span, kind))
+    return tokens
+
+
+def _encode(prompt: str, tokenizer: Any, name: str, length: int | None) -> tuple[list[int], list[tuple[int, int]]]:
+    cut = {"truncation": True, "max_length": length} if length else {}
+    if tokenizer.is_fast:
+        encoded = tokenizer(prompt, return_offsets_mapping=True, **cut)
+        return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+    ids = list(tokenizer(prompt, **cut)["input_ids"])
+    return ids, piece_spans(prompt, tokenizer, name, ids)
+
+
+# --- whose tokens ------------------------------------------------------------------------------------------------
+
+
+def own_by_offsets(entities: Sequence[Entity], prompt: str, tokens: Sequence[Token]) -> list[int | None]:
+    """Each token to the entity it was written for; the prompt is the entities joined by ", ".
+
+    Not owned: special tokens, punctuation, and a, an, the, and where they are whole words.
+    """
+    entity_at: list[int | None] = []
+    for index, entity in enumerate(entities):
+        entity_at += [index] * len(entity.text) + [None] * len(", ")
+    silent = [is_mark(character) for character in prompt]
+    for word in re.finditer(rf"(?<!\w)(?:{'|'.join(STOP_WORDS)})(?!\w)", prompt):
+        silent[word.start() : word.end()] = [True] * len(word[0])
+    owners = []
+    for token in tokens:
+        spoken = [at for at in range(*token.span) if not silent[at]] if token.kind == "word" else []
+        owners.append(next((entity_at[at] for at in spoken if entity_at[at] is not None), None))
+    return owners
+
+
+def own_by_search(entities: Sequence[Entity], prompt: str, tokens: Sequence[Token]) -> list[int | None]:
+    """Each token to the first entity whose text, at its FIRST occurrence, holds it; the released evaluation's way.
+
+    Pieces are searched from left to right. One that is not found counts as starting one character back, and the search
+    still moves on by its length; at the prompt's end it begins again.
+    """
+    starts = [prompt.find(entity.text) for entity in entities]
+    spans = [(start, start + len(entity.text)) for start, entity in zip(starts, entities)]
+    owners: list[int | None] = []
+    here = 0
+    for token in tokens:
+        if token.kind != "word":
+            owners.append(None)
+            continue
+        found = prompt.find(token.piece, here)
+        start = found if found >= 0 else here - 1
+        here = end = start + len(token.piece)
+        if here >= len(prompt):
+            here = 0
+        inside = (index for index, (first, last) in enumerate(spans) if first <= start and end <= last)
+        owners.append(None if token.piece in (*STOP_WORDS, ",", ".", "-") else next(inside, None))
+    return owners
+
+
+OWNERS: dict[str, Callable[[Sequence[Entity], str, Sequence[Token]], list[int | None]]] = {
+    "offsets": own_by_offsets,
+    "search": own_by_search,
+}
