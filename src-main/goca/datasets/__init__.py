@@ -1,0 +1,49 @@
+"""Benchmarks as data: pictures, label maps, class names. Loads without torch.
+
+    dataset = load_dataset({"name": "voc", "reader": "voc", "root": "/data/VOCdevkit/VOC2012", "split": "train"})
+    sample = dataset.sample(dataset.ids[0])
+    sample.image, sample.label, sample.present      # PIL image, [H, W] class ids, ids of the classes that are there
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from goca.datasets.base import (
+    VOID,
+    Dataset,
+    DatasetConfig,
+    DatasetError,
+    DatasetNotFound,
+    Sample,
+    SampleError,
+    class_label,
+)
+from goca.datasets.voc import VocDataset
+
+__all__ = [
+    "READERS",
+    "VOID",
+    "Dataset",
+    "DatasetConfig",
+    "DatasetError",
+    "DatasetNotFound",
+    "Sample",
+    "SampleError",
+    "class_label",
+    "load_dataset",
+]
+
+# a reader by the name that a config gives; each takes a DatasetConfig
+READERS: dict[str, Callable[[DatasetConfig], Dataset]] = {"voc": VocDataset}
+
+
+def load_dataset(config: DatasetConfig | Mapping[str, Any]) -> Dataset:
+    """The data set that a config describes (configs/dataset/*.yaml).
+
+    Raises DatasetNotFound where the folder lacks something, with the expected tree; DatasetError for unknown fields,
+    readers and class tables, with the known ones.
+    """
+    config = config if isinstance(config, DatasetConfig) else DatasetConfig.of(config)
+    if config.reader not in READERS:
+        raise DatasetError(f"dataset reader {config.reader!r} is not known; there are: {', '.join(READERS)}")
+    return READERS[config.reader](config)

@@ -1,5 +1,29 @@
 """Scoring: exact counts for every background threshold, and runs that survive. Loads without torch."""
 
-from goca.evaluation.mean_iou import MeanIoU, MetricError
+from goca.evaluation.inputs import AnnotationFile, Captions, InputError, NoiseFile
+from goca.evaluation.mean_iou import LabelError, MeanIoU, MetricError
+from goca.evaluation.results import evaluation_text, summarise, table, write_results
+from goca.evaluation.run import Prediction, Segmentor, collect, count_images, metric_for
+from goca.evaluation.store import RunError, RunMismatch, RunStore
 
-__all__ = ["MeanIoU", "MetricError"]
+__all__ = [
+    "AnnotationFile",
+    "Captions",
+    "InputError",
+    "LabelError",
+    "MeanIoU",
+    "MetricError",
+    "NoiseFile",
+    "Prediction",
+    "RunError",
+    "RunMismatch",
+    "RunStore",
+    "Segmentor",
+    "collect",
+    "count_images",
+    "evaluation_text",
+    "metric_for",
+    "summarise",
+    "table",
+    "write_results",
+]

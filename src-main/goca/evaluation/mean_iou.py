@@ -23,6 +23,10 @@ class MetricError(ValueError):
     """Scores, labels or settings that cannot be counted; the message says what was expected and what was found."""
 
 
+class LabelError(MetricError):
+    """A label map that is none, or that holds values which are neither classes nor ignored."""
+
+
 class MeanIoU:
     """Counts pixels by true class, predicted class and threshold; mIoU and its relatives are read off the counts.
 
@@ -66,12 +70,12 @@ class MeanIoU:
         label      [H, W]       class ids or ignore_index; scores are upsampled bilinearly to its size
         class_ids  the k ids in map order, each in 1..num_classes-1
         """
-        scores = np.ascontiguousarray(_array(scores), np.float32)
+        scores = np.ascontiguousarray(as_array(scores), np.float32)
         class_ids = [int(class_id) for class_id in class_ids]
         self._check_scores(scores, class_ids)
         cells = count_cells(
             scores,
-            self._checked_label(label),
+            self.checked_label(label),
             class_ids,
             num_classes=self.num_classes,
             background=self.background,
@@ -83,7 +87,7 @@ class MeanIoU:
 
     def update_background(self, label: ArrayLike) -> NDArray[np.int64]:
         """Count one image that was given to the background everywhere, whatever the threshold."""
-        label = self._checked_label(label)
+        label = self.checked_label(label)
         kept = label if self.ignore_index is None else label[label != self.ignore_index]
         labels, pixels = np.unique(kept, return_counts=True)
         cells = np.stack([labels, np.zeros_like(labels), np.zeros_like(labels), pixels], axis=1).astype(np.int64)
@@ -149,21 +153,22 @@ class MeanIoU:
         if outside or len(set(class_ids)) < len(class_ids):
             raise MetricError(f"class ids are {class_ids}; each lies in 1..{self.num_classes - 1} and occurs once")
 
-    def _checked_label(self, label: ArrayLike) -> NDArray[np.integer]:
-        label = _array(label)
+    def checked_label(self, label: ArrayLike) -> NDArray[np.integer]:
+        """The label map as an array. Raises LabelError for what `update` would not count."""
+        label = as_array(label)
         if label.ndim != 2 or not label.size or label.dtype.kind not in "iub":
-            raise MetricError(f"label is {label.dtype} of the shape {list(label.shape)}; expected whole numbers [H, W]")
+            raise LabelError(f"label is {label.dtype} of the shape {list(label.shape)}; expected whole numbers [H, W]")
         values = np.flatnonzero(np.bincount(label.ravel())) if label.dtype == np.uint8 else np.unique(label)
         unknown = [int(v) for v in values if not 0 <= v < self.num_classes and v != self.ignore_index]
         if unknown:
-            raise MetricError(
+            raise LabelError(
                 f"label holds {unknown[:5]}, which are neither classes 0..{self.num_classes - 1} nor the"
                 f" ignore_index ({self.ignore_index}); map them or set ignore_index"
             )
         return label
 
 
-def _array(values: Any) -> NDArray:
+def as_array(values: Any) -> NDArray:
     """A numpy array of what may be a torch tensor, on any device and in any precision."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

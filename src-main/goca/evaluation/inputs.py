@@ -1,0 +1,88 @@
+"""What an image is segmented with: its prompt annotation, and its noise where a file gives it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goca.datasets import Sample, SampleError
+from goca.prompts import AnnotationError, CaptionError, PromptAnnotation, read_annotations, read_captions
+
+SHARED_NOISE = "noise"  # the array that serves every image
+
+
+class InputError(ValueError):
+    """A noise file that cannot be used; the message says what it must hold."""
+
+
+class AnnotationFile:
+    """Annotations made before: image file name -> PromptAnnotation. Raises AnnotationError for another kind of file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.annotations = read_annotations(path)
+
+    def __call__(self, sample: Sample) -> PromptAnnotation:
+        """Raises SampleError for an image that is not in the file."""
+        if sample.name not in self.annotations:
+            raise SampleError(f"no annotation for {sample.name} in {self.path.name}")
+        return self.annotations[sample.name]
+
+
+class Captions:
+    """Annotations made on the fly, from a labels file: image file name -> {"caption": ...}.
+
+    path      the labels file; raises AnnotationError if it cannot be read
+    annotate  (caption, present class ids) -> PromptAnnotation
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], annotate: Callable[[str, list[int]], PromptAnnotation] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.captions, self.refused = read_captions(path)
+        self.annotate = annotate
+
+    def __call__(self, sample: Sample) -> PromptAnnotation:
+        """Raises SampleError for an image without a caption, or with one that cannot be read."""
+        if self.annotate is None:
+            raise TypeError("Captions was made without `annotate`, and can only be looked at")
+        if (caption := self.captions.get(sample.name)) is None:
+            raise SampleError(self.refused.get(sample.name, f"no caption for {sample.name} in {self.path.name}"))
+        try:
+            return self.annotate(caption, sample.present)
+        except (AnnotationError, CaptionError) as error:
+            raise SampleError(f"caption of {sample.name}: {error}") from error
+
+
+class NoiseFile:
+    """Noise from an .npz: one array `noise` for every image, or one per image under its id or file name."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.noise: Mapping[str, NDArray] = {name: file[name] for name in file.files}
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"noise_file={path} cannot be read: {error}; expected an .npz with one array"
+                f" {SHARED_NOISE!r}, or one per image id"
+            ) from error
+
+    def __call__(self, sample: Sample) -> NDArray:
+        """Raises SampleError for an image that has no noise."""
+        for key in (sample.id, sample.name, SHARED_NOISE):
+            if key in self.noise:
+                return self.noise[key]
+        raise SampleError(f"no noise for {sample.id} in {self.path.name}")
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """What tells a file's content apart, wherever it lies."""
+    return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"

@@ -1,0 +1,150 @@
+"""What a finished run says: results.json, evaluation.txt, and the table that is shown at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from goca.datasets import Dataset, DatasetConfig, class_label
+from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation.store import Record, RunStore, write_text
+from goca.protocol import Protocol
+
+PACKAGES = ("goca", "torch", "diffusers", "transformers", "numpy", "pillow")
+ORACLE = {
+    "classes": "the classes that are present are taken from the ground truth of each image",
+    "thresholds": "the background threshold is swept on the evaluated split, and the best is reported",
+    "fixed": "the mIoU at the fixed threshold needs no sweep",
+}
+
+
+def summarise(
+    dataset: Dataset,
+    config: DatasetConfig,
+    protocol: Protocol,
+    metric: MeanIoU,
+    records: Sequence[Record],
+    *,
+    fixed: float,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything a reader may ask of a run, ready for JSON; undefined numbers are None.
+
+    metric    holds the counts of all records, at the swept thresholds and the fixed one
+    fixed     the threshold that is reported without a choice
+    settings  every value of the configuration
+    """
+    miou = metric.compute()
+    swept = {threshold: miou[threshold] for threshold in config.thresholds}
+    best = max(swept, key=lambda threshold: -math.inf if math.isnan(swept[threshold]) else swept[threshold])
+    return {
+        "mIoU": {
+            "best": {"threshold": best, "mIoU": _number(swept[best])},
+            "fixed": {"threshold": fixed, "mIoU": _number(miou[fixed])},
+            "swept": [{"threshold": threshold, "mIoU": _number(value)} for threshold, value in swept.items()],
+        },
+        "per_class": _per_class(dataset, metric, best, fixed),
+        "images": _images(records),
+        "oracle": dict(ORACLE),
+        "protocol": {"preset": protocol.preset, **protocol.to_dict()},
+        "config": dict(settings),
+        "versions": versions(),
+        "seconds_per_image": _seconds(records),
+        "counts": {
+            "thresholds": list(metric.thresholds),
+            "intersection": metric.intersection.tolist(),
+            "union": metric.union.tolist(),
+        },
+        "warnings": _warnings(dataset, records),
+    }
+
+
+def write_results(store: RunStore, results: Mapping[str, Any]) -> None:
+    """evaluation.txt in the published form, and results.json."""
+    write_text(store.folder / "evaluation.txt", evaluation_text(results))
+    write_text(store.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+
+
+def evaluation_text(results: Mapping[str, Any]) -> str:
+    """One line per swept threshold, as published."""
+    lines = ((line["mIoU"], line["threshold"]) for line in results["mIoU"]["swept"])
+    return "".join(f"mIoU: {'nan' if miou is None else miou} at background_threshold {t}\n" for miou, t in lines)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The closing table: mIoU best and fixed, IoU per class at both, and what was left out."""
+    best, fixed = results["mIoU"]["best"], results["mIoU"]["fixed"]
+    heads = [f"best ({best['threshold']:g})", f"fixed ({fixed['threshold']:g})"]
+    rows = [("mIoU", best["mIoU"], fixed["mIoU"])]
+    rows += [(each["name"], each["iou_best"], each["iou_fixed"]) for each in results["per_class"]]
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{'':{width}}  {heads[0]:>12}  {heads[1]:>12}"]
+    lines += [f"{name:{width}}  {_percent(a):>12}  {_percent(b):>12}" for name, a, b in rows]
+    images = results["images"]
+    protocol = results["protocol"]["preset"] or "mixed"
+    lines.append(f"{images['counted']} of {images['listed']} images, protocol {protocol}; {ORACLE['classes']}")
+    if images["skipped"]:
+        lines.append(f"{len(images['skipped'])} skipped, such as {images['skipped'][0]['image']}: "
+                     f"{images['skipped'][0]['reason']}")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part, without importing it."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _per_class(dataset: Dataset, metric: MeanIoU, best: float, fixed: float) -> list[dict[str, Any]]:
+    iou = dict(zip(metric.thresholds, metric.per_class()))
+    pixels = metric.confusion[0].sum(axis=1)
+    return [
+        {
+            "id": class_id,
+            "name": class_label(dataset.class_names, class_id),
+            "iou_best": _number(iou[best][class_id]),
+            "iou_fixed": _number(iou[fixed][class_id]),
+            "label_pixels": int(pixels[class_id]),
+        }
+        for class_id in range(metric.num_classes)
+    ]
+
+
+def _images(records: Sequence[Record]) -> dict[str, Any]:
+    skipped = [{"image": each["image"], "reason": each["skipped"]} for each in records if "skipped" in each]
+    return {"listed": len(records), "counted": len(records) - len(skipped), "skipped": skipped}
+
+
+def _warnings(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
+    counted = [each for each in records if "cells" in each]
+    return {
+        "lost_classes": [
+            {"image": each["image"], "classes": [class_label(dataset.class_names, lost) for lost in each["lost"]]}
+            for each in counted
+            if each["lost"]
+        ],
+        "no_class": [each["image"] for each in counted if not each["classes"]],
+    }
+
+
+def _seconds(records: Sequence[Record]) -> dict[str, float | None]:
+    spent = [each["seconds"] for each in records if "seconds" in each]
+    names = ("read", "model", "evaluation")
+    return {name: round(sum(each[name] for each in spent) / len(spent), 6) if spent else None for name in names}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,126 @@
+"""One run over a benchmark: segment every image, count it, keep the counts, and sum up when all are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
+from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
+from goca.evaluation.store import Record, RunStore
+from goca.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a segmentor says of one image.
+
+    scores     [k+1, g, h], the last map being the background's; None: everything is background
+    class_ids  the k ids in map order
+    lost       those of them whose words were cut off, so that their map is empty
+    """
+
+    scores: Any
+    class_ids: Sequence[int]
+    lost: Sequence[int] = ()
+
+
+Segmentor = Callable[[Sample], Prediction]
+
+
+def metric_for(dataset: Dataset, config: DatasetConfig, protocol: Protocol, extra: Sequence[float] = ()) -> MeanIoU:
+    """The metric that a data set and a protocol ask for; `extra` thresholds are counted along with the swept ones."""
+    return MeanIoU(
+        num_classes=len(dataset.class_names),
+        background=config.background,
+        thresholds=[*config.thresholds, *(threshold for threshold in extra if threshold not in config.thresholds)],
+        ignore_index=VOID if protocol.void == "ignore" else None,
+        absent="skip" if protocol.absent_classes == "skip" else "zero",
+    )
+
+
+def count_images(
+    dataset: Dataset,
+    ids: Sequence[str],
+    load_segmentor: Callable[[], Segmentor],
+    metric: MeanIoU,
+    store: RunStore,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[list[str]], Iterable[str]] = iter,
+) -> None:
+    """Segment and count this process's share of the images; what the store holds already is not done again.
+
+    ids             all images of the run; process `rank` of `world` takes every world-th of them
+    load_segmentor  called once, and only if there is an image to segment
+    metric          its settings decide what is counted; its own counts are only a by-product
+    progress        wraps the ids that are left, such as tqdm
+    An image that cannot be used is recorded with the reason; earlier skips are tried again.
+    """
+    known = store.records()
+    left = [image_id for image_id in ids[rank::world] if "cells" not in known.get(image_id, {})]
+    segmentor = Once(load_segmentor)
+    for image_id in progress(left):
+        record = _count_image(dataset, image_id, segmentor, metric)
+        if record != known.get(image_id):  # the same skip for the same reason need not be said twice
+            store.append(record)
+
+
+def collect(ids: Sequence[str], metric: MeanIoU, store: RunStore) -> list[Record] | None:
+    """Add up all processes' counts: the records in the order of `ids`, or None while images are still missing."""
+    known = store.records()
+    if any(image_id not in known for image_id in ids):
+        return None
+    records = [known[image_id] for image_id in ids]
+    for record in records:
+        metric.add(record.get("cells", []))
+    return records
+
+
+class Once:
+    """A segmentor that is loaded when it is first called."""
+
+    def __init__(self, load: Callable[[], Segmentor]) -> None:
+        self._load, self._segmentor = load, None
+
+    def ready(self) -> Segmentor:
+        if self._segmentor is None:
+            self._segmentor = self._load()
+        return self._segmentor
+
+
+def _count_image(dataset: Dataset, image_id: str, segmentor: Once, metric: MeanIoU) -> Record:
+    start = time.perf_counter()
+    try:
+        sample = dataset.sample(image_id)
+        label = metric.checked_label(_without_void(sample.label, metric))
+        read, segment = time.perf_counter() - start, segmentor.ready()
+        start = time.perf_counter()
+        prediction = segment(sample)
+        scores = None if prediction.scores is None else as_array(prediction.scores)
+        segmented = time.perf_counter()
+        if scores is None:
+            cells = metric.update_background(label)
+        else:
+            cells = metric.update(scores, label, prediction.class_ids)
+    except (SampleError, LabelError) as error:
+        return {"image": image_id, "skipped": str(error)}
+    seconds = {"read": read, "model": segmented - start, "evaluation": time.perf_counter() - segmented}
+    return {
+        "image": image_id,
+        "classes": [int(class_id) for class_id in prediction.class_ids],
+        "lost": [int(class_id) for class_id in prediction.lost],
+        "seconds": {name: round(value, 6) for name, value in seconds.items()},
+        "cells": cells.tolist(),
+    }
+
+
+def _without_void(label: NDArray[np.uint8], metric: MeanIoU) -> NDArray[np.uint8]:
+    """VOID pixels as the metric wants them: left to be ignored, or counted as background."""
+    return label if metric.ignore_index == VOID else np.where(label == VOID, 0, label).astype(label.dtype)
