@@ -26,7 +26,7 @@ SPLITS = {"test": 101, "validation": 202, "fresh": 303}  # name -> seed
 
 def colour_map() -> list[int]:
     """VOC's palette, 256 x RGB: bit j of the class id's octal digits goes to bit 7 - j of red, green, blue."""
-    return [sum(((k >> (3 * j + channel)) & 1) << (7 - j) for j in range(3)) for k in range(256) for channel in range(3)]
+    return [sum((k >> 3 * j + c & 1) << 7 - j for j in range(3)) for k in range(256) for c in range(3)]
 
 
 def annotation(name: str, scene: Scene) -> ElementTree.Element:
@@ -84,7 +84,8 @@ def main() -> None:
     if seed is None:
         parser.error(f"--split {arguments.split} has no seed of its own; say --seed")
     default = parser.get_default("out") == arguments.out
-    labels_file = arguments.labels or (REPOSITORY / "gpt_output/scenes.json" if default else arguments.out / "labels.json")
+    beside = REPOSITORY / "gpt_output/scenes.json" if default else arguments.out / "labels.json"
+    labels_file = arguments.labels or beside
     labels = write_split(arguments.out, arguments.split, seed, arguments.count)
     labels_file.parent.mkdir(parents=True, exist_ok=True)
     part = labels_file.with_name(labels_file.name + ".part")

@@ -30,7 +30,7 @@ Random = np.random.RandomState
 
 @dataclass
 class Scene:
-    """A picture [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0 background, k for OBJECTS[k - 1]) and words."""
+    """A picture [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0, or k for OBJECTS[k - 1]) and its words."""
 
     picture: np.ndarray
     label: np.ndarray
@@ -195,7 +195,8 @@ def sky(random: Random) -> np.ndarray:
 
 
 def wall(random: Random) -> np.ndarray:
-    brick, height, width = plain(random, (8, 28), (0.35, 0.6), (0.5, 0.75)), random.randint(6, 9), random.randint(11, 16)
+    brick = plain(random, (8, 28), (0.35, 0.6), (0.5, 0.75))
+    height, width = random.randint(6, 9), random.randint(11, 16)
     y, x = np.mgrid[:SIZE, :SIZE]
     row = y // height
     column = (x + (row % 2) * (width // 2)) // width
@@ -294,7 +295,7 @@ def draw_scene(seed: int, index: int) -> Scene:
 
 
 def write_caption(scene: Scene, seed: int, index: int, brackets: float = 0.2) -> str:
-    """The nouns of a scene, shuffled, as a labeller writes them: 'Sky, (house, roof), grass.'; parts at a chance `brackets`."""
+    """A scene's nouns, shuffled, as a labeller writes them: 'sky, (house, roof), grass'; parts at a chance `brackets`."""
     random = Random([seed, index, 1])
     words = list(scene.objects)
     if len(words) < 3:

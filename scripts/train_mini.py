@@ -1,4 +1,4 @@
-"""Train mini-sd from nothing on scenes drawn as it goes: pictures -> VAE -> latents -> text encoder and UNet -> a folder.
+"""Train mini-sd from nothing on drawn scenes: pictures -> VAE -> latents -> text encoder and UNet -> a folder.
 
     python3 scripts/train_mini.py                  two cores: about two hours; a GPU: minutes
     python3 scripts/train_mini.py --quick          a few steps of everything, for tests
@@ -166,8 +166,9 @@ class Trainer:
             bar.update()
             if self.step % 10 == 0 or self.step == self.steps:
                 bar.set_postfix(loss=f"{loss.item():.4f}")
+                entry = {"step": self.step, "loss": round(loss.item(), 5), "time": round(time.time(), 1)}
                 with self.log.open("a") as log:
-                    log.write(json.dumps({"step": self.step, "loss": round(loss.item(), 5), "time": time.time()}) + "\n")
+                    log.write(json.dumps(entry) + "\n")
             if self.step % self.recipe.save_every == 0 or self.step == self.steps:
                 self.save()
         bar.close()
@@ -204,7 +205,7 @@ def train_vae(work: Path, recipe: Recipe, pictures: np.ndarray, device: torch.de
 
 @torch.no_grad()
 def encode_pictures(work: Path, vae, pictures: np.ndarray, device: torch.device) -> tuple[np.ndarray, float]:
-    """Latents of every picture and its mirror image [2N, c, h, w] float16, and the scale that gives them unit variance."""
+    """Latents [2N, c, h, w] float16 of every picture and its mirror image, and the scale to unit variance."""
     file = work / "latents.npy"
     if not file.exists():
         latents = np.empty((2 * len(pictures), LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE), np.float16)
