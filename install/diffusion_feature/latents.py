@@ -25,7 +25,7 @@ def read_picture(image: Image.Image | str | Path, size: int | tuple[int, int]) -
     if isinstance(image, str | Path):
         image = Image.open(image)
     pixels = np.asarray(image.resize((width, height)).convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 255 * 2 - 1
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 255 * 2 - 1
 
 
 def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch.Generator | None) -> Tensor:

@@ -1,0 +1,124 @@
+"""What a run of the method is set to: one dataclass behind configs/model/*.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from goca.heads import HEAD_RULES
+from goca.layers import LAYER_RULES
+from goca.protocol import Protocol
+from goca.rescaling import RESCALE_RULES
+
+
+class ConfigError(ValueError):
+    """An unknown config, field, rule or value; the message lists the known ones."""
+
+
+RULES = {"head_method": HEAD_RULES, "layer_method": LAYER_RULES, "rescale_method": RESCALE_RULES}
+LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0}  # the blur reflects two pixels, so 3 at least
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """One setting of the method. `load_config("sd15")` reads one of configs/model.
+
+    pipeline        folder or hub id, used where none is given
+    version         family of the model: a key of diffusion_feature.families.VERSIONS
+    img_size        side of the square to which pictures are stretched
+    feat_size       side of the grid on which maps are aggregated and refined
+    t               noise: timestep 0..999 (see the protocol's `noise`)
+    ref_layer       dense feature that the reference affinity is made of
+    cross_layers    cross maps that are aggregated: "all", ids, or patterns with braces {0..2} {1,3}
+    self_layers     self maps that make the space map
+    affinity_order  how often the space map is applied; 0: no refinement
+    keep_all_objects    one map per background entity, instead of one background map that is their maximum
+    protocol        "paper", "released" or a mapping of switches
+    """
+
+    version: str
+    img_size: int
+    feat_size: int
+    t: int
+    ref_layer: str
+    self_layers: str | tuple[str, ...]
+    cross_layers: str | tuple[str, ...] = "all"
+    head_method: str = "dot-product w/o clamp"
+    layer_method: str = "dot-product similarity"
+    rescale_method: str = "sum-1 rescaling + per-token renorm+"
+    affinity_order: int = 2
+    keep_all_objects: bool = False
+    protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
+    pipeline: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", Protocol.of(self.protocol))
+        for name in ("cross_layers", "self_layers"):
+            layers = getattr(self, name)
+            object.__setattr__(self, name, layers if isinstance(layers, str) else tuple(layers))
+        for name, rules in RULES.items():
+            if (rule := getattr(self, name)) not in rules:
+                raise ConfigError(f"{name} {rule!r} is not known; there are: {', '.join(rules)}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for result files; `load_config` takes them back."""
+        return dataclasses.asdict(self)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(SegmenterConfig))
+REQUIRED = tuple(f.name for f in dataclasses.fields(SegmenterConfig) if f.default is dataclasses.MISSING)
+
+
+def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: Any) -> SegmenterConfig:
+    """From the name of a file in configs/model, a mapping of fields, or a SegmenterConfig; then the overrides.
+
+    A mapping may name its base: {"of": "sd15", "head_method": "average"}. Errors: ConfigError, ProtocolError.
+    """
+    if isinstance(config, SegmenterConfig):
+        return dataclasses.replace(config, **overrides)
+    values = read_config(config) if isinstance(config, str) else dict(config)
+    base = read_config(values.pop("of")) if "of" in values else {}
+    values = {**base, **values, **overrides}
+    if unknown := [name for name in values if name not in FIELDS]:
+        near = difflib.get_close_matches(unknown[0], FIELDS, n=1, cutoff=0.0)[0]
+        fields = ", ".join(FIELDS)
+        raise ConfigError(f"{unknown[0]!r} is no field of a model config (nearest: {near}); fields: {fields}")
+    if missing := [name for name in REQUIRED if name not in values]:
+        known = ", ".join(names())
+        raise ConfigError(f"the model config lacks {', '.join(missing)}; name a base with of: one of {known}")
+    return SegmenterConfig(**values)
+
+
+def names() -> list[str]:
+    """The configs that are known by name."""
+    return sorted(file.stem for file in folder().glob("*.yaml"))
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The fields of configs/model/NAME.yaml, its bases (Hydra's defaults list) first."""
+    from omegaconf import OmegaConf
+
+    if name not in names():
+        near, known = difflib.get_close_matches(name, names(), n=1, cutoff=0.0), ", ".join(names())
+        raise ConfigError(f"there is no model config {name!r} (nearest: {', '.join(near)}); known: {known}")
+    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))  # type: ignore[assignment]
+    values: dict[str, Any] = {}
+    for base in own.pop("defaults", ["_self_"]):
+        values |= own if base == "_self_" else read_config(base)
+    return values
+
+
+@cache
+def folder() -> Path:
+    """configs/model: inside the package where it is installed, else beside the sources."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "configs" / "model", here.parents[1] / "configs" / "model") if path.is_dir())

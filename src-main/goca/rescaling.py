@@ -1,0 +1,102 @@
+"""Per-pixel rescaling: from token maps to class and background maps, by nine rules made of a few small steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLUR_SIZE, BLUR_SIGMA = 5, 1.1
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What steps may look back at: the maps before any step [K, h, w], the sum over all content words [h, w]."""
+
+    maps: Tensor
+    content: Tensor
+
+
+def share(maps: Tensor, raw: Raw) -> Tensor:
+    """The share of a word among all content words; 0 where none is looked at."""
+    return divide(maps, raw.content)
+
+
+def peak(maps: Tensor, raw: Raw) -> Tensor:
+    """Divided by its maximum over pixels."""
+    return divide(maps, maps.amax((1, 2), keepdim=True))
+
+
+def smooth(maps: Tensor, raw: Raw) -> Tensor:
+    return gaussian_blur(maps)
+
+
+def spread(maps: Tensor, raw: Raw) -> Tensor:
+    return min_max(maps)
+
+
+def times_raw(maps: Tensor, raw: Raw) -> Tensor:
+    return maps * raw.maps
+
+
+Step = Callable[[Tensor, Raw], Tensor]
+RESCALE_RULES: dict[str, tuple[Step, ...]] = {
+    "raw": (),
+    "per-token renorm": (peak,),
+    "per-token renorm+": (smooth, spread),
+    "sum-1 rescaling": (share,),
+    "sum-1 rescaling + per-token renorm": (share, peak),
+    "sum-1 rescaling + per-token renorm+": (share, smooth, spread),
+    "sum-1 rescaling + per-token renorm x raw": (share, peak, times_raw),
+    "sum-1 rescaling + per-token renorm+ x raw": (share, smooth, spread, times_raw),
+    "sum-1 rescaling + per-token renorm+ x raw + renorm": (share, smooth, spread, times_raw, smooth, spread),
+}
+
+
+def rescale(attention: Tensor, entities: Sequence[Sequence[int]], content: Sequence[int], rule: str) -> Tensor:
+    """One map per entity.
+
+    attention   token maps, sum 1 over tokens        [h, w, N]
+    entities    token positions of each class or background entity; the map is their mean, NaN where there are none
+    content     token positions of all content words
+    returns     [K, h, w]; in 0..1 after a rule that ends in "renorm+" or "renorm"
+    """
+    if not entities:
+        return attention.new_zeros(0, *attention.shape[:2])
+    maps = torch.stack([attention[..., list(tokens)].mean(-1) for tokens in entities])
+    raw = Raw(maps, attention[..., list(content)].sum(-1))
+    for step in RESCALE_RULES[rule]:
+        maps = step(maps, raw)
+    return maps
+
+
+def gaussian_blur(maps: Tensor) -> Tensor:
+    """5 x 5, sigma 1.1, borders reflected   [K, h, w]"""
+    margin = BLUR_SIZE // 2
+    kernel = gaussian_kernel().to(maps)[None, None]
+    padded = F.pad(maps[:, None], (margin,) * 4, mode="reflect")
+    return F.conv2d(padded, kernel)[:, 0]
+
+
+@lru_cache
+def gaussian_kernel() -> Tensor:
+    """[5, 5], sums to 1"""
+    distance = torch.arange(BLUR_SIZE) - (BLUR_SIZE - 1) / 2
+    row = torch.exp(-0.5 * (distance / BLUR_SIGMA) ** 2)
+    row = row / row.sum()
+    return torch.outer(row, row)
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each map brought to 0..1   [K, h, w]; a constant map becomes 0, a NaN stays."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return divide(maps - low, high - low)
+
+
+def divide(maps: Tensor, by: Tensor) -> Tensor:
+    """maps / by, and 0 where `by` is 0."""
+    return maps.new_zeros(()).where(by == 0, maps / by)

@@ -1,0 +1,205 @@
+"""`Segmenter`: image + prompt -> `Segmentation`. The whole method, top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusion_feature import FeatureExtractor, expand_layers
+from PIL import Image
+from torch import Tensor
+
+from goca.aggregation import Aggregator, Plan
+from goca.config import SegmenterConfig, load_config
+from goca.embedded import resolve
+from goca.prompts import PromptAnnotation
+from goca.refine import affinity
+from goca.rescaling import rescale
+from goca.segmentation import BACKGROUND, Segmentation
+
+Picture = Image.Image | str | Path
+
+
+class EmptyClass(UserWarning):
+    """A class without a single token in the text: its words were cut off, or never found."""
+
+
+class NoClass(ValueError):
+    """A prompt that names nothing."""
+
+
+class Segmenter:
+    """GoCA on one model. `Segmenter.from_pretrained(pipeline, "sd15")(image, "cat, grass, wall").save("labels.png")`"""
+
+    def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig):
+        self.extractor, self.config, self.protocol = extractor, config, config.protocol
+        ids, where = extractor.layer_ids(), extractor.where
+        self.blocks = [name.removesuffix("-cross-map") for name in
+                       expand_layers(config.cross_layers, ids, "-cross-map", where)]  # fmt: skip
+        self.space_blocks = [name.removesuffix("-self-map") for name in
+                             expand_layers(config.self_layers, ids, "-self-map", where)]  # fmt: skip
+        expand_layers([config.ref_layer], ids, "", where)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pipeline: Any,
+        config: str | Mapping[str, Any] | SegmenterConfig,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+    ) -> Segmenter:
+        """A segmenter on a pretrained model.
+
+        pipeline   a folder, a hub id, "goca:mini-sd", a pipeline object; None: the config's own
+        config     a name in configs/model, a mapping of fields or a SegmenterConfig
+        device     "auto": an accelerator where there is one;  dtype "auto": float32 on a CPU, float16 elsewhere
+        errors     ConfigError, and those of FeatureExtractor
+        """
+        config = load_config(config)
+        pipeline = config.pipeline if pipeline is None else pipeline
+        pipeline = resolve(pipeline) if isinstance(pipeline, str) else pipeline
+        return cls(FeatureExtractor((), config.version, device, dtype, config.img_size, pipeline), config)
+
+    # ---- the method
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Picture, prompt: str | PromptAnnotation, noise: Tensor | None = None, image_id: str | None = None
+    ) -> Segmentation:
+        """Segment an image by a prompt such as "cat, grass, wall", or by an annotation. See `score_maps`."""
+        annotation, names = self.read_prompt(prompt)
+        capture = self.capture(image, annotation, noise, image_id)  # one forward; layers are reduced as they pass
+        attention = capture.attention_map()[0]  # [g, g, N]  heads, then layers
+        scores = self.rescale(attention, annotation)  # [classes + background, g, g]
+        scores = affinity(scores, capture.space_map()[0], self.config.affinity_order)
+        return self.segmentation(scores, annotation, names, image)
+
+    @torch.no_grad()
+    def score_maps(
+        self, image: Picture, annotation: PromptAnnotation, noise: Tensor | None = None, image_id: str | None = None
+    ) -> Tensor:
+        """Class maps and then the background map, before refinement   [classes + 1, g, g], float32
+
+        noise      the noise to add, shape of the latents; None: drawn, seeded by the image's id (protocol.seed)
+        image_id   what the seed is made of; by default the file's name, or the picture's content
+        returns    with keep_all_objects: one map per background entity in place of the background map
+        """
+        return self.rescale(self.capture(image, annotation, noise, image_id).attention_map()[0], annotation)
+
+    def capture(
+        self,
+        image: Picture,
+        annotation: PromptAnnotation,
+        noise: Tensor | None = None,
+        image_id: str | None = None,
+        head_rules: Sequence[str] = (),
+        layer_rules: Sequence[str] = (),
+    ) -> Aggregator:
+        """One forward, reduced: `.attention_map(head_rule, layer_rule)` and `.space_map()` can be asked for afterwards.
+
+        The rules are the config's unless others are listed; every combination comes from the same forward.
+        """
+        protocol = self.protocol
+        aggregator = Aggregator(self.plan(head_rules, layer_rules))
+        seed = None if protocol.seed == "none" else seed_of(image, image_id)
+        rules = {"noise_rule": protocol.noise, "posterior": protocol.posterior}
+        self.extractor.forward([annotation.caption], [image], aggregator, self.config.t, noise, [seed], **rules)
+        return aggregator
+
+    def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
+        """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]"""
+        length = attention.shape[-1]
+        classes = [within(tokens, length) for tokens in annotation.existent_objects.values()]
+        backgrounds = [within(tokens, length) for tokens in annotation.background_objects]
+        content = within(annotation.rescaling_token_id, length)
+        maps = rescale(attention, classes + backgrounds, content, rule or self.config.rescale_method)
+        if self.protocol.empty_class == "zero":
+            maps = self.zero_empty(maps, classes + backgrounds, annotation)
+        if self.config.keep_all_objects:
+            return maps
+        background = maps[len(classes) :].amax(0, keepdim=True) if backgrounds else maps.new_zeros(1, *maps.shape[1:])
+        return torch.cat([maps[: len(classes)], background])
+
+    def refine(self, scores: Tensor, capture: Aggregator) -> Tensor:
+        """Scores [n, g, g] along the self-attention of the same forward."""
+        return affinity(scores, capture.space_map()[0], self.config.affinity_order)
+
+    # ---- around it
+
+    def plan(self, head_rules: Sequence[str] = (), layer_rules: Sequence[str] = ()) -> Plan:
+        """What the forward is reduced to under this config."""
+        config = self.config
+        return Plan(
+            blocks=tuple(self.blocks),
+            space_blocks=tuple(self.space_blocks),
+            grid=(config.feat_size, config.feat_size),
+            head_rules=tuple(head_rules) or (config.head_method,),
+            layer_rules=tuple(layer_rules) or (config.layer_method,),
+            reference=config.ref_layer,
+            first_channel=self.protocol.reference_channels == "first",
+            normalised_rows=self.protocol.self_map_rows == "normalised",
+        )
+
+    def zero_empty(self, maps: Tensor, entities: Sequence[Sequence[int]], annotation: PromptAnnotation) -> Tensor:
+        """Entities without a token score 0 everywhere; for a class, with a warning."""
+        empty = torch.tensor([not tokens for tokens in entities], device=maps.device)
+        for class_id, tokens in zip(annotation.existent_objects, entities):
+            if not tokens:
+                warnings.warn(
+                    f"class {class_id} has no token left in {annotation.caption!r}, so it scores 0 everywhere: its "
+                    "words were cut off or never found. A shorter caption, or its words first, would keep it.",
+                    EmptyClass,
+                    stacklevel=4,
+                )
+        return maps.masked_fill(empty[:, None, None], 0) if bool(empty.any()) else maps
+
+    def read_prompt(self, prompt: str | PromptAnnotation) -> tuple[PromptAnnotation, dict[int, str]]:
+        """The annotation of a prompt, and the names of its classes; in a string every entity becomes a class."""
+        if isinstance(prompt, PromptAnnotation):
+            return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
+        from goca.prompts import annotate
+
+        entities = list(dict.fromkeys(" ".join(part.lower().split()) for part in prompt.split(",") if part.strip()))
+        if not entities:
+            raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+        names = dict(enumerate(entities, start=1))
+        parts = self.extractor.parts
+        annotation = annotate(
+            ", ".join(entities),
+            [["background"]] + [[name] for name in entities],
+            list(names),
+            parts["tokenizer"],
+            add_background=False,
+            add_missing=False,
+            protocol=self.protocol,
+        )
+        return annotation, names
+
+    def segmentation(
+        self, scores: Tensor, annotation: PromptAnnotation, names: Mapping[int, str], image: Picture
+    ) -> Segmentation:
+        picture = image if isinstance(image, Image.Image) else Image.open(image)
+        ids = list(annotation.existent_objects)
+        rest = len(scores) - len(ids)
+        words = [names[class_id] for class_id in ids] + ["background"] * rest
+        return Segmentation(scores, ids + [BACKGROUND] * rest, words, (picture.height, picture.width), picture)
+
+
+def within(tokens: Iterable[int], length: int) -> list[int]:
+    """The token positions that the text really has."""
+    return [token for token in tokens if 0 <= token < length]
+
+
+def seed_of(image: Picture, image_id: str | None) -> int:
+    """A seed that depends on the image's id alone: on no machine, batch or number of processes."""
+    if image_id is not None:
+        source = str(image_id).encode()
+    elif isinstance(image, Image.Image):
+        source = f"{image.mode} {image.size}".encode() + image.tobytes()
+    else:
+        source = Path(image).name.encode()
+    return int.from_bytes(hashlib.sha256(source).digest()[:7], "big")
