@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from .grammar import CaptionError
+
 Span = tuple[int, int]
 
 
-class AlignmentError(ValueError):
+class AlignmentError(CaptionError):
     """Pieces that cannot be found in the text they were made from."""
 
 

@@ -1,0 +1,320 @@
+"""Pictures of results: palettes, overlays, and a figure with one row per image.
+
+    overlay(image, label_map).save("cat.png")
+    row = Row(image, truth, {"vanilla": before, "GoCA": after}, words=[("cat", heat)], caption="cat, grass")
+    figure([row], class_names=["background", "cat"]).savefig("rows.pdf")
+
+Drawn with matplotlib's Agg canvas and without pyplot: no window, no state beside the figure itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+VOID = 255
+Array = np.ndarray
+
+
+class PictureError(ValueError):
+    """An image, label map, heat map or palette that cannot be drawn together with the others."""
+
+
+# --- colours -----------------------------------------------------------------------------------------------------
+
+
+def voc_palette(size: int = 256) -> Array:
+    """PASCAL VOC's colour map, uint8 [size, 3]: bit k of the id's three-bit digits goes to bit 7-k of R, G, B."""
+    ids = np.arange(size)
+    colours = np.zeros((size, 3), dtype=np.int64)
+    for digit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (ids >> (3 * digit + channel) & 1) << (7 - digit)
+    return colours.astype(np.uint8)
+
+
+def bright_palette(size: int = 256) -> Array:
+    """Colours for a white page: hues a golden angle apart; class 0 light grey, void white. uint8 [size, 3]."""
+    ids = np.arange(max(size, VOID + 1))
+    hue = (0.02 + 0.618034 * (ids - 1)) % 1
+    colours = hsv_to_rgb(np.stack([hue, np.choose(ids // 12 % 3, [0.72, 0.5, 0.9]),
+                                   np.choose(ids // 6 % 2, [0.9, 0.72])], axis=1)) * 255
+    colours[0], colours[VOID] = 236, 255
+    return colours[:size].round().astype(np.uint8)
+
+
+PALETTES: dict[str, Callable[[int], Array]] = {"voc": voc_palette, "bright": bright_palette}
+
+
+def palette_of(palette: str | Any) -> Array:
+    """uint8 [colours, 3] from a name in PALETTES or from colours 0..255. Raises PictureError."""
+    if isinstance(palette, str):
+        if palette not in PALETTES:
+            raise PictureError(f"palette {palette!r} is not known; there are: {', '.join(PALETTES)}")
+        return PALETTES[palette](256)
+    colours = np.asarray(palette)
+    if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours):
+        raise PictureError(f"a palette is [colours, 3] with values 0..255; found shape {colours.shape}")
+    return colours.astype(np.uint8)
+
+
+def colourise(label_map: Any, palette: str | Any = "voc") -> Array:
+    """Label map [H, W] -> colours uint8 [H, W, 3]; ids beyond the palette start over at 1, void keeps its colour."""
+    colours, labels = palette_of(palette), _labels(label_map)
+    count = min(len(colours), VOID)
+    wrapped = np.where(labels < count, labels, 1 + (labels - 1) % max(count - 1, 1)).clip(0, count - 1)
+    void = colours[VOID] if len(colours) > VOID else np.array([255, 255, 255], np.uint8)
+    return np.where((labels == VOID)[..., None], void, colours[wrapped])
+
+
+def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float = 0.6) -> Image.Image:
+    """The image with its label map laid over it, in the image's size; labels are resized by nearest neighbour.
+
+    image      a PIL image, or an array [H, W, 3], uint8 or floats 0..1
+    label_map  [h, w] class ids; 255 is void
+    alpha      0 shows the image alone, 1 the labels alone
+    Raises PictureError for other shapes or an alpha beyond 0..1.
+    """
+    if not 0 <= alpha <= 1:
+        raise PictureError(f"alpha is {alpha}; it goes from 0 (image) to 1 (labels)")
+    picture = as_picture(image)
+    colours = Image.fromarray(colourise(label_map, palette)).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.blend(picture, colours, alpha)
+
+
+def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 0.9) -> Image.Image:
+    """A word's map over the greyed image: the hotter, the more opaque. heat [g, g], any range; NaN counts as cold."""
+    picture = as_picture(image)
+    scaled = Image.fromarray(_unit(heat).astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
+    warmth = np.asarray(scaled).clip(0, 1)[..., None]
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    base = np.broadcast_to(0.55 + 0.4 * grey, (*grey.shape[:2], 3))
+    hot = matplotlib.colormaps[colours](0.1 + 0.75 * warmth[..., 0])[..., :3]
+    opacity = alpha * warmth**0.6
+    return Image.fromarray((255 * (base * (1 - opacity) + hot * opacity)).round().astype(np.uint8))
+
+
+def as_picture(image: Any) -> Image.Image:
+    """An RGB PIL image from a PIL image or an array [H, W, 3], uint8 or floats 0..1. Raises PictureError."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    pixels = _array(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise PictureError(f"an image is [height, width, 3]; found shape {pixels.shape}")
+    if pixels.dtype != np.uint8:
+        pixels = (255 * pixels.astype(float).clip(0, 1)).round().astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _array(values: Any) -> Array:
+    return np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
+
+
+def _labels(label_map: Any) -> Array:
+    labels = _array(label_map)
+    if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "iub":
+        raise PictureError(f"a label map is [height, width] of whole numbers; found {labels.dtype} {labels.shape}")
+    if (labels := labels.astype(np.int64)).min() < 0:
+        raise PictureError(f"a label map holds class ids from 0 up; found {labels.min()}")
+    return labels
+
+
+def _unit(heat: Any) -> Array:
+    values = _array(heat).astype(float)
+    if values.ndim != 2 or not values.size:
+        raise PictureError(f"a heat map is [g, g]; found shape {values.shape}")
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros_like(values)
+    low, high = values[finite].min(), values[finite].max()
+    return np.where(finite, (values - low) / (high - low or 1), 0)
+
+
+# --- the figure --------------------------------------------------------------------------------------------------
+
+CELL, GAP, HEAD, MARGIN = 1.5, 0.08, 0.24, 0.18  # inches: width of a picture, between two, a line of text, the rim
+INK, PALE = "#20242a", "#68707a"
+
+
+@dataclass
+class Row:
+    """One image of a figure. Label maps and heat maps may have any size; they are drawn in the image's.
+
+    predictions  title -> label map; the columns of a figure are all titles that occur, in order of appearance
+    words        (word, map [g, g]) pairs, drawn at the end of the row under their words
+    caption      a line under the row
+    """
+
+    image: Any
+    truth: Any = None
+    predictions: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[tuple[str, Any]] = ()
+    caption: str = ""
+
+
+def figure(
+    rows: Sequence[Row],
+    class_names: Sequence[str] = (),
+    palette: str | Any = "bright",
+    title: str = "",
+    alpha: float = 0.75,
+) -> Figure:
+    """Rows of image, truth, predictions and word maps, with a legend of the classes that are seen.
+
+    class_names  class id -> name in the legend; an id beyond it is shown as "class 7"
+    alpha        how strongly labels cover the image
+    Returns a matplotlib Figure; use its savefig, or save_figure. Raises PictureError if there is nothing to draw.
+    """
+    if not rows:
+        raise PictureError("a figure needs one row at least")
+    columns = _columns(rows)
+    pictures = [as_picture(row.image) for row in rows]
+    heights = [CELL * min(max(p.height / p.width, 0.4), 1.8) for p in pictures]
+    above = [HEAD if number == 0 or row.words else 0.0 for number, row in enumerate(rows)]
+    below = [HEAD if row.caption else 0.0 for row in rows]
+    width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
+    drawn = Figure(dpi=200, facecolor="white")
+    FigureCanvasAgg(drawn)
+    legend = _legend_lines(drawn, rows, class_names, width - 2 * MARGIN)
+    top = MARGIN + (1.5 * HEAD if title else 0)
+    height = top + sum(heights) + sum(above) + sum(below) + len(rows) * GAP + len(legend) * HEAD + MARGIN
+    drawn.set_size_inches(width, height)
+    page = _Page(drawn, width, height)
+    if title:
+        page.text(MARGIN, MARGIN + 0.6 * HEAD, title, width - 2 * MARGIN, size=10, weight="bold")
+    for number, (row, picture, tall) in enumerate(zip(rows, pictures, heights)):
+        top += above[number]
+        for at, (heading, panel) in enumerate(_panels(row, picture, columns, palette, alpha)):
+            left = MARGIN + at * (CELL + GAP)
+            if heading and (number == 0 or at >= len(columns) - _most_words(rows)):
+                page.text(left + CELL / 2, top - 0.42 * HEAD, heading, CELL, align="center")
+            if panel is not None:
+                page.picture(panel, left, top, CELL, tall)
+        if row.caption:
+            page.text(MARGIN, top + tall + 0.5 * HEAD, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
+        top += tall + below[number] + GAP
+    for line in legend:
+        _draw_legend_line(page, line, top + 0.7 * HEAD, palette_of(palette))
+        top += HEAD
+    return drawn
+
+
+def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
+    """Write a figure in the format its suffix names (png, pdf, svg); to a temporary name first, then renamed."""
+    path = Path(path)
+    kinds = drawn.canvas.get_supported_filetypes()
+    if (kind := path.suffix.lstrip(".").lower()) not in kinds:
+        raise PictureError(f"{path.name}: a figure is saved as one of {', '.join(sorted(kinds))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        drawn.savefig(temporary, format=kind, dpi=dpi)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _most_words(rows: Sequence[Row]) -> int:
+    return max(len(row.words) for row in rows)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """One heading per column; those of the word maps are empty, as each row has its own words."""
+    truth = ["truth"] if any(row.truth is not None for row in rows) else []
+    titles = list(dict.fromkeys(title for row in rows for title in row.predictions))
+    return ["image", *truth, *titles, *[""] * _most_words(rows)]
+
+
+def _panels(
+    row: Row, picture: Image.Image, columns: list[str], palette: Any, alpha: float
+) -> list[tuple[str, Image.Image | None]]:
+    """(heading, picture or None) for each column of one row."""
+    maps = {"truth": row.truth, **row.predictions}
+    grey = picture.convert("L")  # so that classes keep the legend's colours
+    panels: list[tuple[str, Image.Image | None]] = [("image", picture)]
+    words = iter(row.words)
+    for heading in columns[1:]:
+        if not heading:
+            word, heat = next(words, ("", None))
+            panels.append((word, None if heat is None else heat_overlay(picture, heat)))
+        else:
+            labels = maps.get(heading)
+            panels.append((heading, None if labels is None else overlay(grey, labels, palette, alpha)))
+    return panels
+
+
+class _Page:
+    """A figure addressed in inches from its upper left corner."""
+
+    def __init__(self, drawn: Figure, width: float, height: float) -> None:
+        self.figure, self.width, self.height = drawn, width, height
+
+    def picture(self, picture: Image.Image, left: float, top: float, width: float, height: float) -> None:
+        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        axes = self.figure.add_axes(box)
+        axes.imshow(np.asarray(picture), interpolation="nearest" if picture.width < 200 else "antialiased")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in axes.spines.values():
+            side.set(linewidth=0.4, color="#c5cad0")
+
+    def text(self, x: float, y: float, words: str, room: float, align: str = "left", size: float = 8,
+             colour: str = INK, weight: str = "normal") -> None:
+        """One line, vertically centred at y, cut with an ellipsis where it is wider than `room`."""
+        shown = self.figure.text(x / self.width, 1 - y / self.height, words, ha=align, va="center_baseline",
+                                 fontsize=size, color=colour, weight=weight, parse_math=False)
+        kept = " ".join(words.split())
+        shown.set_text(kept)
+        while kept and (wide := shown.get_window_extent().width / self.figure.dpi) > room:
+            kept = kept[: min(len(kept) - 1, int(len(kept) * room / wide) + 2)].rstrip(" ,")
+            shown.set_text(kept + "…")
+
+    def swatch(self, left: float, y: float, side: float, colour: Any) -> None:
+        corner = (left / self.width, 1 - (y + side / 2) / self.height)
+        self.figure.add_artist(Rectangle(corner, side / self.width, side / self.height, linewidth=0.4,
+                                         facecolor=np.asarray(colour) / 255, edgecolor="#a0a6ad"))
+
+
+_SWATCH, _LEGEND_SIZE = 0.12, 7.5
+
+
+def _legend_lines(
+    drawn: Figure, rows: Sequence[Row], class_names: Sequence[str], room: float
+) -> list[list[tuple[int, str, float]]]:
+    """Legend entries (class id, name, inches) broken into lines that fit into `room`."""
+    maps = [labels for row in rows for labels in (row.truth, *row.predictions.values()) if labels is not None]
+    seen = sorted({int(class_id) for labels in maps for class_id in np.unique(_labels(labels))})
+    lines: list[list[tuple[int, str, float]]] = []
+    used = room
+    for class_id in seen:
+        name = class_names[class_id] if class_id < len(class_names) else f"class {class_id}"
+        name = "void" if class_id == VOID and class_id >= len(class_names) else name
+        ruler = drawn.text(0, 0, name, fontsize=_LEGEND_SIZE, parse_math=False)
+        need = _SWATCH + 0.07 + ruler.get_window_extent().width / drawn.dpi + 0.18
+        ruler.remove()
+        if used + need > room or not lines:
+            lines.append([])
+            used = 0
+        lines[-1].append((class_id, name, need))
+        used += need
+    return lines
+
+
+def _draw_legend_line(page: _Page, line: list[tuple[int, str, float]], y: float, colours: Array) -> None:
+    left = MARGIN
+    for class_id, name, need in line:
+        page.swatch(left, y, _SWATCH, colourise(np.array([[class_id]]), colours)[0, 0])
+        page.text(left + _SWATCH + 0.07, y, name, page.width - MARGIN - left, size=_LEGEND_SIZE)
+        left += need

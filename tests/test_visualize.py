@@ -1,0 +1,166 @@
+"""Palettes, overlays and figures: colours by closed form, and nothing cut off."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from goca.visualize import (
+    PALETTES,
+    PictureError,
+    Row,
+    as_picture,
+    bright_palette,
+    colourise,
+    figure,
+    heat_overlay,
+    overlay,
+    palette_of,
+    save_figure,
+    voc_palette,
+)
+from PIL import Image
+
+LABELS = np.array([[0, 1], [2, 255]])
+
+
+def picture(width=40, height=30):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def test_voc_colours_are_the_published_ones():
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128),
+             20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {i: tuple(voc_palette()[i].tolist()) for i in known} == known
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_colours_differ(palette):
+    colours = palette_of(palette)
+    assert colours.shape == (256, 3) and colours.dtype == np.uint8
+    assert len(np.unique(colours[:30], axis=0)) == 30
+    assert len(palette_of(palette)) == 256 and len(bright_palette(5)) == 5
+
+
+def test_ids_beyond_a_palette_start_over_at_one():
+    mine = [[0, 0, 0], [255, 0, 0], [0, 255, 0]]
+    assert colourise(np.array([[0, 1, 2, 3, 4, 255]]), mine)[0].tolist() == [
+        [0, 0, 0], [255, 0, 0], [0, 255, 0], [255, 0, 0], [0, 255, 0], [255, 255, 255]]
+    assert colourise(LABELS)[1, 1].tolist() == [224, 224, 192]
+
+
+def test_overlay_goes_from_the_image_to_the_labels():
+    image = picture()
+    assert np.array_equal(overlay(image, LABELS, alpha=0), image)
+    shown = np.asarray(overlay(image, LABELS, alpha=1))
+    assert shown.shape == (30, 40, 3)
+    assert shown[0, 0].tolist() == [0, 0, 0] and shown[0, -1].tolist() == [128, 0, 0]
+    half = np.asarray(overlay(image, LABELS, alpha=0.5)).astype(int)
+    assert np.abs(half * 2 - shown - np.asarray(image)).max() <= 2
+
+
+def test_images_of_any_kind():
+    floats = np.full((4, 5, 3), 0.5)
+    assert as_picture(floats).getpixel((0, 0)) == (128, 128, 128)
+    assert as_picture(Image.new("P", (3, 2))).mode == "RGB"
+
+    class Tensor:
+        def detach(self):
+            return self
+
+        cpu = detach
+
+        def numpy(self):
+            return LABELS
+
+    assert np.array_equal(colourise(Tensor()), colourise(LABELS))
+
+
+def test_heat_is_where_it_is_hot():
+    heat = np.zeros((8, 8))
+    heat[:, :4] = 7.0
+    heat[0, 7] = np.nan
+    shown = np.asarray(heat_overlay(Image.new("RGB", (40, 40), (128, 128, 128)), heat)).astype(int)
+    assert shown[20, 5, 0] - shown[20, 5, 2] > 80  # red
+    assert np.ptp(shown[20, 35]) <= 1  # grey
+    flat = heat_overlay(picture(), np.full((4, 4), 3.0))
+    assert np.ptp(np.asarray(flat), axis=2).max() <= 1
+    heat_overlay(picture(), np.full((4, 4), np.nan))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: overlay(picture(), LABELS, alpha=2), "alpha is 2"),
+    (lambda: overlay(picture(), LABELS, palette="pretty"), "there are: voc, bright"),
+    (lambda: overlay(picture(), LABELS, palette=[1, 2]), "a palette is"),
+    (lambda: overlay(picture(), LABELS * 0.5), "whole numbers"),
+    (lambda: overlay(picture(), LABELS - 1), "found -1"),
+    (lambda: overlay(np.zeros((3, 4)), LABELS), "an image is"),
+    (lambda: heat_overlay(picture(), np.zeros(4)), "a heat map is"),
+    (lambda: figure([]), "one row at least"),
+    (lambda: save_figure(figure([Row(picture())]), "a.doc"), "a.doc"),
+])
+def test_what_cannot_be_drawn(call, message):
+    with pytest.raises(PictureError, match=message):
+        call()
+
+
+def rows():
+    long = "a very long word that no cell of a figure can hold"
+    words = [("cat", np.eye(4)), (long, np.ones((4, 4))), ("$x_1", np.eye(3))]
+    return [
+        Row(picture(), LABELS, {"vanilla": LABELS, "GoCA": LABELS}, words, caption="cat, grass, " * 40),
+        Row(picture(20, 60), None, {"GoCA": LABELS}, words[:1]),
+        Row(picture(200, 30), LABELS),
+    ]
+
+
+def pixels(drawn, **options):
+    file = io.BytesIO()
+    drawn.savefig(file, format="png", **options)
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_nothing_is_clipped_and_the_rim_is_white():
+    names = ["background", "a class with quite a long name", *[f"thing {i} of many" for i in range(300)]]
+    drawn = figure(rows(), names, title="A title " * 30)
+    shown = pixels(drawn)
+    rim = int(0.1 * drawn.dpi)
+    for edge in (shown[:rim], shown[-rim:], shown[:, :rim], shown[:, -rim:]):
+        assert (edge == 255).all()
+    assert shown.shape[1] == pytest.approx(drawn.get_figwidth() * drawn.dpi, abs=2)
+    texts = {text.get_text() for text in drawn.texts}
+    assert {"image", "truth", "vanilla", "GoCA", "cat", "$x_1", "background", names[1]} <= texts
+    assert any(text.startswith("a very") and text.endswith("…") for text in texts)
+
+
+def test_the_legend_breaks_into_lines_and_names_unknown_ids():
+    many = np.arange(40).reshape(5, 8)
+    drawn = figure([Row(picture(), many)], ["background", "cat"])
+    texts = [text for text in drawn.texts if text.get_text().startswith("class ")]
+    assert len(texts) == 38 and len({text.get_position()[1] for text in texts}) > 3
+    assert "void" in {text.get_text() for text in figure([Row(picture(), LABELS)]).texts}
+
+
+def test_figures_are_the_same_every_time():
+    assert np.array_equal(pixels(figure(rows())), pixels(figure(rows())))
+
+
+def test_pyplot_is_left_alone():
+    code = "import sys, goca.visualize; assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["rows.png", "deep/rows.pdf", "rows.svg"])
+def test_save(tmp_path, name):
+    path = save_figure(figure(rows()[:1]), tmp_path / name)
+    assert path.stat().st_size > 1000 and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "rows.png"
+    path.write_text("old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure(rows()[:1]), path)
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["rows.png"]
