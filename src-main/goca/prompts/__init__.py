@@ -4,6 +4,7 @@ from .alignment import AlignmentError
 from .annotation import AnnotationError, PromptAnnotation, read_annotations, write_annotations
 from .captioning import annotate, read_captions
 from .grammar import CaptionError, Entity, parse_brackets
+from .loading import load_tokenizers
 
 __all__ = [
     "AlignmentError",
@@ -12,6 +13,7 @@ __all__ = [
     "Entity",
     "PromptAnnotation",
     "annotate",
+    "load_tokenizers",
     "parse_brackets",
     "read_annotations",
     "read_captions",

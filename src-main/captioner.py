@@ -1,0 +1,86 @@
+"""Turn a labels file into prompt annotations: which tokens of each caption name which class.
+
+    python3 src-main/captioner.py model=sd15 dataset=voc dataset.labels=gpt_output/voc.json annotations=out.json
+    python3 src-main/captioner.py model=sd15 dataset=voc dataset.root=... protocol=released annotations=out.json
+
+Only the tokenizers of the model's pipeline are loaded. main.py makes the same annotations on the fly where no file is
+given, so this step may be skipped. configs/config.yaml holds every key.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from goca.benchmark import Benchmark
+from goca.datasets import Dataset, SampleError, class_label, load_dataset
+from goca.evaluation import Captions
+from goca.prompts import CaptionError, PromptAnnotation, load_tokenizers, write_annotations
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+SHOWN = 10  # skipped images and lost classes that are listed one by one
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="config")
+def main(config: DictConfig) -> None:
+    try:
+        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        caption(values)
+    except (ValueError, OSError) as error:
+        if not type(error).__module__.startswith(("goca", "diffusion_feature")) and not isinstance(error, OSError):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def caption(values: dict[str, Any]) -> None:
+    """Write the annotations of a whole split, in its order; images that cannot be used are listed at the end."""
+    if not values["annotations"]:
+        raise CaptionError("annotations is not set; give the file to write: annotations=out.json")
+    path = Path(values["annotations"])
+    benchmark = Benchmark.of({**values, "annotations": None, "run_dir": values["run_dir"] or "."})
+    if benchmark.labels().resolve() == path.resolve():
+        raise CaptionError(f"annotations={path} is the labels file itself; give another name")
+    if not benchmark.model.pipeline:
+        raise CaptionError("model.pipeline is not set; give the folder or hub id whose tokenizers are to be used")
+    dataset = load_dataset(benchmark.dataset)
+    captions = Captions(benchmark.labels())
+    captions.annotate = benchmark.annotator(dataset, load_tokenizers(benchmark.model.pipeline))
+    annotations: dict[str, PromptAnnotation] = {}
+    skipped: list[str] = []
+    for image_id in tqdm(dataset.ids[: benchmark.limit], desc=f"captions of {dataset.name}", unit="image"):
+        try:
+            sample = dataset.sample(image_id)
+            annotations[sample.name] = captions(sample)
+        except SampleError as error:
+            skipped.append(f"{image_id}: {error}")
+    if annotations:
+        write_annotations(path, annotations)
+    report(annotations, skipped, dataset, path)
+    if skipped and (values["strict"] or not annotations):
+        sys.exit("strict=true, and images were skipped" if annotations else "no image could be annotated")
+
+
+def report(annotations: dict[str, PromptAnnotation], skipped: list[str], dataset: Dataset, path: Path) -> None:
+    """What was written, which classes lost their words, what was skipped and why."""
+    lost = [
+        f"{image}: {', '.join(class_label(dataset.class_names, class_id) for class_id in annotation.lost_classes())}"
+        for image, annotation in annotations.items()
+        if annotation.lost_classes()
+    ]
+    without = sum(not annotation.class_ids for annotation in annotations.values())
+    print(f"{len(annotations)} annotations: {path}" if annotations else f"nothing was written to {path}")
+    if without:
+        print(f"{without} of them name no class")
+    for title, lines in (("with a class that has no token left", lost), ("skipped", skipped)):
+        if lines:
+            print(f"{len(lines)} {title}:")
+            print("\n".join(f"  {line}" for line in lines[:SHOWN]))
+        if len(lines) > SHOWN:
+            print(f"  and {len(lines) - SHOWN} more")
+
+
+if __name__ == "__main__":
+    main()

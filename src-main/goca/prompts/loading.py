@@ -1,0 +1,57 @@
+"""A pipeline's tokenizers alone, cut to the length that its text encoders are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .grammar import CaptionError
+
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+
+# start of the pipeline's class name -> tokens per tokenizer, the pipelines' own defaults; None: the tokenizer's limit
+LIMITS: dict[str, tuple[int | None, ...]] = {
+    "StableDiffusion3": (),  # three encoders: not known here
+    "StableDiffusion": (None, None),
+    "PixArtSigma": (300,),
+    "PixArtAlpha": (120,),
+    "Flux": (None, 512),
+    "HunyuanDiT": (77, 256),
+}
+
+
+def load_tokenizers(location: str) -> dict[str, Any]:
+    """{"tokenizer": ...} and, where there is a second one, "tokenizer_2"; weights are not touched.
+
+    location  a pipeline folder, a hub id, or "goca:NAME". Each tokenizer's model_max_length is the pipeline's.
+    Raises diffusion_feature's PipelineNotFound or PartMissing, CaptionError for a pipeline of another kind.
+    """
+    import torch  # for the loader's signature only
+    import transformers
+    from diffusion_feature.loading import read_index, read_part
+
+    from goca.embedded import resolve
+
+    location = resolve(str(location))
+    index = read_index(location)
+    limits = _limits(str(index.get("_class_name")))
+    found: dict[str, Any] = {}
+    for name, limit in zip(TOKENIZERS, limits):
+        library, class_name = index.get(name) or (None, None)
+        if class_name is None:
+            continue
+        if library != "transformers" or not hasattr(transformers, class_name):
+            raise CaptionError(f"{location}: {name!r} is a {library}.{class_name}; expected one of transformers")
+        found[name] = read_part(location, name, getattr(transformers, class_name), torch.float32)
+        if limit is not None:
+            found[name].model_max_length = limit
+    if "tokenizer" not in found:
+        raise CaptionError(f"{location} names no tokenizer in its model_index.json")
+    return found
+
+
+def _limits(class_name: str) -> tuple[int | None, ...]:
+    limits = next((limits for prefix, limits in LIMITS.items() if class_name.startswith(prefix)), ())
+    if not limits:
+        known = ", ".join(prefix for prefix, limits in LIMITS.items() if limits)
+        raise CaptionError(f"the prompt of a {class_name} is not known; known are pipelines named {known}...")
+    return limits
