@@ -76,14 +76,14 @@ def encode_clip(parts: Parts, prompts: list[str]) -> Conditioning:
     encoder, unet = parts["text_encoder"], parts["unet"]
     tokens, cut = clip_tokens(parts["tokenizer"], encoder, prompts)
     mask = tokens["attention_mask"] if getattr(encoder.config, "use_attention_mask", False) else None
-    states = encoder(tokens["input_ids"], attention_mask=mask)[0].to(unet.dtype)
+    states = encoder(tokens["input_ids"], attention_mask=mask)[0].to(next(unet.parameters()))
     return Conditioning({"encoder_hidden_states": states}, length=states.shape[1], cut=cut)
 
 
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     unet = parts["unet"]
     timestep = torch.full((len(latents),), int(level.timestep), device=latents.device)
-    return unet(latents.to(unet.dtype), timestep, **conditioning.arguments, return_dict=False)[0]
+    return unet(latents.to(next(unet.parameters())), timestep, **conditioning.arguments, return_dict=False)[0]
 
 
 UNET_SD = Backbone(
