@@ -16,17 +16,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from goca.visualize import voc_palette
 from PIL import Image
 from scene_drawing import OBJECTS, SIZE, Scene, draw_scene, write_caption
 from tqdm import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPLITS = {"test": 101, "validation": 202, "fresh": 303}  # name -> seed
-
-
-def colour_map() -> list[int]:
-    """VOC's palette, 256 x RGB: bit j of the class id's octal digits goes to bit 7 - j of red, green, blue."""
-    return [sum((k >> 3 * j + c & 1) << 7 - j for j in range(3)) for k in range(256) for c in range(3)]
 
 
 def annotation(name: str, scene: Scene) -> ElementTree.Element:
@@ -55,7 +51,7 @@ def write_split(out: Path, split: str, seed: int, count: int) -> dict[str, dict[
     shutil.rmtree(part, ignore_errors=True)
     for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
         (part / folder).mkdir(parents=True)
-    palette, labels, names = colour_map(), {}, []
+    palette, labels, names = voc_palette().ravel().tolist(), {}, []
     for i in tqdm(range(count), desc=f"scenes/{split}", unit="picture"):
         scene, name = draw_scene(seed, i), f"{split}_{i:05d}"
         Image.fromarray(scene.picture).save(part / f"JPEGImages/{name}.png", optimize=True)

@@ -30,7 +30,7 @@ def bytes_to_letters() -> list[str]:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer, saved to `folder`: bytes, the merges that build each scene word into one token, start and end."""
+    """A CLIP tokenizer, saved to `folder`: bytes, merges that build each scene word into one token, start, end."""
     merges: list[tuple[str, str]] = []
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]

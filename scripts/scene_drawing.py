@@ -295,7 +295,7 @@ def draw_scene(seed: int, index: int) -> Scene:
 
 
 def write_caption(scene: Scene, seed: int, index: int, brackets: float = 0.2) -> str:
-    """A scene's nouns, shuffled, as a labeller writes them: 'sky, (house, roof), grass'; parts at a chance `brackets`."""
+    """A scene's nouns, shuffled, as a labeller writes them: 'sky, (house, roof)'; parts at a chance `brackets`."""
     random = Random([seed, index, 1])
     words = list(scene.objects)
     if len(words) < 3:

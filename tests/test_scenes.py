@@ -60,12 +60,6 @@ def test_objects_are_large_and_every_class_and_backdrop_occurs():
     assert {b for s in scenes for b in s.backgrounds} == {*UPPER, *LOWER}
 
 
-def test_palette_is_vocs():
-    palette = np.array(make_scenes.colour_map()).reshape(256, 3)
-    assert palette[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
-    assert palette[15].tolist() == [192, 128, 128] and palette[255].tolist() == [224, 224, 192]
-
-
 def test_another_split_is_written_whole(tmp_path):
     labels = make_scenes.write_split(tmp_path / "mine", "mine", seed=9, count=3)
     listed = (tmp_path / "mine/ImageSets/Segmentation/mine.txt").read_text().split()

@@ -1,0 +1,173 @@
+"""What each part of the method is worth on the embedded model: mIoU by part, protocol, split, timestep and noise seed.
+
+    python3 scripts/study_scenes.py timesteps      on the validation split, one noise seed; nothing else is chosen there
+    python3 scripts/study_scenes.py parts          the table of the README: test and fresh split, four noise seeds
+
+All variants of an image share one forward. Intervals are over noise seeds (95 %, Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from goca import Segmenter
+from goca.config import load_config
+from goca.datasets import Dataset, load_dataset
+from goca.evaluation import MeanIoU
+from goca.prompts import annotate, read_captions
+from make_scenes import REPOSITORY, SPLITS, write_split
+from scipy.stats import t as student
+from tqdm import tqdm
+
+HEADS = ("average", "dot-product w/o clamp")
+LAYERS = ("vanilla", "dot-product similarity")
+RESCALES = ("per-token renorm+", "sum-1 rescaling + per-token renorm+")
+PARTS = {  # which of the two rules of each kind: 0 vanilla, 1 ours
+    "vanilla": (0, 0, 0),
+    "+ head": (1, 0, 0),
+    "+ layer": (0, 1, 0),
+    "+ rescaling": (0, 0, 1),
+    "GoCA": (1, 1, 1),
+}
+TIMESTEPS = (20, 50, 100, 150, 200, 300, 400, 500, 600, 700)
+THRESHOLDS = [round(0.05 * i, 2) for i in range(-8, 9)]
+PROTOCOLS = {"paper": {"preset": "paper"}, "released": {"preset": "released", "seed": "image"}}  # seeded, both
+
+
+def open_split(split: str, count: int, work: Path) -> tuple[Dataset, dict[str, str]]:
+    """The committed test split, or another drawn into `work` at need; and its captions."""
+    fields = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": split, "classes": "classes.json"}
+    labels = REPOSITORY / "gpt_output/scenes.json"
+    if split != "test":
+        folder = work / f"{split}-{count}"
+        labels = folder / "labels.json"
+        if not labels.exists():
+            labels.write_text(json.dumps(write_split(folder, split, SPLITS[split], count)))
+        fields["root"] = str(folder)
+    return load_dataset(fields), read_captions(labels)[0]
+
+
+def metric_for(segmenter: Segmenter, classes: int) -> MeanIoU:
+    skip = segmenter.protocol.absent_classes == "skip"
+    return MeanIoU(classes, "offset", THRESHOLDS, ignore_index=255, absent="skip" if skip else "zero")
+
+
+def evaluate(
+    segmenter: Segmenter, dataset: Dataset, captions: dict[str, str], ids: Iterable[str], seed: int
+) -> dict[str, MeanIoU]:
+    """Counts of every part, over the images `ids`, under one noise seed."""
+    tokenizer = segmenter.extractor.parts["tokenizer"]
+    metrics = {part: metric_for(segmenter, len(dataset.class_names)) for part in PARTS}
+    for image_id in ids:
+        sample = dataset.sample(image_id)
+        annotation = annotate(captions[sample.name], dataset.class_names, sample.present, tokenizer,
+                              add_background=False, add_missing=True, protocol=segmenter.protocol)  # fmt: skip
+        with torch.no_grad():
+            drawn = f"{sample.name}#{seed}"  # what the noise is seeded by
+            capture = segmenter.capture(sample.image, annotation, image_id=drawn, head_rules=HEADS, layer_rules=LAYERS)
+            for part, (head, layer, rescale) in PARTS.items():
+                attention = capture.attention_map(HEADS[head], LAYERS[layer])[0]
+                scores = segmenter.refine(segmenter.rescale(attention, annotation, RESCALES[rescale]), capture)
+                metrics[part].update(scores, sample.label, list(annotation.existent_objects))
+    return metrics
+
+
+def summary(metric: MeanIoU) -> dict[str, float]:
+    """mIoU at the best threshold and at 0, and the mean IoU of objects (not background) at the best, in per cent."""
+    curve = metric.compute()
+    best = max(curve, key=lambda threshold: curve[threshold])
+    objects = np.nanmean(metric.per_class()[THRESHOLDS.index(best), 1:])
+    return {"best": 100 * curve[best], "threshold": best, "fixed": 100 * curve[0.0], "objects": 100 * float(objects)}
+
+
+def segmenter_for(model: str, pipeline: str | None, protocol: str, **fields: int) -> Segmenter:
+    return Segmenter.from_pretrained(pipeline, load_config(model, protocol=PROTOCOLS[protocol], **fields))
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95 % interval over noise seeds."""
+    if len(values) < 2:
+        return values[0], float("nan")
+    spread = np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1) * spread)
+
+
+# --- the two studies ---------------------------------------------------------------------------------------------
+
+
+def study_timesteps(arguments: argparse.Namespace) -> Iterator[dict]:
+    dataset, captions = open_split("validation", arguments.count, arguments.work)
+    for protocol in PROTOCOLS:
+        for t in TIMESTEPS:
+            segmenter = segmenter_for(arguments.model, arguments.pipeline, protocol, t=t)
+            metrics = evaluate(segmenter, dataset, captions, tqdm(dataset.ids, desc=f"{protocol} t={t}"), seed=0)
+            for part, metric in metrics.items():
+                yield {"protocol": protocol, "t": t, "split": "validation", "seed": 0, "part": part, **summary(metric)}
+
+
+def study_parts(arguments: argparse.Namespace) -> Iterator[dict]:
+    for split in ("test", "fresh"):
+        dataset, captions = open_split(split, arguments.count, arguments.work)
+        for protocol in PROTOCOLS:
+            segmenter = segmenter_for(arguments.model, arguments.pipeline, protocol)
+            for seed in range(arguments.seeds):
+                ids = tqdm(dataset.ids, desc=f"{split}, {protocol}, noise seed {seed}")
+                for part, metric in evaluate(segmenter, dataset, captions, ids, seed).items():
+                    entry = {"protocol": protocol, "t": segmenter.config.t, "split": split, "seed": seed, "part": part}
+                    yield {**entry, **summary(metric)}
+
+
+STUDIES = {"timesteps": study_timesteps, "parts": study_parts}
+
+
+def print_parts(entries: list[dict]) -> None:
+    """A markdown table: one row per part; mIoU at the best threshold, at 0, and of objects alone."""
+    columns = list(dict.fromkeys((e["split"], e["protocol"]) for e in entries))
+    print("| | " + " | ".join(f"{split}, {protocol}" for split, protocol in columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    for part in PARTS:
+        cells = []
+        for column in columns:
+            mine = [e for e in entries if (e["split"], e["protocol"]) == column and e["part"] == part]
+            best, wide = interval([e["best"] for e in mine])
+            fixed, objects = (np.mean([e[key] for e in mine]) for key in ("fixed", "objects"))
+            cells.append(f"{best:.1f} ± {wide:.1f} ({fixed:.1f}; {objects:.1f})")
+        print(f"| {part} | " + " | ".join(cells) + " |")
+
+
+def print_timesteps(entries: list[dict]) -> None:
+    for protocol in PROTOCOLS:
+        print(f"| {protocol}, t | " + " | ".join(map(str, TIMESTEPS)) + " |\n|---|" + "---|" * len(TIMESTEPS))
+        for part in PARTS:
+            found = {e["t"]: e["best"] for e in entries if e["protocol"] == protocol and e["part"] == part}
+            print(f"| {part} | " + " | ".join(f"{found[t]:.1f}" for t in TIMESTEPS) + " |")
+
+
+PRINT = {"timesteps": print_timesteps, "parts": print_parts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--model", default="mini-sd", help="a config of configs/model")
+    parser.add_argument("--pipeline", help="a pipeline folder; by default the config's own")
+    parser.add_argument("--count", type=int, default=200, help="pictures of the validation and fresh splits")
+    parser.add_argument("--seeds", type=int, default=4, help="noise seeds")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where splits are drawn and results go")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    entries = list(STUDIES[arguments.study](arguments))
+    out = arguments.work / f"{arguments.study}.json"
+    out.with_suffix(".part").write_text(json.dumps(entries, indent=1))
+    out.with_suffix(".part").rename(out)
+    PRINT[arguments.study](entries)
+    print(f"\nA cell of the table of parts: mIoU at the best threshold (at threshold 0; objects alone). Entries: {out}")
+
+
+if __name__ == "__main__":
+    main()
