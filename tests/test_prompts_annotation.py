@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from goca.prompts import AnnotationError, PromptAnnotation, read_annotations, write_annotations
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 positions = st.lists(st.integers(0, 600), max_size=6)
@@ -25,6 +25,7 @@ def record(**changes):
             "global_token_id": [0], "background_objects": [[3]]} | changes
 
 
+@settings(deadline=None)
 @given(annotations)
 def test_round_trip_keeps_everything_and_the_order_of_classes(annotation):
     again = PromptAnnotation.from_json(json.loads(json.dumps(annotation.to_json())))
@@ -32,6 +33,7 @@ def test_round_trip_keeps_everything_and_the_order_of_classes(annotation):
     assert again.class_ids == annotation.class_ids
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.dictionaries(st.text(st.characters(blacklist_characters="/\\\0"), min_size=1, max_size=8)
                        .filter(lambda name: name not in (".", "..")), annotations, max_size=4))
 def test_file_round_trip(tmp_path_factory, found):

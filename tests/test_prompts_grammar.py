@@ -3,7 +3,7 @@
 import pytest
 from goca.prompts import parse_brackets
 from goca.prompts.grammar import CaptionError, Entity, Request, is_mark, read_brackets, read_first_group
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 NAMES = [[], ["person", "man"], ["cat"], ["car", "truck"], ["dining table", "table"], [], ["man", "tree"]]
@@ -40,6 +40,7 @@ def test_groups(caption, groups):
     assert ["|".join(group) for group in parse_brackets(caption)] == groups
 
 
+@settings(deadline=None)
 @given(captions)
 def test_no_caption_breaks_the_grammar_and_no_word_is_lost(caption):
     groups = parse_brackets(caption)
@@ -50,6 +51,7 @@ def test_no_caption_breaks_the_grammar_and_no_word_is_lost(caption):
     assert len(set(groups)) == len(groups)
 
 
+@settings(deadline=None)
 @given(captions, st.booleans(), st.booleans(), st.lists(st.sampled_from([1, 2, 3, 4, 6]), unique=True))
 def test_every_present_class_comes_out_when_missing_ones_are_added(caption, background, missing, present):
     found = {class_id for _, class_id in read(caption, present, background, missing)} - {None}
