@@ -1,0 +1,97 @@
+"""Finished runs side by side: mIoU and IoU per class as a table, and a picture of a few images with both predictions.
+
+    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --picture scenes.png
+
+The runs must be of the same data set. Pictures are segmented anew with each run's own configuration and best threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from goca import Segmenter
+from goca.aggregation import Aggregator
+from goca.benchmark import Benchmark
+from goca.datasets import class_label, load_dataset
+from goca.evaluation import Captions
+from goca.prompts import PromptAnnotation
+from goca.rescaling import rescale
+from goca.visualize import Row, figure, save_figure
+from matplotlib.figure import Figure
+from torch import Tensor
+
+IMAGES = 5
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    results = folder / "results.json"
+    if not results.exists():
+        raise SystemExit(f"{folder} holds no results.json: a run of src-main/main.py writes one when it is finished")
+    return json.loads(results.read_text())
+
+
+def print_table(runs: dict[str, dict[str, Any]]) -> None:
+    """Markdown: a row for the mIoU and one per class, a column per run; per cent, at each run's best threshold."""
+    heads = [f"{name} ({run['mIoU']['best']['threshold']:g})" for name, run in runs.items()]
+    print("| IoU, % | " + " | ".join(heads) + " |")
+    print("|---|" + "---|" * len(runs))
+    columns = list(runs.values())
+    rows = [("**mean**", [run["mIoU"]["best"]["mIoU"] for run in columns])]
+    rows += [(each["name"], [run["per_class"][i]["iou_best"] for run in columns])
+             for i, each in enumerate(columns[0]["per_class"])]  # fmt: skip
+    for name, values in rows:
+        print(f"| {name} | " + " | ".join("-" if value is None else f"{100 * value:.1f}" for value in values) + " |")
+    protocol = columns[0]["protocol"]["preset"] or "mixed"
+    print(f"\nprotocol {protocol}; in brackets the background threshold, swept on this split and the best taken;")
+    print(f"{columns[0]['oracle']['classes']}.")
+
+
+def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnotation) -> list[tuple[str, Tensor]]:
+    """The rescaled and refined map of each class and background entity, under its words."""
+    tokenizer = segmenter.extractor.parts["tokenizer"]
+    ids = tokenizer(annotation.caption, truncation=True).input_ids
+    groups = [group for group in (*annotation.existent_objects.values(), *annotation.background_objects) if group]
+    attention = capture.attention_map()[0]
+    maps = rescale(attention, groups, annotation.rescaling_token_id, segmenter.config.rescale_method)
+    words = [tokenizer.decode([ids[token] for token in group]) for group in groups]
+    return list(zip(words, segmenter.refine(maps, capture)))
+
+
+def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
+    """Images from all over the split with truth, each run's labels, and the word maps of the last run."""
+    benchmarks = {name: Benchmark.of(run["config"]) for name, run in runs.items()}
+    dataset = load_dataset(next(iter(benchmarks.values())).dataset)
+    samples = [dataset.sample(image_id) for image_id in dataset.ids[:: max(1, len(dataset.ids) // images)][:images]]
+    rows = [Row(sample.image, sample.label, {}) for sample in samples]
+    for name, benchmark in benchmarks.items():
+        segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
+        prompts = benchmark.prompts()
+        if isinstance(prompts, Captions):
+            prompts.annotate = benchmark.annotator(dataset, segmenter.extractor.parts)
+        for sample, row in zip(samples, rows):
+            annotation = prompts(sample)
+            capture = segmenter.capture(sample.image, annotation, image_id=sample.id)
+            segmentation = segmenter(sample.image, annotation, image_id=sample.id)
+            row.predictions[name] = segmentation.label_map(threshold=runs[name]["mIoU"]["best"]["threshold"])
+            row.words = word_maps(segmenter, capture, annotation)
+    return figure(rows, [class_label(dataset.class_names, i) for i in range(len(dataset.class_names))])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--picture", type=Path, help="where the picture goes (png, pdf or svg)")
+    parser.add_argument("--images", type=int, default=IMAGES, help="rows of the picture")
+    arguments = parser.parse_args()
+    runs = {name: read_run(Path(folder)) for name, _, folder in (run.partition("=") for run in arguments.runs)}
+    print()
+    print_table(runs)
+    if arguments.picture:
+        print(f"\nPicture: {save_figure(draw(runs, arguments.images), arguments.picture)}")
+
+
+if __name__ == "__main__":
+    main()
