@@ -105,7 +105,8 @@ def study_timesteps(arguments: argparse.Namespace) -> Iterator[dict]:
     for protocol in PROTOCOLS:
         for t in TIMESTEPS:
             segmenter = segmenter_for(arguments.model, arguments.pipeline, protocol, t=t)
-            metrics = evaluate(segmenter, dataset, captions, tqdm(dataset.ids, desc=f"{protocol} t={t}"), seed=0)
+            ids = tqdm(dataset.ids[: arguments.limit], desc=f"{protocol} t={t}")
+            metrics = evaluate(segmenter, dataset, captions, ids, seed=0)
             for part, metric in metrics.items():
                 yield {"protocol": protocol, "t": t, "split": "validation", "seed": 0, "part": part, **summary(metric)}
 
@@ -116,7 +117,7 @@ def study_parts(arguments: argparse.Namespace) -> Iterator[dict]:
         for protocol in PROTOCOLS:
             segmenter = segmenter_for(arguments.model, arguments.pipeline, protocol)
             for seed in range(arguments.seeds):
-                ids = tqdm(dataset.ids, desc=f"{split}, {protocol}, noise seed {seed}")
+                ids = tqdm(dataset.ids[: arguments.limit], desc=f"{split}, {protocol}, noise seed {seed}")
                 for part, metric in evaluate(segmenter, dataset, captions, ids, seed).items():
                     entry = {"protocol": protocol, "t": segmenter.config.t, "split": split, "seed": seed, "part": part}
                     yield {**entry, **summary(metric)}
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini-sd", help="a config of configs/model")
     parser.add_argument("--pipeline", help="a pipeline folder; by default the config's own")
     parser.add_argument("--count", type=int, default=200, help="pictures of the validation and fresh splits")
+    parser.add_argument("--limit", type=int, help="only the first pictures of every split")
     parser.add_argument("--seeds", type=int, default=4, help="noise seeds")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where splits are drawn and results go")
     arguments = parser.parse_args()

@@ -47,7 +47,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "src-main/goca/embedded/mini-sd"
 @dataclass(frozen=True)
 class Recipe:
     pictures: int = 40_000
-    vae_steps: int = 6000
+    vae_steps: int = 5200
     vae_batch: int = 8
     vae_rate: float = 2e-3
     kl_weight: float = 5e-7
