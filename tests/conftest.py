@@ -15,3 +15,11 @@ def goldens() -> Path:
         reason = f"no recorded outputs under {GOLDENS}; set GOCA_GOLDENS to the folder that holds set1_end_to_end/"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     return GOLDENS
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of Stable Diffusion's kind, tiny and random."""
+    from tiny import save_sd
+
+    return save_sd(tmp_path_factory.mktemp("pipelines") / "tiny-sd")

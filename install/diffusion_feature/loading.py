@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +76,24 @@ def read_part(location: str, name: str, kind: Any, dtype: torch.dtype) -> Any:
     if "transformers" in kind.__module__ and weights:
         weights["dtype"] = weights.pop("torch_dtype")
     try:
-        return kind.from_pretrained(location, subfolder=name, **weights)
+        with quiet():
+            return kind.from_pretrained(location, subfolder=name, **weights)
     except (OSError, ValueError) as error:
         raise PartMissing(f"{location}: the part {name!r} cannot be read as a {kind.__name__}: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_index(location: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class AttentionTap(TorchFunctionMode):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._rest()  # Ctrl-C inside a module runs no hook after it
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
@@ -82,6 +83,9 @@ class AttentionTap(TorchFunctionMode):
         return hook
 
     def _answered(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._rest()
+
+    def _rest(self) -> None:
         if self.asking is not None:
             self.asking = None
             super().__exit__(None, None, None)

@@ -1,0 +1,198 @@
+"""Head-wise and layer-wise aggregation: closed forms, properties, and the float64 reference."""
+
+import pytest
+import reference
+import torch
+from diffusion_feature import Attention, AttentionLayer
+from diffusion_feature.attention import LAYOUTS
+from goca.aggregation import Aggregator, Plan, aggregate_heads
+from goca.heads import HEAD_RULES, HeadOutputs, head_weights
+from goca.layers import LAYER_RULES, Reference, layer_weights
+from goca.resizing import adjoint_keys, nearest_index, resize_keys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TOLERANCE = 2e-5
+
+
+def attention(layout, grid, heads=3, width=5, tokens=7, block="b", seed=0, dtype=torch.float32, sharp=2.0):
+    """A random attention as the tap would hand it over."""
+    g = torch.Generator().manual_seed(seed)
+    S = grid[0] * grid[1]
+    K = S if layout == "self" else tokens
+    q, k, v = (torch.randn(1, heads, n, width, generator=g, dtype=torch.float64) for n in (S, K, K))
+    q = q * sharp
+    W = torch.randn(heads * width + 2, heads * width, generator=g, dtype=torch.float64)
+    q, k, v, W = (x.to(dtype) for x in (q, k, v, W))
+    result = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    layer = AttentionLayer(block, layout, torch.nn.Identity(), lambda: W)
+    return Attention(layer, q, k, v, None, None, result, grid, **LAYOUTS[layout](S, K))
+
+
+def literal(a):
+    """A [H, S, K], V [H, K, d], W [H*d, D] of an attention, in float64."""
+    q, k, v = (x[0].double() for x in (a.query, a.key, a.value))
+    return torch.softmax(q @ k.transpose(1, 2) * q.shape[-1] ** -0.5, -1), v, a.layer.out_proj().double().T
+
+
+# ---- heads
+
+
+def two_heads(second):
+    values = torch.randn(1, 2, 4, 3)
+    values[:, 1] *= second
+    return HeadOutputs(values, torch.eye(6), torch.randn(1, 2, 5, 3) * torch.tensor([1.0, second])[:, None, None])
+
+
+@pytest.mark.parametrize("rule", ["l2-norm", "dot-product", "dot-product w/o clamp", "dot-product + VW"])
+def test_a_silent_head_has_no_weight(rule):
+    weights = head_weights(two_heads(0.0), rule)
+    torch.testing.assert_close(weights[0, 0], torch.ones(4))
+    torch.testing.assert_close(weights[0, 1], torch.zeros(4))
+
+
+def test_opposed_heads_take_negative_weight_only_without_clamp():
+    values = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1)
+    heads = HeadOutputs(values, torch.ones(1, 2), values)  # o = 2 and -1, O = 1
+    assert head_weights(heads, "dot-product w/o clamp").flatten().tolist() == [2.0, -1.0]
+    assert head_weights(heads, "dot-product").flatten().tolist() == [1.0, 0.0]
+    assert head_weights(heads, "average").flatten().tolist() == [0.5, 0.5]
+
+
+def test_clamped_heads_that_all_vanish_weigh_one_each():
+    heads = HeadOutputs(torch.zeros(1, 2, 1, 3), torch.eye(6), torch.randn(1, 2, 4, 3))
+    assert head_weights(heads, "dot-product").flatten().tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("rule", HEAD_RULES)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 100))
+@settings(max_examples=15, deadline=None)
+def test_head_weights_sum_to_one_and_ignore_scale(rule, seed, scale):
+    a = attention("cross", (2, 3), seed=seed, dtype=torch.float64)
+    weights = head_weights(HeadOutputs(a.result, a.layer.out_proj(), a.value), rule)
+    scaled = head_weights(HeadOutputs(a.result * scale, a.layer.out_proj(), a.value * scale), rule)
+    sums = weights.sum(1)
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-4 * float(weights.abs().max().clamp(min=1)))
+    torch.testing.assert_close(scaled, weights, rtol=1e-3, atol=1e-3 * float(weights.abs().max()))
+
+
+@pytest.mark.parametrize("rule", HEAD_RULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_heads_agree_with_the_equations(rule, seed):
+    a = attention("cross", (4, 5), seed=seed)
+    A, V, W = literal(a)
+    found = head_weights(HeadOutputs(a.result, a.layer.out_proj(), a.value), rule)[0].T.double()
+    expected = reference.head_weights(A, V, W, rule)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found.expand_as(expected), expected, rtol=0, atol=TOLERANCE * scale**2)
+    maps = aggregate_heads(a, [rule])[rule][0].double()
+    torch.testing.assert_close(maps, reference.aggregate_heads(A, V, W, rule), rtol=0, atol=TOLERANCE * scale**2)
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch):
+    cross, self_ = attention("cross", (4, 6)), attention("self", (4, 6))
+    rule = "dot-product w/o clamp"
+    maps, mean = aggregate_heads(cross, [rule])[rule], self_.head_mean()
+    monkeypatch.setattr("diffusion_feature.attention.CHUNK_BYTES", 4 * 3 * 24 * 5)
+    assert len(list(self_.chunks())) > 4
+    torch.testing.assert_close(aggregate_heads(cross, [rule])[rule], maps)
+    torch.testing.assert_close(self_.head_mean(), mean)
+
+
+# ---- resizing and layers
+
+grids = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+@given(source=grids, target=grids, seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_adjoint_of_resizing(source, target, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 3, source[0] * source[1], generator=g)
+    y = torch.randn(1, 3, target[0] * target[1], generator=g)
+    left = (y * resize_keys(x, source, target)).sum()
+    torch.testing.assert_close(left, (adjoint_keys(y, source, target) * x).sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_nearest_index_by_hand():
+    assert nearest_index((2, 2), (4, 2)).tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert nearest_index((4, 4), (2, 2)).tolist() == [0, 2, 8, 10]
+
+
+@given(values=st.lists(st.floats(-1, 10), min_size=2, max_size=6).filter(lambda v: max(v) > 0.1))
+@settings(max_examples=30, deadline=None)
+def test_layer_weights_are_shares(values):
+    weights = layer_weights(torch.tensor([values]))[0]
+    assert float(weights.min()) >= 0
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_layer_that_is_the_reference_wins():
+    feature = torch.randn(1, 8, 4, 4) * 2
+    ref = Reference(feature, first_only=False, normalised=True)
+    uniform = torch.full((1, 16, 16), 1 / 16)
+    for rule in ("dot-product similarity", "mse", "iou-like"):
+        itself, flat = (LAYER_RULES[rule](ref, maps, (4, 4)) for maps in (ref.affinity, uniform))
+        assert float(itself) > float(flat)
+
+
+@pytest.mark.parametrize("rule", [name for name, similarity in LAYER_RULES.items() if similarity])
+@pytest.mark.parametrize("grid", [(4, 6), (2, 3), (8, 12), (3, 5)])
+@pytest.mark.parametrize(("first_only", "normalised"), [(False, True), (True, False)])
+def test_similarity_agrees_with_the_equations(rule, grid, first_only, normalised):
+    feature = torch.randn(1, 8, 4, 6, generator=torch.Generator().manual_seed(1))
+    S = attention("self", grid).head_mean()
+    ref = Reference(feature, first_only, normalised)
+    rows = ref.rows(grid)
+    found = LAYER_RULES[rule](ref, S if rows is None else S[:, rows], grid)
+    Ref = reference.reference_affinity(feature[0].double(), first_only)
+    resized = reference.resize_self_map(S[0].double(), grid, (4, 6), normalised)
+    torch.testing.assert_close(found[0].double(), reference.similarity(Ref, resized, rule), rtol=1e-4, atol=1e-6)
+
+
+# ---- the whole stream
+
+STREAM = [("early", (8, 6)), ("low", (4, 3)), ("ref", (8, 6)), ("late", (4, 3)), ("fine", (16, 12))]
+
+
+@pytest.mark.parametrize(("first", "normalised"), [(False, True), (True, False)], ids=["paper", "released"])
+def test_the_stream_agrees_with_the_equations(first, normalised):
+    blocks = tuple(name for name, _ in STREAM)
+    plan = Plan(blocks, ("early", "fine"), (8, 6), tuple(HEAD_RULES), tuple(LAYER_RULES), "F", first, normalised)
+    aggregator = Aggregator(plan)
+    feature = torch.randn(1, 6, 8, 6, generator=torch.Generator().manual_seed(9))
+    selves, crosses = {}, {}
+    for number, (name, grid) in enumerate(STREAM):
+        selves[name] = attention("self", grid, block=name, seed=number, width=5 if number % 2 else 40)
+        crosses[name] = attention("cross", grid, block=name, seed=100 + number)
+        aggregator.attention(selves[name])
+        if name == "ref":
+            aggregator.feature("F", feature)
+        aggregator.attention(crosses[name])
+    assert not aggregator.waiting
+
+    means = {name: literal(selves[name])[0].mean(0) for name in blocks}
+    sizes = [grid for _, grid in STREAM]
+    maps = {rule: [reference.aggregate_heads(*literal(crosses[name]), rule) for name in blocks] for rule in HEAD_RULES}
+    for layer_rule in LAYER_RULES:
+        weights = reference.layer_weights(
+            feature[0].double(), list(means.values()), sizes, layer_rule, first, normalised
+        )
+        torch.testing.assert_close(
+            aggregator.layer_weights(layer_rule)[0].double(), weights, rtol=0, atol=TOLERANCE
+        )
+        for head_rule in HEAD_RULES:
+            expected = reference.aggregate_layers(maps[head_rule], sizes, weights, (8, 6))
+            found = aggregator.attention_map(head_rule, layer_rule)[0].double()
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 if "cosine" in head_rule else 1e-4)
+            assert float(found.min()) >= 0
+            torch.testing.assert_close(found.sum(-1), torch.ones(8, 6, dtype=torch.float64), rtol=0, atol=1e-5)
+    space = reference.space_map([means["early"], means["fine"]], [(8, 6), (16, 12)], (8, 6), normalised)
+    torch.testing.assert_close(aggregator.space_map()[0].double(), space, rtol=0, atol=TOLERANCE)
+
+
+def test_a_waiting_layer_holds_queries_and_keys_where_they_are_smaller():
+    aggregator = Aggregator(Plan(("b",), (), (8, 8), ("average",), ("mse",), "F"))
+    wide, narrow = attention("self", (8, 8), heads=2, width=40), attention("self", (8, 8), heads=2, width=4)
+    assert aggregator._self_rows(narrow, None).__self__.value is None  # 2 * 8 < 64: compacted, to be computed later
+    assert not hasattr(aggregator._self_rows(wide, None), "__self__")  # 2 * 80 > 64: the mean map is smaller

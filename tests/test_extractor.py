@@ -1,0 +1,303 @@
+"""The extractor: nothing changes under the tap, every attention is seen once, and refusals say what to do."""
+
+import shutil
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusion_feature import (
+    AttentionNotSeen,
+    ExtractorError,
+    FeatureExtractor,
+    LayerNotFound,
+    PartMissing,
+    PipelineNotFound,
+    PromptCut,
+    VersionNotKnown,
+    WrongFamily,
+    expand_layers,
+)
+from diffusion_feature.attention import grid_of
+from diffusion_feature.latents import read_picture
+from diffusion_feature.noise import variance_preserving
+from PIL import Image
+
+CROSS, SELF = "up-level0-repeat1-vit-block0-cross-map", "down-level0-repeat0-vit-block0-self-map"
+
+
+class Everything:
+    """A consumer that keeps what it is handed."""
+
+    def __init__(self, *features):
+        self.features, self.attentions, self.dense = features, [], {}
+
+    def attention(self, attention):
+        self.attentions.append(attention)
+
+    def feature(self, layer, feature):
+        self.dense[layer] = feature
+
+
+@pytest.fixture(scope="module")
+def fx(tiny_sd):
+    return FeatureExtractor(version="mini", img_size=32, pipeline=tiny_sd, device="cpu")
+
+
+@pytest.fixture
+def picture():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 50, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def call(fx, hw=(8, 8)):
+    generator = torch.Generator().manual_seed(1)
+    latents, text = torch.randn(1, 4, *hw, generator=generator), torch.randn(1, 12, 16, generator=generator)
+    with torch.no_grad():
+        return fx.denoiser(latents, 7, encoder_hidden_states=text, return_dict=False)[0]
+
+
+def test_output_is_the_same_to_the_bit(fx):
+    bare, everything = call(fx), Everything("mid-vit-block0-cross-q")
+    with fx.tap(everything, (8, 8)):
+        tapped = call(fx)
+    assert torch.equal(bare, tapped)
+    assert torch.equal(bare, call(fx))  # and nothing is left behind
+    assert not any(layer.module._forward_hooks or layer.module._forward_pre_hooks for layer in fx.layers)
+
+
+@pytest.mark.parametrize("hw", [(8, 8), (8, 12), (7, 5)])
+def test_every_attention_is_seen_once_in_order(fx, hw):
+    everything = Everything("down-level1-repeat0-vit-block0-out", "up-level1-repeat0-res-out")
+    with fx.tap(everything, hw):
+        call(fx, hw)
+    seen = [f"{a.layer.block}-{a.layer.layout}-map" for a in everything.attentions]
+    assert seen == [name for name in fx.layer_ids() if name.endswith("-map")]
+    assert len(seen) == 22
+    half = ((hw[0] + 1) // 2, (hw[1] + 1) // 2)
+    assert {a.grid for a in everything.attentions} == {hw, half}
+    assert everything.dense["down-level1-repeat0-vit-block0-out"].shape == (1, 24, *half)
+    for a in everything.attentions:
+        torch.testing.assert_close(a.probabilities() @ a.value, a.result)
+
+
+def test_layer_ids_of_the_published_naming(goldens):
+    import json
+
+    fx = FeatureExtractor(version="1-5", img_size=256, pipeline=goldens / "pipelines" / "sd15", device="cpu")
+    config = json.loads((goldens / "set1_end_to_end" / "sd15" / "config.json").read_text())
+    ids = fx.layer_ids()
+    assert expand_layers("all", ids, "-cross-map") == config["layer"]
+    assert {config["ref_layer"], *config["space_layer"]} <= set(ids)
+
+
+def test_extract_returns_maps_and_features(tiny_sd, picture):
+    layers = [CROSS, SELF, "mid-vit-block0-cross-q", "mid-vit-block0-cross-v", "mid-vit-block0-attn-out",
+              "mid-vit-block0-out", "up-level1-repeat2-vit-out", "down-level0-downsampler-out"]  # fmt: skip
+    fx = FeatureExtractor(layers, "mini", img_size=(32, 48), pipeline=tiny_sd)
+    found = fx.extract("cat, sky", picture, t=50, seed=3)
+    assert set(found) == set(layers)
+    assert found[CROSS].shape == (1, 2, 4 * 6, 12)  # the mid and the deepest level stand on half the latents' grid
+    assert found[SELF].shape == (1, 2, 8 * 12, 8 * 12)
+    for name in (CROSS, SELF):
+        torch.testing.assert_close(found[name].sum(-1), torch.ones(found[name].shape[:-1]))
+    assert found["mid-vit-block0-cross-q"].shape == (1, 24, 4, 6)
+    assert found["mid-vit-block0-cross-v"].shape == (1, 12, 24)
+    assert found["up-level1-repeat2-vit-out"].shape == (1, 16, 8, 12)
+    again = fx.extract("cat, sky", picture, t=50, seed=3)
+    assert all(torch.equal(found[name], again[name]) for name in layers)
+    other = fx.extract("cat, sky", picture, t=50, seed=4)
+    assert not torch.equal(found[CROSS], other[CROSS])
+
+
+def test_a_pipeline_object_is_used_as_it_is(tiny_sd, picture):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, feature_extractor=None)
+    pipe.scheduler.set_timesteps(7)
+    steps = pipe.scheduler.timesteps.clone()
+    from_object = FeatureExtractor([CROSS], "mini", img_size=32, pipeline=pipe)
+    from_folder = FeatureExtractor([CROSS], "mini", img_size=32, pipeline=str(tiny_sd), device="cpu")
+    maps = [fx.extract("dog", picture, noise_rule="pipeline")[CROSS] for fx in (from_object, from_folder)]
+    torch.testing.assert_close(*maps)
+    assert torch.equal(pipe.scheduler.timesteps, steps)
+
+
+def test_patterns():
+    ids = [f"vit-block{n}-cross-map" for n in range(12)] + ["vit-block0-self-map"]
+    assert expand_layers("all", ids, "-cross-map") == ids[:12]
+    assert expand_layers("vit-block{9..11}-cross-map", ids, "-cross-map") == ids[9:12]
+    assert expand_layers(["vit-block{3,1}-cross-map", "vit-block1-cross-map"], ids, "") == [ids[3], ids[1]]
+
+
+# ---- noise and pictures
+
+
+def test_timesteps_of_the_two_rules():
+    pndm = PNDMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
+    )
+    level = variance_preserving(pndm, 100, "pipeline")
+    assert level.timestep == 101
+    assert (level.signal, level.noise) == pytest.approx((0.944976, 0.327139), abs=1e-6)
+    assert variance_preserving(pndm, 100, "nominal").timestep == 100
+    assert level.signal**2 + level.noise**2 == pytest.approx(1)
+    assert variance_preserving(DDIMScheduler(), 1, "pipeline").timestep == 0
+    with pytest.raises(ExtractorError, match=r"t is 1000; the nominal rule of this scheduler takes 0\.\.999"):
+        variance_preserving(pndm, 1000, "nominal")
+    with pytest.raises(ExtractorError, match="there are: nominal, pipeline"):
+        variance_preserving(pndm, 100, "other")
+
+
+def test_palette_pictures_are_stretched_by_nearest_neighbour(picture):
+    palette = picture.quantize(4)
+    values = set(read_picture(palette, 96).flatten().tolist())
+    assert values <= {(level / 255) * 2 - 1 for level in palette.getpalette()} | values & set(
+        read_picture(palette.convert("RGB"), (40, 50)).flatten().tolist()
+    )
+    assert read_picture(picture, (16, 24)).shape == (3, 16, 24)
+
+
+def test_grid_of_tokens():
+    assert grid_of(12, (6, 8)) == (3, 4)
+    assert grid_of(20, (7, 10)) == (4, 5)
+    with pytest.raises(ExtractorError, match="13 image tokens"):
+        grid_of(13, (6, 8))
+
+
+# ---- refusals
+
+
+def test_a_layer_that_is_not_there(tiny_sd):
+    with pytest.raises(LayerNotFound, match="Nearest: up-level1-repeat2-vit-block0-cross-map"):
+        FeatureExtractor(["up-level1-repeat3-vit-block0-cross-map"], "mini", pipeline=tiny_sd)
+
+
+def test_a_version_that_is_not_known(tiny_sd):
+    with pytest.raises(VersionNotKnown, match="there are: 1-4, 1-5, mini"):
+        FeatureExtractor((), "9-9", pipeline=tiny_sd)
+
+
+def test_a_pipeline_folder_that_is_not_one(tmp_path, tiny_sd):
+    with pytest.raises(PipelineNotFound, match=r"it has no model_index\.json; expected a folder written by"):
+        FeatureExtractor((), "mini", pipeline=tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(PipelineNotFound, match="is not JSON"):
+        FeatureExtractor((), "mini", pipeline=tmp_path)
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    with pytest.raises(PartMissing, match="part 'unet' cannot be read as a UNet2DConditionModel"):
+        FeatureExtractor((), "mini", pipeline=tmp_path)
+    (tmp_path / "model_index.json").write_text('{"unet": ["os", "system"]}')
+    with pytest.raises(PartMissing, match="'unet' is of library 'os'"):
+        FeatureExtractor((), "mini", pipeline=tmp_path)
+    with pytest.raises(ExtractorError, match="no pipeline"):
+        FeatureExtractor((), "mini")
+
+
+def test_a_pipeline_without_a_part(tmp_path, tiny_sd):
+    folder = tmp_path / "cut"
+    shutil.copytree(tiny_sd, folder)
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(PartMissing, match="the part 'vae' cannot be read"):
+        FeatureExtractor((), "mini", pipeline=folder)
+
+
+def test_weights_that_are_pickled_are_not_read(tmp_path, tiny_sd):
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_sd, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(PartMissing, match="'unet'"):
+        FeatureExtractor((), "mini", pipeline=folder)
+
+
+def test_another_family(tiny_sd):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, feature_extractor=None)
+    pipe.unet = torch.nn.Linear(2, 2)
+    with pytest.raises(WrongFamily, match="unet is a Linear, which is not the Stable Diffusion UNet"):
+        FeatureExtractor((), "mini", pipeline=pipe)
+
+
+@pytest.fixture
+def own(tiny_sd):
+    """An extractor whose denoiser a test may spoil."""
+    return FeatureExtractor((), "mini", img_size=32, pipeline=tiny_sd, device="cpu")
+
+
+def test_another_attention_backend_is_refused(own):
+    own.denoiser.set_attn_processor(AttnProcessor())  # plain matrix products, out of the tap's sight
+    with pytest.raises(AttentionNotSeen, match=r"22 of 22 .* processor AttnProcessor.*set_default_attn_processor"), \
+            own.tap(Everything(), (8, 8)):  # fmt: skip
+        call(own)
+
+
+def test_one_layer_on_another_backend_is_refused(own):
+    own.layers[3].module.set_processor(AttnProcessor())
+    with pytest.raises(AttentionNotSeen, match="1 of 22 attention modules"), own.tap(Everything(), (8, 8)):
+        call(own)
+
+
+def test_two_calls_in_one_tap_are_refused(own):
+    with pytest.raises(AttentionNotSeen, match="seen 2 times"), own.tap(Everything(), (8, 8)):
+        call(own)
+        call(own)
+
+
+def test_compiled_layers_are_refused(own):
+    own.layers[0].module._compiled_call_impl = lambda *args: None
+    with pytest.raises(AttentionNotSeen, match="is compiled"), own.tap(Everything(), (8, 8)):
+        call(own)
+
+
+def test_fused_projections_are_refused(own):
+    own.denoiser.fuse_qkv_projections()
+    with pytest.raises(AttentionNotSeen, match="unfuse_qkv_projections"), \
+            own.tap(Everything("mid-vit-block0-self-q"), (8, 8)):  # fmt: skip
+        call(own)
+
+
+def test_an_output_that_the_probabilities_do_not_explain_is_refused(own):
+
+    class Dropping(torch.nn.Module):
+        """A processor that drops out half the attention: the output is not softmax(q k) v."""
+
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
+            split = [x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (
+                attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))]
+            out = torch.nn.functional.scaled_dot_product_attention(*split, dropout_p=0.5)
+            return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+    own.layers[1].module.processor = Dropping()
+    with pytest.raises(AttentionNotSeen, match="differs from the model's"), own.tap(Everything(), (8, 8)):
+        call(own)
+
+
+def test_an_error_inside_the_forward_leaves_no_trace(own):
+    class Stop(Everything):
+        def attention(self, attention):
+            raise KeyboardInterrupt
+
+    bare = call(own)
+    with pytest.raises(KeyboardInterrupt), own.tap(Stop(), (8, 8)):
+        call(own)
+    assert torch.overrides._get_current_function_mode() is None
+    assert torch.equal(bare, call(own))
+
+
+def test_a_unet_with_unnamed_attention_is_refused(tiny_sd):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, feature_extractor=None)
+    pipe.unet = UNet2DConditionModel(
+        block_out_channels=(16, 16), cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
+        down_block_types=("AttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    with pytest.raises(WrongFamily, match="is an attention that this family does not name"):
+        FeatureExtractor((), "mini", pipeline=pipe)
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning(fx, picture):
+    with pytest.warns(PromptCut, match="the text encoder reads 12 tokens"):
+        fx.extract("cat, dog, grass, wall, sky, cat, dog, grass", picture)
+
+
+def test_noise_of_another_shape(fx, picture):
+    with pytest.raises(ExtractorError, match=r"noise is \(1, 4, 4, 4\), the latents are \(1, 4, 8, 8\)"):
+        fx.extract("cat", picture, noise=torch.zeros(1, 4, 4, 4))

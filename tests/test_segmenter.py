@@ -1,0 +1,318 @@
+"""The method end to end: recorded outputs, the equations on a real forward, both protocols, bad input."""
+
+import json
+
+import numpy as np
+import pytest
+import reference
+import torch
+from diffusion_feature import FeatureExtractor, LayerNotFound, PipelineNotFound
+from goca.config import ConfigError, SegmenterConfig, load_config, names
+from goca.heads import HEAD_RULES
+from goca.layers import LAYER_RULES
+from goca.prompts import PromptAnnotation
+from goca.protocol import ProtocolError
+from goca.refine import affinity
+from goca.rescaling import RESCALE_RULES
+from goca.segmenter import EmptyClass, NoClass, Segmenter, seed_of
+from PIL import Image
+from tiny import SD_CONFIG
+
+HEAD, LAYER, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
+VANILLA = ("average", "vanilla", "per-token renorm+")
+
+
+# ---- recorded outputs
+
+
+class Record:
+    """The recorded outputs of one model, and a segmenter on its pipeline."""
+
+    def __init__(self, goldens):
+        folder = goldens / "set1_end_to_end" / "sd15"
+        self.outputs, self.debug, self.inputs = (np.load(folder / f"{n}.npz") for n in ("outputs", "debug", "inputs"))
+        texts = json.loads((folder / "annotations.json").read_text())
+        self.annotations = {name: PromptAnnotation.from_json(text) for name, text in texts.items()}
+        self.config = load_config("sd15", img_size=256, feat_size=32, protocol="released")
+        self.segmenter = Segmenter.from_pretrained(str(goldens / "pipelines" / "sd15"), self.config, device="cpu")
+        self.image = Image.open(folder.parent / "image.png")
+        self.noise = torch.tensor(self.inputs["noise"])
+
+    def noise_to_recorded_latents(self):
+        """The noise that leads from our encoded picture to the recorded noised latents.
+
+        The recorded VAE's rounding differs from ours by 1e-5 on average (float64 agrees with ours), and its maps by
+        4e-4; from equal latents everything agrees to the last digits.
+        """
+        extractor = self.segmenter.extractor
+        with torch.no_grad():
+            clean = extractor.encode_images([self.image], "mean", [None])
+        level = extractor.backbone.noise_level(extractor.parts["scheduler"], self.config.t, "pipeline")
+        return (torch.tensor(self.inputs["latents"]) - level.signal * clean) / level.noise
+
+    def close(self, name, found, within=1e-4):
+        np.testing.assert_allclose(found, self.outputs[name], rtol=0, atol=within, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def record(goldens):
+    return Record(goldens)
+
+
+@pytest.fixture(scope="module")
+def capture(record):
+    """One forward, every head and layer rule."""
+    noise = record.noise_to_recorded_latents()
+    rules = list(HEAD_RULES), list(LAYER_RULES)
+    return record.segmenter.capture(record.image, record.annotations["main"], noise, None, *rules)
+
+
+def test_recorded_inputs(record):
+    extractor = record.segmenter.extractor
+    level = extractor.backbone.noise_level(extractor.parts["scheduler"], 100, "pipeline")
+    assert level.timestep == int(record.inputs["model_kwargs/timestep"][0]) == 101
+    with torch.no_grad():
+        text = extractor.backbone.encode_text(extractor.parts, [record.annotations["main"].caption])
+        latents = extractor.encode_images([record.image], "sample", [torch.Generator()])
+    states = text.arguments["encoder_hidden_states"]
+    np.testing.assert_allclose(states, record.inputs["model_kwargs/encoder_hidden_states"], rtol=0, atol=1e-5)
+    noised = level.signal * latents + level.noise * record.noise
+    np.testing.assert_allclose(noised, record.inputs["latents"], rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("rule", HEAD_RULES)
+def test_recorded_heads(record, capture, rule):
+    record.close(f"head={rule}", record.segmenter.rescale(capture.attention_map(rule, LAYER)[0], main(record)))
+
+
+@pytest.mark.parametrize("rule", LAYER_RULES)
+def test_recorded_layers(record, capture, rule):
+    record.close(f"layer={rule}", record.segmenter.rescale(capture.attention_map(HEAD, rule)[0], main(record)))
+    if rule == "vanilla":
+        return
+    weights = capture.layer_weights(rule)[0]
+    for block, weight in zip(capture.plan.blocks, weights):
+        recorded = record.debug[f"layer_weight/{rule}/{block}-cross-map"]
+        assert float(weight) == pytest.approx(float(recorded), abs=1e-5)
+
+
+@pytest.mark.parametrize("rule", RESCALE_RULES)
+def test_recorded_rescaling(record, capture, rule):
+    record.close(f"rescale={rule}", record.segmenter.rescale(capture.attention_map(HEAD, LAYER)[0], main(record), rule))
+
+
+def test_recorded_maps(record, capture):
+    attention, space = capture.attention_map(HEAD, LAYER)[0], capture.space_map()[0]
+    np.testing.assert_allclose(attention, record.debug["aggregated_attn"], rtol=0, atol=1e-5)
+    record.close("space_attn", space.view(32, 32, 32, 32), 1e-5)
+    scores = record.segmenter.rescale(attention, main(record))
+    record.close("default", scores, 2e-5)
+    record.close("affinity_order1", affinity(scores, space, 1))
+    record.close("affinity_order2", affinity(scores, space, 2))
+    head_rule, layer_rule, rescale_rule = VANILLA
+    vanilla = record.segmenter.rescale(capture.attention_map(head_rule, layer_rule)[0], main(record), rescale_rule)
+    record.close("vanilla", vanilla)
+
+
+def test_recorded_background_objects_apart(record):
+    config = load_config(record.config, keep_all_objects=True)
+    apart = Segmenter(record.segmenter.extractor, config)
+    record.close("keep_all_objects", apart.score_maps(record.image, main(record), record.noise_to_recorded_latents()))
+
+
+@pytest.mark.parametrize("name", ["no_background", "multi_token", "single_class", "empty_class_tokens", "no_class"])
+def test_recorded_annotations(record, name):
+    annotation = record.annotations[name]
+    noise = record.noise_to_recorded_latents()
+    found = record.segmenter.capture(record.image, annotation, noise, None, (HEAD, "average"), (LAYER, "vanilla"))
+    scores = record.segmenter.rescale(found.attention_map()[0], annotation)
+    record.close(f"variant={name}", scores)
+    record.close(f"variant={name}/affinity", record.segmenter.refine(scores, found), 2e-4)
+    head_rule, layer_rule, rescale_rule = VANILLA
+    vanilla = record.segmenter.rescale(found.attention_map(head_rule, layer_rule)[0], annotation, rescale_rule)
+    record.close(f"variant={name}/vanilla", vanilla)
+
+
+def test_recorded_outputs_from_the_picture(record):
+    segmentation = record.segmenter(record.image, main(record), record.noise)
+    record.close("affinity", segmentation.scores, 1e-3)
+    record.close("default", record.segmenter.score_maps(record.image, main(record), record.noise), 5e-4)
+
+
+def main(record):
+    return record.annotations["main"]
+
+
+# ---- the equations on a real forward
+
+
+@pytest.fixture(scope="module")
+def picture():
+    pixels = torch.randint(0, 256, (30, 44, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+@pytest.fixture(scope="module")
+def seg(tiny_sd):
+    return Segmenter.from_pretrained(str(tiny_sd), SD_CONFIG, device="cpu")
+
+
+ANNOTATION = PromptAnnotation("cat, grass, sky", [1, 3, 5], {7: [1], 2: [3]}, [0], [[5]])
+
+
+@pytest.mark.parametrize("protocol", ["paper", "released"])
+def test_the_whole_method_agrees_with_the_equations(tiny_sd, picture, protocol):
+    config = load_config({**SD_CONFIG, "protocol": {"preset": protocol, "posterior": "mean"}})
+    seg = Segmenter.from_pretrained(str(tiny_sd), config, device="cpu")
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    layers = [f"{block}-{kind}" for block in seg.blocks for kind in ("cross-map", "cross-v", "self-map")]
+    fx = FeatureExtractor([*layers, config.ref_layer], "mini", img_size=32, pipeline=tiny_sd, device="cpu")
+    rules = {"noise_rule": seg.protocol.noise, "posterior": seg.protocol.posterior}
+    found = {name: x[0].double() for name, x in fx.extract(ANNOTATION.caption, picture, 100, noise, **rules).items()}
+
+    first, normalised = (protocol == "released"), (protocol == "paper")
+    weights = {layer.block: layer.out_proj().double().T for layer in fx.layers if layer.layout == "cross"}
+    means = {block: found[f"{block}-self-map"].mean(0) for block in seg.blocks}
+    sides = {block: (8, 8) if len(S) == 64 else (4, 4) for block, S in means.items()}
+    maps = []
+    for block in seg.blocks:
+        A, V = found[f"{block}-cross-map"], found[f"{block}-cross-v"]
+        V = V.unflatten(1, (len(A), -1)).transpose(0, 1)
+        maps.append(reference.aggregate_heads(A, V, weights[block], HEAD))
+    shares = reference.layer_weights(
+        found[config.ref_layer], list(means.values()), list(sides.values()), LAYER, first, normalised
+    )
+    attention = reference.aggregate_layers(maps, list(sides.values()), shares, (8, 8))
+    scores = torch.stack([reference.rescale(attention, tokens, [1, 3, 5], RESCALE) for tokens in ([1], [3], [5])])
+    space = reference.space_map(
+        [means[b] for b in seg.space_blocks], [sides[b] for b in seg.space_blocks], (8, 8), normalised
+    )
+    torch.testing.assert_close(seg.score_maps(picture, ANNOTATION, noise).double(), scores, rtol=0, atol=1e-4)
+    refined = reference.affinity(scores, space, 2)
+    torch.testing.assert_close(seg(picture, ANNOTATION, noise).scores.double(), refined, rtol=0, atol=2e-3)
+
+
+# ---- what a user calls
+
+
+def test_a_prompt_in_words(seg, picture, tmp_path):
+    segmentation = seg(picture, "Cat, grass , sky")
+    assert segmentation.scores.shape == (4, 8, 8)
+    assert segmentation.names == ["cat", "grass", "sky", "background"]
+    assert segmentation.class_ids == [1, 2, 3, 0]
+    label = segmentation.label_map()
+    assert label.shape == (30, 44)
+    assert set(label.unique().tolist()) <= {0, 1, 2, 3}
+    assert segmentation.label_map((5, 6)).shape == (5, 6)
+    assert segmentation.overlay().size == (44, 30)
+    segmentation.save(tmp_path / "labels.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels.png")), label)
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.png"]
+
+
+def test_noise_follows_the_image_id(seg, picture, tmp_path):
+    maps = [seg.score_maps(picture, ANNOTATION, image_id=name) for name in ("a", "a", "b")]
+    assert torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])
+    picture.save(tmp_path / "a.png")
+    assert seed_of(tmp_path / "a.png", None) == seed_of(picture, "a.png") == 35755096830664639
+    fresh = Segmenter(seg.extractor, load_config(seg.config, protocol={"seed": "none"}))
+    maps = [fresh.score_maps(picture, ANNOTATION, image_id="a") for _ in range(2)]
+    assert not torch.equal(*maps)
+
+
+def test_vanilla_needs_no_reference(tiny_sd, picture):
+    config = {**SD_CONFIG, "head_method": "average", "layer_method": "vanilla", "rescale_method": "per-token renorm+"}
+    seg = Segmenter.from_pretrained(str(tiny_sd), config, device="cpu")
+    assert seg.capture(picture, ANNOTATION).reference is None
+    assert seg.score_maps(picture, ANNOTATION).shape == (3, 8, 8)
+
+
+def test_no_class_leaves_the_background_alone(seg, picture):
+    nothing = PromptAnnotation("sky", [1], {}, [0], [[1]])
+    assert seg.score_maps(picture, nothing).shape == (1, 8, 8)
+    assert seg(picture, nothing).class_ids == [0]
+    assert (seg.score_maps(picture, PromptAnnotation("", [], {}, [0], [])) == 0).all()
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize("prompt", ["", " , ,"])
+def test_a_prompt_that_names_nothing(seg, picture, prompt):
+    with pytest.raises(NoClass, match=r"names nothing; expected e\.g\. 'cat, grass, wall'"):
+        seg(picture, prompt)
+
+
+@pytest.mark.parametrize("tokens", [[], [40, 41]], ids=["lost", "beyond the text"])
+def test_a_class_whose_words_were_cut_off(seg, picture, tokens):
+    cut = PromptAnnotation("cat, grass, sky", [1, 3, *tokens], {7: [1], 9: tokens}, [0], [[3]])
+    with pytest.warns(EmptyClass, match="class 9 has no token left in 'cat, grass, sky'"):
+        scores = seg.score_maps(picture, cut)
+    assert (scores[1] == 0).all()
+    assert float(scores[0].max()) == 1
+    with pytest.warns(EmptyClass):
+        refined = seg(picture, cut).scores
+    assert not refined.isnan().any()
+    released = Segmenter(seg.extractor, load_config(seg.config, protocol="released"))
+    scores = released.score_maps(picture, cut)
+    assert scores[1].isnan().all()
+    assert not scores[[0, 2]].isnan().any()
+
+
+def test_a_pipeline_folder_that_is_not_one(tmp_path):
+    with pytest.raises(PipelineNotFound, match=r"has no model_index\.json"):
+        Segmenter.from_pretrained(str(tmp_path), "sd15")
+
+
+def test_unknown_names_list_the_known_ones(tiny_sd):
+    with pytest.raises(ConfigError, match=r"no model config 'sd51' \(nearest: sd15\); known: .*sd15-baseline"):
+        load_config("sd51")
+    with pytest.raises(ConfigError, match=r"'heads' is no field .*nearest: head_method"):
+        load_config("sd15", heads="average")
+    with pytest.raises(ConfigError, match="head_method 'mean' is not known; there are: average, l2-norm"):
+        load_config("sd15", head_method="mean")
+    with pytest.raises(ConfigError, match="feat_size is 0; it must be a whole number of at least 3"):
+        load_config("sd15", feat_size=0)
+    with pytest.raises(ConfigError, match="lacks version, img_size"):
+        load_config({"t": 3})
+    with pytest.raises(ProtocolError, match="there are: paper, released"):
+        load_config("sd15", protocol="official")
+    with pytest.raises(LayerNotFound, match="Nearest: mid-vit-block0-cross-map"):
+        Segmenter.from_pretrained(str(tiny_sd), {**SD_CONFIG, "cross_layers": "mid-vit-block1-cross-map"})
+    with pytest.raises(LayerNotFound, match="Nearest: up-level1-repeat2-vit-block0-self-map"):
+        Segmenter.from_pretrained(str(tiny_sd), {**SD_CONFIG, "self_layers": ["up-level1-repeat3-vit-block0-self-map"]})
+    with pytest.raises(LayerNotFound, match="'nowhere' is not in this UNet2DConditionModel"):
+        Segmenter.from_pretrained(str(tiny_sd), {**SD_CONFIG, "ref_layer": "nowhere"})
+
+
+# ---- configs
+
+
+def test_configs_are_read_alike_by_hydra_and_without():
+    from goca.config import folder
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    for name in names():
+        with initialize_config_dir(str(folder().parent), version_base=None):
+            composed = OmegaConf.to_container(compose(overrides=[f"+model={name}"]).model)
+        assert load_config(composed) == load_config(name)
+
+
+def test_a_config_goes_through_plain_values():
+    config = load_config("sd15", protocol={"preset": "released", "noise": "nominal"})
+    assert load_config(json.loads(json.dumps(config.to_dict()))) == config
+    assert isinstance(config, SegmenterConfig)
+
+
+def test_the_published_settings():
+    vanilla, plain = load_config("sd15-vanilla"), load_config("sd15")
+    assert (vanilla.head_method, vanilla.layer_method, vanilla.rescale_method) == VANILLA
+    assert load_config(vanilla, head_method=HEAD, layer_method=LAYER, rescale_method=RESCALE) == plain
+    assert load_config({"of": "sd15", "img_size": 256}).img_size == 256
+
+
+def test_the_baseline_picks_eight_layers(goldens):
+    config = load_config("sd15-baseline", img_size=256, feat_size=32)
+    assert len(Segmenter.from_pretrained(str(goldens / "pipelines" / "sd15"), config, device="cpu").blocks) == 8
