@@ -57,7 +57,8 @@ class MeanIoU:
         if not len(thresholds) or len(set(thresholds)) < len(thresholds) or not np.isfinite(list(thresholds)).all():
             raise MetricError(f"thresholds are {list(thresholds)}; give one or more different finite numbers")
         self.num_classes, self.background = int(num_classes), background
-        self.ignore_index, self.absent = ignore_index, absent
+        self.ignore_index = ignore_index
+        self.absent: Literal["zero", "skip"] = absent
         self.thresholds = tuple(thresholds)
         self._ascending = sorted(self.thresholds)
         # pixels by [wins, true class, best class]; see goca.evaluation.decision
@@ -109,6 +110,10 @@ class MeanIoU:
             raise MetricError(f"metrics of different settings cannot be merged: {mine} and {theirs}")
         self._cells += other._cells
         return self
+
+    def empty_copy(self) -> MeanIoU:
+        """Another metric with the same settings, which has counted nothing."""
+        return MeanIoU(self.num_classes, self.background, self.thresholds, self.ignore_index, self.absent)
 
     @property
     def confusion(self) -> NDArray[np.int64]:

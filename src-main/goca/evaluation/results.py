@@ -66,7 +66,7 @@ def summarise(
 def write_results(store: RunStore, results: Mapping[str, Any]) -> None:
     """evaluation.txt in the published form, and results.json."""
     write_text(store.folder / "evaluation.txt", evaluation_text(results))
-    write_text(store.folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_text(store.folder / "results.json", json.dumps(results, indent=1, allow_nan=False, default=str) + "\n")
 
 
 def evaluation_text(results: Mapping[str, Any]) -> str:
@@ -132,6 +132,7 @@ def _warnings(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
             for each in counted
             if each["lost"]
         ],
+        "notes": [{"image": each["image"], "text": note} for each in counted for note in each["notes"]],
         "no_class": [each["image"] for each in counted if not each["classes"]],
     }
 

@@ -23,11 +23,13 @@ class Prediction:
     scores     [k+1, g, h], the last map being the background's; None: everything is background
     class_ids  the k ids in map order
     lost       those of them whose words were cut off, so that their map is empty
+    notes      warnings that the results should keep
     """
 
     scores: Any
     class_ids: Sequence[int]
     lost: Sequence[int] = ()
+    notes: Sequence[str] = ()
 
 
 Segmentor = Callable[[Sample], Prediction]
@@ -116,6 +118,7 @@ def _count_image(dataset: Dataset, image_id: str, segmentor: Once, metric: MeanI
         "image": image_id,
         "classes": [int(class_id) for class_id in prediction.class_ids],
         "lost": [int(class_id) for class_id in prediction.lost],
+        "notes": list(prediction.notes),
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
         "cells": cells.tolist(),
     }

@@ -40,7 +40,7 @@ class RunStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"run_dir={folder} cannot be made: {error}") from None
-        self._check_settings(json.loads(json.dumps(settings)))
+        self._check_settings(json.loads(json.dumps(settings, default=str)))
         self._file = (self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")).open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,176 @@
+"""A configuration in, results out: the segmenter on a benchmark, counted, resumed and summed up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goca import evaluation
+from goca.config import ConfigError, SegmenterConfig, load_config
+from goca.datasets import Dataset, DatasetConfig, DatasetError, Sample, load_dataset
+from goca.evaluation import AnnotationFile, Captions, NoiseFile, Prediction, RunStore, Segmentor
+from goca.evaluation.inputs import fingerprint
+from goca.prompts import PromptAnnotation, annotate
+from goca.protocol import Protocol
+
+PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One run's configuration, read and checked. `Benchmark.of(config).run()`.
+
+    values  every value of the configuration, for results.json; the other fields are read from it
+    """
+
+    model: SegmenterConfig
+    dataset: DatasetConfig
+    run_dir: Path
+    annotations: str | None
+    noise_file: str | None
+    seed: int
+    limit: int | None
+    fixed_threshold: float
+    device: str
+    dtype: str
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Benchmark:
+        """From the fields of configs/config.yaml. Raises ConfigError, DatasetError or ProtocolError."""
+        model = load_config({**config["model"], "protocol": config.get("protocol", "paper")})
+        if model.keep_all_objects:
+            raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
+        limit = config.get("limit")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ConfigError(f"limit is {limit!r}; it must be a number of images, or null for all")
+        return cls(
+            model=model,
+            dataset=DatasetConfig.of(config["dataset"]),
+            run_dir=Path(config["run_dir"]),
+            annotations=config.get("annotations"),
+            noise_file=config.get("noise_file"),
+            seed=config.get("seed", 0),
+            limit=limit,
+            fixed_threshold=config.get("fixed_threshold", 0),
+            device=config.get("device", "auto"),
+            dtype=config.get("dtype", "auto"),
+            values=config,
+        )
+
+    def run(
+        self, *, rank: int = 0, world: int = 1, progress: Callable[[list[str]], Iterable[str]] = iter
+    ) -> dict[str, Any] | None:
+        """Count what is not counted yet and write the results; None while other processes still have images to count.
+
+        rank, world  this process's number among all of them; images are dealt out one by one
+        progress     wraps the ids of the images that are left
+        """
+        dataset = load_dataset(self.dataset)
+        ids = dataset.ids[: self.limit]
+        metric = evaluation.metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
+        source = self.prompts()
+        noise = NoiseFile(self.noise_file) if self.noise_file else None
+        with RunStore(self.run_dir, self.settings(), rank) as store:
+            evaluation.count_images(
+                dataset, ids, lambda: self.segmentor(dataset, source, noise), metric, store,
+                rank=rank, world=world, progress=progress,
+            )  # fmt: skip
+            metric = metric.empty_copy()
+            if (records := evaluation.collect(ids, metric, store)) is None:
+                return None
+            results = evaluation.summarise(
+                dataset, self.dataset, self.protocol, metric, records, fixed=self.fixed_threshold, settings=self.values
+            )
+            evaluation.write_results(store, results)
+        return results
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.model.protocol
+
+    def prompts(self) -> AnnotationFile | Captions:
+        """Where prompt annotations come from: a file of them, or the captions of the labels file."""
+        if self.annotations:
+            return AnnotationFile(self.annotations)
+        return Captions(self.labels())
+
+    def labels(self) -> Path:
+        """The labels file: relative to the current folder, else to the project's. Raises DatasetError."""
+        if not self.dataset.labels:
+            raise DatasetError("dataset.labels is not set; give a file of captions, or annotations=FILE")
+        given = Path(self.dataset.labels).expanduser()
+        found = next((path for path in (given, PROJECT / given) if path.is_file()), None)
+        if found is None:
+            raise DatasetError(
+                f"dataset.labels={given} is no file; expected JSON, image file name -> {{'caption': ...}}"
+                " (gpt_output/README.md says how to obtain it), or annotations=FILE"
+            )
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """What the counts depend on: files by their content, folders by their place."""
+        dataset = dataclasses.asdict(self.dataset)
+        inputs = {"annotations": self.annotations, "noise_file": self.noise_file}
+        inputs |= {"labels": None if self.annotations else self.labels()}
+        return {
+            "model": self.model.to_dict() | {"pipeline": _placed(self.model.pipeline)},
+            "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},
+            **{name: fingerprint(path) if path else None for name, path in inputs.items()},
+            **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype")},
+        }
+
+    def segmentor(self, dataset: Dataset, source: AnnotationFile | Captions, noise: NoiseFile | None) -> Segmentor:
+        """Load the model, and segment samples with it."""
+        import torch
+
+        from goca.segmenter import Segmenter
+
+        segmenter = Segmenter.from_pretrained(None, self.model, _own_device(self.device), self.dtype)
+        if isinstance(source, Captions):
+            source.annotate = self.annotator(dataset, segmenter.extractor.parts)
+
+        def segment(sample: Sample) -> Prediction:
+            annotation = source(sample)
+            if not annotation.class_ids and self.protocol.empty_class == "zero":
+                return Prediction(None, ())  # nothing to look for: everything is background
+            given = None if noise is None else torch.from_numpy(noise(sample))
+            image_id = f"{sample.id}/{self.seed}" if self.seed else sample.id
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                scores = segmenter(sample.image, annotation, noise=given, image_id=image_id).scores
+            notes = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, UserWarning)))
+            return Prediction(scores, annotation.class_ids, annotation.lost_classes(), notes)
+
+        return segment
+
+    def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
+        """Caption and present classes -> annotation, with the model's own tokenizers."""
+        return lambda caption, present: annotate(
+            caption,
+            dataset.class_names,
+            present,
+            parts["tokenizer"],
+            tokenizer_2=parts.get("tokenizer_2"),
+            add_background=self.dataset.add_background,
+            add_missing=self.dataset.add_missing,
+            protocol=self.protocol,
+        )
+
+
+def _placed(location: str | None) -> str | None:
+    """A folder by its full path, so that the same relative path from elsewhere is not mistaken for it."""
+    return str(Path(location).resolve()) if location and Path(location).is_dir() else location
+
+
+def _own_device(device: str) -> str:
+    """Under a launcher that starts a process per accelerator, this process's own."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "auto" and local and torch.cuda.is_available() else device

@@ -1,0 +1,66 @@
+"""Segment a benchmark and score it.
+
+    python3 src-main/main.py model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
+    python3 src-main/main.py -m model=mini-sd,mini-sd-vanilla dataset=scenes protocol=paper,released
+    accelerate launch src-main/main.py model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
+
+Run again with the same settings, it goes on where it stopped. configs/config.yaml holds every key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import hydra
+from goca.evaluation import table
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+GROUPS = ("model", "dataset", "protocol")
+NOT_IN_NAME = re.compile(r"(dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file|limit|strict)=")
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="config")
+def main(config: DictConfig) -> None:
+    job = HydraConfig.get()
+    choices = {group: job.runtime.choices[group] for group in GROUPS}
+    try:
+        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        values["run_dir"] = values["run_dir"] or default_run_dir(choices, job.overrides.task)
+        evaluate({**values, "choices": choices})
+    except (ValueError, OSError) as error:
+        if not type(error).__module__.startswith(("goca", "diffusion_feature")) and not isinstance(error, OSError):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def evaluate(values: dict[str, Any]) -> None:
+    from goca.benchmark import Benchmark  # only now, so that a misspelt choice is answered before torch is loaded
+
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    name = "{model} on {dataset}".format(**values["choices"])
+    bar = partial(tqdm, desc=name, unit="image", disable=rank > 0)
+    results = Benchmark.of(values).run(rank=rank, world=world, progress=bar)
+    if results is None:
+        print(f"Process {rank} has counted its images; the last process, or another run, writes the results.")
+        return
+    print(f"\n{table(results)}\nresults: {values['run_dir']}")
+    if values["strict"] and results["images"]["skipped"]:
+        sys.exit(f"strict=true, and {len(results['images']['skipped'])} images were skipped")
+
+
+def default_run_dir(choices: dict[str, str], overrides: Sequence[str]) -> str:
+    """runs/<model>-<dataset>-<protocol>, then whatever else was set that changes the results."""
+    own = [each for each in overrides if not NOT_IN_NAME.match(each) and each.split("=")[0] not in GROUPS]
+    name = ",".join(["-".join(choices.values()), *sorted(own)])
+    return "runs/" + re.sub(r"[^\w.,=+-]+", "_", name)
+
+
+if __name__ == "__main__":
+    main()

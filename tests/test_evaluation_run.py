@@ -1,0 +1,219 @@
+"""A run's folder: lines survive, other settings are refused, and any way of running gives the same counts."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from goca.datasets import DatasetConfig, Sample, SampleError
+from goca.evaluation import (
+    Captions,
+    InputError,
+    NoiseFile,
+    Prediction,
+    RunError,
+    RunMismatch,
+    RunStore,
+    collect,
+    count_images,
+    evaluation_text,
+    metric_for,
+    summarise,
+    table,
+    write_results,
+)
+from goca.prompts import AnnotationError
+from goca.protocol import Protocol
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+CONFIG = DatasetConfig("toy", "toy", thresholds=[-0.1, 0, 0.1])
+IDS = [f"i{number}" for number in range(12)]
+
+
+class Toy:
+    """Images that are made up from their id; i3 has no readable label, i5 holds an unknown value."""
+
+    name, ids, class_names = "toy", IDS, [[], ["cat"], ["dog", "puppy"], ["fish"]]
+
+    def sample(self, image_id):
+        if image_id == "i3":
+            raise SampleError("label i3.png cannot be read")
+        sample = Sample(image_id, None, None, [1, 2])
+        sample.image = Image.new("RGB", (9, 7))
+        rng = np.random.default_rng(int(image_id[1:]))
+        sample.label = rng.choice(np.array([0, 1, 2, 255], np.uint8), (7, 9))
+        if image_id == "i5":
+            sample.label[0, 0] = 77
+        return sample
+
+
+def segment(sample):
+    scores = np.random.default_rng(len(sample.id) + int(sample.id[1:])).random((3, 4, 4))
+    return Prediction(scores, [2, 1], lost=[1] if sample.id == "i1" else ())
+
+
+def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, **sharing):
+    protocol = Protocol.of(protocol)
+    metric = metric_for(Toy(), CONFIG, protocol, extra=[0.05])
+    with RunStore(folder, settings or {"t": 100}, sharing.get("rank", 0)) as store:
+        count_images(Toy(), ids, lambda: segment, metric, store, **sharing)
+        metric = metric.empty_copy()
+        if (records := collect(ids, metric, store)) is None:
+            return None
+        results = summarise(Toy(), CONFIG, protocol, metric, records, fixed=0.05, settings={"seed": 0})
+        write_results(store, results)
+    return results
+
+
+def test_results_hold_what_a_reader_asks(tmp_path):
+    results = run(tmp_path)
+    assert results["images"]["listed"] == 12 and results["images"]["counted"] == 10
+    reasons = {each["image"]: each["reason"] for each in results["images"]["skipped"]}
+    assert reasons["i3"] == "label i3.png cannot be read" and "label holds [77]" in reasons["i5"]
+    assert results["protocol"]["preset"] == "paper" and len(results["protocol"]) == 11
+    assert [line["threshold"] for line in results["mIoU"]["swept"]] == [-0.1, 0, 0.1]
+    assert results["mIoU"]["fixed"]["threshold"] == 0.05 and results["mIoU"]["fixed"]["mIoU"] > 0
+    assert results["per_class"][2]["name"] == "dog" and results["per_class"][3]["iou_best"] is None  # no fish: skipped
+    assert results["warnings"]["lost_classes"] == [{"image": "i1", "classes": ["cat"]}]
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    text = (tmp_path / "evaluation.txt").read_text()
+    assert text == evaluation_text(results) and text.splitlines()[1].endswith("at background_threshold 0")
+    assert "10 of 12 images" in table(results) and "i3" in table(results)
+
+
+def test_void_counts_as_background_where_the_protocol_says_so(tmp_path):
+    paper, released = run(tmp_path / "a"), run(tmp_path / "b", protocol="released", settings={"void": "background"})
+    pixels = [sum(each["label_pixels"] for each in results["per_class"]) for results in (paper, released)]
+    assert pixels[1] == 10 * 63 > pixels[0]
+    assert released["per_class"][3]["iou_best"] == 0  # no fish: counted as 0
+
+
+def test_nothing_to_look_for_is_background_everywhere(tmp_path):
+    results = run(tmp_path, segment=lambda sample: Prediction(None, ()))
+    assert len(results["warnings"]["no_class"]) == 10
+    assert np.array(results["counts"]["intersection"])[:, 1:].sum() == 0
+
+
+def test_a_finished_run_is_summed_up_again_without_a_model(tmp_path):
+    first = run(tmp_path)
+    before = (tmp_path / "counts.jsonl").read_bytes()
+
+    def no_model(sample):
+        raise AssertionError(f"{sample.id} was segmented again")
+
+    assert run(tmp_path, segment=no_model) == first
+    assert (tmp_path / "counts.jsonl").read_bytes() == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 1))
+def test_cut_anywhere_and_started_again_the_counts_are_the_same(tmp_path_factory, kept):
+    folder = tmp_path_factory.mktemp("run")
+    whole = run(folder)
+    content = (folder / "counts.jsonl").read_bytes()
+    (folder / "counts.jsonl").write_bytes(content[: round(kept * len(content))])
+    again = run(folder)
+    assert again["counts"] == whole["counts"] and again["images"] == whole["images"]
+    assert all(line.endswith(b"}") for line in (folder / "counts.jsonl").read_bytes().splitlines())
+
+
+def test_a_damaged_line_is_done_again(tmp_path):
+    whole = run(tmp_path)
+    lines = (tmp_path / "counts.jsonl").read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(b'"cells":[[', b'"cells":[[1,1,0,9],[')
+    (tmp_path / "counts.jsonl").write_bytes(b"".join(lines))
+    assert run(tmp_path)["counts"] == whole["counts"]
+
+
+def slow_run(folder):
+    run(folder, segment=lambda sample: time.sleep(0.02) or segment(sample))
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.12, 0.2])
+def test_a_killed_process_loses_one_image_at_most(tmp_path, seconds):
+    process = multiprocessing.get_context("fork").Process(target=slow_run, args=(tmp_path,))
+    process.start()
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    expected = run(tmp_path / "undisturbed")
+    assert run(tmp_path)["counts"] == expected["counts"]
+
+
+@pytest.mark.parametrize("world", [2, 3, 20])
+def test_any_number_of_processes_counts_the_same(tmp_path, world):
+    expected = run(tmp_path / "alone")
+    outcomes = [run(tmp_path / "shared", rank=rank, world=world) for rank in range(world)]
+    assert outcomes[-1]["counts"] == expected["counts"]
+    assert all(outcome is None for outcome in outcomes[: min(world, len(IDS)) - 1])
+    assert run(tmp_path / "shared")["counts"] == expected["counts"]
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    run(tmp_path, settings={"model": {"t": 100, "head": "average"}, "seed": 0})
+    with pytest.raises(RunMismatch, match=r"model\.t: 100 in the folder, 200 now\n    limit: 'nothing'.*, 3 now\n"):
+        RunStore(tmp_path, {"model": {"t": 200, "head": "average"}, "seed": 0, "limit": 3})
+
+
+def test_more_images_go_on_from_fewer(tmp_path):
+    assert run(tmp_path, ids=IDS[:4])["images"]["listed"] == 4
+    assert run(tmp_path)["counts"] == run(tmp_path / "whole")["counts"]
+    assert run(tmp_path, ids=IDS[:4])["images"]["listed"] == 4
+
+
+def test_two_writers_are_refused(tmp_path):
+    with RunStore(tmp_path, {}), pytest.raises(RunError, match="another process is writing"):
+        RunStore(tmp_path, {})
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    store = RunStore(tmp_path, {})
+    store.append({"image": "a", "skipped": "x"})
+    real = store._file
+    half = {"write": lambda line: real.write(line[: len(line) // 2]), "name": "counts.jsonl", "close": real.close}
+    store._file = SimpleNamespace(**half, fileno=real.fileno, truncate=real.truncate)
+    with pytest.raises(RunError, match="make room and run again"):
+        store.append({"image": "b", "skipped": "x"})
+    assert list(store.records()) == ["a"] and (tmp_path / "counts.jsonl").read_bytes().count(b"\n") == 1
+    store.close()
+
+
+def test_a_run_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be made"):
+        RunStore(tmp_path / "file", {})
+
+
+def test_captions_are_found_or_the_image_is_skipped(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"a.jpg": {"caption": "cat"}, "b.jpg": {"caption": 3}}))
+    source = Captions(path, lambda caption, present: (caption, present))
+    sample = SimpleNamespace(name="a.jpg", present=[1])
+    assert source(sample) == ("cat", [1])
+    for name, message in [("b.jpg", "expected"), ("c.jpg", r"no caption for c\.jpg in labels\.json")]:
+        with pytest.raises(SampleError, match=message):
+            source(SimpleNamespace(name=name, present=[]))
+    path.write_text('{"a.jpg": {"capt')
+    with pytest.raises(AnnotationError, match="not JSON"):
+        Captions(path)
+
+
+def test_noise_is_one_for_all_or_one_per_image(tmp_path):
+    np.savez(tmp_path / "shared.npz", noise=np.ones(3))
+    np.savez(tmp_path / "each.npz", a=np.zeros(2))
+    a, b = SimpleNamespace(id="a", name="a.jpg"), SimpleNamespace(id="b", name="b.jpg")
+    assert NoiseFile(tmp_path / "shared.npz")(b).tolist() == [1, 1, 1]
+    assert NoiseFile(tmp_path / "each.npz")(a).tolist() == [0, 0]
+    with pytest.raises(SampleError, match="no noise for b"):
+        NoiseFile(tmp_path / "each.npz")(b)
+    (tmp_path / "not.npz").write_bytes(b"nothing")
+    np.savez(tmp_path / "objects.npz", noise=np.array([{}], dtype=object))
+    for name in ("not.npz", "missing.npz", "objects.npz"):
+        with pytest.raises(InputError, match=r"expected an \.npz"):
+            NoiseFile(tmp_path / name)

@@ -1,0 +1,145 @@
+"""The command, from any folder: the recorded VOC run, what is refused and how, and going on where it stopped."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from goca.benchmark import Benchmark
+from goca.config import ConfigError
+from goca.datasets import DatasetError
+
+MAIN = Path(__file__).parents[1] / "src-main" / "main.py"
+PIXELS = 20  # of 48 050: what float32 may decide otherwise on another processor
+
+
+def command(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(MAIN), *map(str, arguments)],
+        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def voc_mini(goldens):
+    return goldens / "set6_voc_mini"
+
+
+def arguments(goldens, voc_mini):
+    return [
+        "dataset=voc", f"dataset.root={voc_mini}/VOCdevkit/VOC2012", f"model.pipeline={goldens}/pipelines/sd15",
+        "model.img_size=256", "model.feat_size=32", "device=cpu",
+    ]  # fmt: skip
+
+
+def fields(goldens, voc_mini, model, run_dir, **change):
+    dataset = {
+        "name": "voc", "reader": "voc", "root": f"{voc_mini}/VOCdevkit/VOC2012", "split": "train", "reverse": True,
+        "classes": "voc", "labels": f"{voc_mini}/gpt_output/voc.json", "add_background": True, "add_missing": True,
+        "thresholds": [-0.4, -0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4],
+    }  # fmt: skip
+    sizes = {"img_size": 256, "feat_size": 32}
+    return {
+        "model": {"of": model, "pipeline": f"{goldens}/pipelines/sd15", **sizes},
+        "dataset": dataset | change.pop("dataset", {}),
+        "protocol": "released",
+        "run_dir": run_dir,
+        "device": "cpu",
+        "noise_file": f"{voc_mini}/noise.npz",
+        **change,
+    }
+
+
+@pytest.mark.parametrize(("model", "name"), [("sd15", "goca"), ("sd15-vanilla", "vanilla")])
+@pytest.mark.parametrize("annotated", ["from the file", "on the fly"])
+def test_the_recorded_run_is_met(goldens, voc_mini, tmp_path, model, name, annotated):
+    given = {"annotations": f"{voc_mini}/prompt_annotation_voc-15.json"} if annotated == "from the file" else {}
+    results = Benchmark.of(fields(goldens, voc_mini, model, tmp_path, **given)).run()
+    expected = np.load(voc_mini / "expected" / f"counts_{name}.npz")
+    for counts in ("intersection", "union"):
+        assert np.abs(np.array(results["counts"][counts]) - expected[counts]).sum(axis=1).max() <= PIXELS
+    lines = (tmp_path / "evaluation.txt").read_text().splitlines()
+    recorded = (voc_mini / "expected" / f"evaluation_{name}.txt").read_text().splitlines()
+    for line, other in zip(lines, recorded, strict=True):
+        assert line.split()[2:] == other.split()[2:]
+        assert float(line.split()[1]) == pytest.approx(float(other.split()[1]), abs=2e-4)
+
+
+def test_the_command_runs_from_any_folder_and_goes_on(goldens, voc_mini, tmp_path):
+    (tmp_path / "mine.json").write_bytes((voc_mini / "gpt_output/voc.json").read_bytes())
+    given = [*arguments(goldens, voc_mini), "model=sd15", "protocol=released", "protocol.noise=nominal"]
+    given += ["dataset.labels=mine.json"]
+    first = command(tmp_path, *given, "limit=2")
+    assert first.returncode == 0, first.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("sd15-voc-released,") and "protocol.noise=nominal" in folder.name
+    assert (folder / "counts.jsonl").read_bytes().count(b"\n") == 2
+    second = command(tmp_path, *given)
+    assert second.returncode == 0, second.stderr
+    assert (folder / "counts.jsonl").read_bytes().count(b"\n") == 5
+    results = json.loads((folder / "results.json").read_text())
+    assert results["protocol"] | {"preset": None, "noise": "nominal", "void": "background"} == results["protocol"]
+    assert results["config"]["choices"] == {"model": "sd15", "dataset": "voc", "protocol": "released"}
+    assert results["config"]["model"]["head_method"] == "dot-product w/o clamp"
+    assert "mIoU" in second.stdout and "5 of 5 images" in second.stdout and str(folder.name) in second.stdout
+    refused = command(tmp_path, *given, f"run_dir=runs/{folder.name}".replace(",", "\\,").replace("=", "\\=")
+                      .replace("run_dir\\=", "run_dir="), "seed=7")  # fmt: skip
+    assert refused.returncode != 0 and "seed: 0 in the folder, 7 now" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["model=sd51"], "sd15-vanilla"),
+        (["dataset=vox"], "scenes"),
+        (["protocol=papers"], "released"),
+        (["model=sd15", "dataset=voc"], "dataset.root is not set; give the folder of 'voc'"),
+        (["model=sd15", "dataset=voc", "dataset.root=nowhere"], "SegmentationClass/<id>.png"),
+        (["model=sd15", "model.head_method=median"], "dot-product w/o clamp"),
+        (["model=sd15", "protocol.noise=loud"], "nominal, pipeline"),
+        (["model=sd15", "model.pipeline=nothing-here", "limit=1"], "no folder, and no hub id"),
+    ],
+)
+def test_what_is_refused_is_said_in_a_few_words(tmp_path, given, message):
+    done = command(tmp_path, *given, HF_HUB_OFFLINE="1")
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.log")) and not (tmp_path / "outputs").exists()
+
+
+def test_labels_that_are_not_there_say_how_to_get_them(goldens, voc_mini, tmp_path):
+    config = fields(goldens, voc_mini, "sd15", tmp_path, dataset={"labels": "no.json"})
+    with pytest.raises(DatasetError, match=r"no\.json is no file; .*gpt_output/README\.md"):
+        Benchmark.of(config).run()
+
+
+@pytest.mark.parametrize("limit", [0, -1, "all"])
+def test_a_limit_is_a_number_of_images(goldens, voc_mini, tmp_path, limit):
+    with pytest.raises(ConfigError, match="limit is"):
+        Benchmark.of(fields(goldens, voc_mini, "sd15", tmp_path, limit=limit))
+
+
+def test_one_background_map_is_needed(goldens, voc_mini, tmp_path):
+    config = fields(goldens, voc_mini, "sd15", tmp_path)
+    config["model"]["keep_all_objects"] = True
+    with pytest.raises(ConfigError, match="keep_all_objects"):
+        Benchmark.of(config)
+
+
+def test_a_prompt_without_a_class_is_background_and_a_lost_class_is_noted(goldens, voc_mini, tmp_path):
+    annotations = json.loads((voc_mini / "prompt_annotation_voc-15.json").read_text())
+    annotations["2007_000005.jpg"]["existent_objects"] = {}
+    annotations["2007_000004.jpg"]["existent_objects"] = {"20": []}
+    del annotations["2007_000003.jpg"]
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    config = fields(goldens, voc_mini, "sd15", tmp_path, annotations=tmp_path / "annotations.json", protocol="paper")
+    results = Benchmark.of(config).run()
+    assert results["warnings"]["no_class"] == ["2007_000005"]
+    assert results["warnings"]["lost_classes"] == [{"image": "2007_000004", "classes": ["tvmonitor"]}]
+    assert any(note["image"] == "2007_000004" for note in results["warnings"]["notes"])
+    assert [each["image"] for each in results["images"]["skipped"]] == ["2007_000003"]
+    assert "no annotation" in results["images"]["skipped"][0]["reason"]
