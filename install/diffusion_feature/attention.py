@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,11 +107,11 @@ def grid_of(tokens: int, latents: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def self_layout(image: int, keys: int) -> dict[str, slice | None]:
+def self_layout(image: int, keys: int) -> dict[str, Any]:
     return {"image_queries": slice(None), "image_keys": slice(None), "text_keys": None}
 
 
-def cross_layout(image: int, keys: int) -> dict[str, slice | None]:
+def cross_layout(image: int, keys: int) -> dict[str, Any]:
     return {"image_queries": slice(None), "image_keys": None, "text_keys": slice(None)}
 
 

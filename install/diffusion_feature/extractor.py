@@ -112,7 +112,7 @@ class FeatureExtractor:
             raise ExtractorError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
         level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule)
         noised = level.signal * latents + level.noise * noise.to(latents)
-        with self.tap(consumer, tuple(latents.shape[-2:])):
+        with self.tap(consumer, (latents.shape[-2], latents.shape[-1])):
             return self.backbone.denoise(self.parts, noised, level, conditioning)
 
     def encode_images(

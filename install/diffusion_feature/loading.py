@@ -27,14 +27,14 @@ def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dt
     errors     PipelineNotFound, PartMissing, WrongFamily
     """
     if isinstance(pipeline, str | Path):
-        device = pick_device(device)
-        parts = read_parts(pipeline, backbone, pick_dtype(dtype, device))
+        place: torch.device | None = pick_device(device)
+        parts = read_parts(pipeline, backbone, pick_dtype(dtype, place))
     else:
         parts = {name: getattr(pipeline, name, None) for name in backbone.parts}
         if absent := [name for name, part in parts.items() if part is None]:
             found = type(pipeline).__name__
             raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
-        device = None if device == "auto" else torch.device(device)
+        place = None if device == "auto" else torch.device(device)
     denoiser = parts[backbone.denoiser]
     if not backbone.accepts(denoiser):
         raise WrongFamily(
@@ -42,7 +42,7 @@ def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dt
             "this version; choose the config of the pipeline's own family"
         )
     given = None if not isinstance(pipeline, str | Path) and dtype == "auto" else dtype
-    return {name: settle(name, part, device, given) for name, part in parts.items()}
+    return {name: settle(name, part, place, given) for name, part in parts.items()}
 
 
 def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any:

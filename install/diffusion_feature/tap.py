@@ -30,7 +30,8 @@ REBUILT_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-8}  # relative to the l
 class Consumer(Protocol):
     """What receives the attentions and dense features of one forward, in the order in which they pass."""
 
-    features: Collection[str]  # ids of the dense features that it wants
+    @property
+    def features(self) -> Collection[str]: ...  # ids of the dense features that it wants
 
     def attention(self, attention: Attention) -> None: ...
 

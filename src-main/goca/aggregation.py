@@ -56,7 +56,7 @@ class Aggregator:
 
     def __post_init__(self) -> None:
         self.compared = [rule for rule in self.plan.layer_rules if LAYER_RULES[rule] is not None]
-        self.features: Iterable[str] = (self.plan.reference,) if self.compared else ()
+        self.features: tuple[str, ...] = (self.plan.reference,) if self.compared else ()
         self.similarities = {rule: {} for rule in self.compared}
 
     # ---- while the forward runs

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.latents import vae_latents
@@ -14,7 +15,7 @@ from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import clip_tokens
 
 
-def stages(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def stages(unet: Any) -> Iterator[tuple[str, Any]]:
     """The UNet's stages in the order of the forward pass, by name."""
     for level, stage in enumerate(unet.down_blocks):
         yield f"down-level{level}", stage
@@ -24,7 +25,7 @@ def stages(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield f"up-level{level}", stage
 
 
-def places(unet: nn.Module, kind: str) -> Iterator[tuple[str, nn.Module]]:
+def places(unet: Any, kind: str) -> Iterator[tuple[str, Any]]:
     """Its `attentions` or `resnets` by name; the middle stage counts its repeats only where it has several."""
     for name, stage in stages(unet):
         modules = getattr(stage, kind, None) or ()
@@ -32,14 +33,14 @@ def places(unet: nn.Module, kind: str) -> Iterator[tuple[str, nn.Module]]:
             yield (name if name == "mid" and len(modules) == 1 else f"{name}-repeat{repeat}"), module
 
 
-def blocks(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def blocks(unet: Any) -> Iterator[tuple[str, Any]]:
     """Its transformer blocks by name."""
     for place, vit in places(unet, "attentions"):
         for number, block in enumerate(getattr(vit, "transformer_blocks", ())):
             yield f"{place}-vit-block{number}", block
 
 
-def unet_layers(unet: nn.Module) -> list[AttentionLayer]:
+def unet_layers(unet: Any) -> list[AttentionLayer]:
     layers = []
     for name, block in blocks(unet):
         for layout, module in (("self", block.attn1), ("cross", block.attn2)):
@@ -48,11 +49,11 @@ def unet_layers(unet: nn.Module) -> list[AttentionLayer]:
     return layers
 
 
-def out_projection(attention: nn.Module) -> Tensor:
+def out_projection(attention: Any) -> Tensor:
     return attention.to_out[0].weight
 
 
-def unet_features(unet: nn.Module) -> dict[str, DenseFeature]:
+def unet_features(unet: Any) -> dict[str, DenseFeature]:
     features = {}
     for name, block in blocks(unet):
         for letter in "qkv":
@@ -86,11 +87,15 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     return unet(latents.to(next(unet.parameters())), timestep, **conditioning.arguments, return_dict=False)[0]
 
 
+def accepts(unet: Any) -> bool:
+    return type(unet).__name__ == "UNet2DConditionModel" and unet.config.addition_embed_type is None
+
+
 UNET_SD = Backbone(
     name="Stable Diffusion UNet",
     denoiser="unet",
     parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
-    accepts=lambda unet: type(unet).__name__ == "UNet2DConditionModel" and unet.config.addition_embed_type is None,
+    accepts=accepts,
     layers=unet_layers,
     features=unet_features,
     encode_text=encode_clip,
