@@ -116,8 +116,8 @@ class Benchmark:
     def settings(self) -> dict[str, Any]:
         """What the counts depend on: files by their content, folders by their place."""
         dataset = dataclasses.asdict(self.dataset)
-        inputs = {"annotations": self.annotations, "noise_file": self.noise_file}
-        inputs |= {"labels": None if self.annotations else self.labels()}
+        labels = None if self.annotations else self.labels()
+        inputs = {"annotations": self.annotations, "noise_file": self.noise_file, "labels": labels}
         return {
             "model": self.model.to_dict() | {"pipeline": _placed(self.model.pipeline)},
             "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},

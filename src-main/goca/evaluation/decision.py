@@ -88,6 +88,6 @@ def _decide(
     return best, wins
 
 
-def _beats_with_nan(challenger: Floats, holder: Floats) -> NDArray[np.bool_]:
+def _beats_with_nan(challenger: Floats | np.float32, holder: Floats) -> NDArray[np.bool_]:
     """challenger > holder where NaN counts as the highest value and ties stay with the holder."""
     return ~(challenger <= holder) & (holder == holder)

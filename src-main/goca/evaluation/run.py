@@ -89,7 +89,8 @@ class Once:
     """A segmentor that is loaded when it is first called."""
 
     def __init__(self, load: Callable[[], Segmentor]) -> None:
-        self._load, self._segmentor = load, None
+        self._load = load
+        self._segmentor: Segmentor | None = None
 
     def ready(self) -> Segmentor:
         if self._segmentor is None:
