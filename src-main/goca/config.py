@@ -20,7 +20,11 @@ class ConfigError(ValueError):
     """An unknown config, field, rule or value; the message lists the known ones."""
 
 
-RULES: dict[str, Mapping[str, Any]] = {"head_method": HEAD_RULES, "layer_method": LAYER_RULES, "rescale_method": RESCALE_RULES}
+RULES: dict[str, Mapping[str, Any]] = {
+    "head_method": HEAD_RULES,
+    "layer_method": LAYER_RULES,
+    "rescale_method": RESCALE_RULES,
+}
 LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0}  # the blur reflects two pixels, so 3 at least
 
 
