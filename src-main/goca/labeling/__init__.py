@@ -1,0 +1,42 @@
+"""Captions for a benchmark's pictures: asked of a vision-language model, or imported. Loads without torch and openai.
+
+    labeler = Labeler(LabelerConfig.of({"model": "gpt-4o"}), dataset, vocabulary("voc", dataset.class_names))
+    with AnswerLog(Path("voc.answers.jsonl"), labeler.asked()) as log:
+        labeler.run(log.to_ask(labeler.names), log, labeler.config.key())
+        write_labels(Path("voc.json"), log, labeler.names)
+"""
+
+from goca.labeling.answers import AnswerLog, Answers, check_own, write_labels
+from goca.labeling.config import LabelerConfig
+from goca.labeling.errors import KINDS, KeyMissing, LabelingError, LogMismatch, NoCaption, ServerRefused
+from goca.labeling.instruction import Vocabulary, vocabularies, vocabulary
+from goca.labeling.labeler import Labeler
+from goca.labeling.pricing import Estimate, Prices, dollars, estimate
+from goca.labeling.published import PUBLISHED, Finding, examine, find_published, import_labels
+
+__all__ = [
+    "KINDS",
+    "PUBLISHED",
+    "AnswerLog",
+    "Answers",
+    "Estimate",
+    "Finding",
+    "KeyMissing",
+    "Labeler",
+    "LabelerConfig",
+    "LabelingError",
+    "LogMismatch",
+    "NoCaption",
+    "Prices",
+    "ServerRefused",
+    "Vocabulary",
+    "check_own",
+    "dollars",
+    "estimate",
+    "examine",
+    "find_published",
+    "import_labels",
+    "vocabularies",
+    "vocabulary",
+    "write_labels",
+]

@@ -1,0 +1,198 @@
+"""The log of answers: one checksummed line each, on disk before the next picture is asked.
+
+    {"setting": id, "dataset": ..., "instruction": ..., "model": ..., ...}     how the answers after it were asked for
+    {"image": name, "by": id, "caption": ..., "reply": ..., "tokens": [in, out], ...}
+    {"image": name, "by": id, "failed": kind, "reason": ..., ...}
+
+Lines are only ever added; what a killed process leaves half-written is dropped. The labels file is made from the log.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from goca.evaluation.store import Record, _lines, _sealed, write_text
+from goca.labeling.errors import KINDS, LabelingError, LogMismatch
+from goca.prompts import read_captions
+
+
+class Answers:
+    """What a log holds; reading it changes nothing. A log that is not there yet is an empty one.
+
+    Raises LabelingError if it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self.damaged = 0  # lines that are not what was written: these pictures count as not asked
+        self._read()
+
+    def answers(self) -> list[Record]:
+        """Everything that was asked, in order; a picture may be there more than once."""
+        return [record for record in list(self.records) if "image" in record]
+
+    def latest(self) -> dict[str, Record]:
+        """What is known of each picture: its last caption, or else its last failure."""
+        known: dict[str, Record] = {}
+        for record in self.answers():
+            if "caption" in record or "caption" not in known.get(record["image"], {}):
+                known[record["image"]] = record
+        return known
+
+    def captions(self, order: Iterable[str] = ()) -> dict[str, str]:
+        """The captions, first those of `order`, then the others."""
+        known = {name: record["caption"] for name, record in self.latest().items() if "caption" in record}
+        return {name: known[name] for name in [*(name for name in order if name in known), *known]}
+
+    def failures(self) -> dict[str, Record]:
+        """The pictures that have no caption although they were asked."""
+        return {name: record for name, record in self.latest().items() if "caption" not in record}
+
+    def to_ask(self, names: Iterable[str], again: str | None = None) -> list[str]:
+        """Those of `names` that are to be asked now; those never asked first, then those asked longest ago.
+
+        again  None: what has no answer yet. "failed", or one of KINDS: only what was answered without a caption, for
+               any or that reason. Raises LabelingError for another word.
+        """
+        if again is not None and again != "failed" and again not in KINDS:
+            raise LabelingError(f"again={again!r}; expected null, failed, or a kind of failure: {', '.join(KINDS)}")
+        last = {record["image"]: place for place, record in enumerate(self.answers())}
+        if again is None:
+            known = self.latest()
+            left = [name for name in names if not _answered(known.get(name))]
+        else:
+            failures = self.failures()
+            left = [name for name in names if name in failures and again in ("failed", failures[name]["failed"])]
+        return sorted(left, key=lambda name: last.get(name, -1))
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        try:
+            self.records = list(_lines(self.path))
+            self.damaged = self.path.read_bytes().count(b"\n") - len(self.records)
+        except OSError as error:
+            raise LabelingError(f"the log {self.path} cannot be read: {error}") from None
+
+
+class AnswerLog(Answers):
+    """A log that is added to; threads may share it, a second process is refused.
+
+    path   the log, made if it is not there
+    asked  what the answers depend on: "dataset", "instruction", "model", ...; a log of another data set is refused,
+           one with other values too, unless `mix` is true
+    Raises LogMismatch, or LabelingError where it cannot be written.
+    """
+
+    def __init__(self, path: Path, asked: Mapping[str, Any], mix: bool = False) -> None:
+        self._lock = threading.Lock()
+        asked = json.loads(json.dumps(asked))
+        self.setting = f"{zlib.crc32(json.dumps(asked, sort_keys=True).encode()):08x}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise LabelingError(f"the log {path} cannot be opened: {error}") from None
+        try:
+            self._take()
+            super().__init__(path)
+            self._check(dict(asked), mix)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, record: Record) -> None:
+        """Add one line; it is on disk when this returns. Raises LabelingError if it cannot be; the log is as it was."""
+        with self._lock:
+            line = _sealed(record)
+            before = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError("the disk took only a part of the line")
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._file.truncate(before)
+                raise LabelingError(
+                    f"the log {self.path} cannot be written ({error}); make room and run again:"
+                    " what is answered stays answered"
+                ) from error
+            self.records.append(record)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> AnswerLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> None:
+        """Lock the log for this process, and drop what another one left half-written."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LabelingError(f"another process is writing to {self._file.name}; wait for it") from None
+        self._file.seek(0)
+        content = self._file.read()
+        if (end := content.rfind(b"\n") + 1) < len(content):
+            self._file.truncate(end)
+
+    def _check(self, asked: dict[str, Any], mix: bool) -> None:
+        earlier = [record for record in self.records if "setting" in record]
+        answered = [record for record in self.records if "image" in record]
+        if answered and not earlier:
+            raise LogMismatch(f"{self.path} does not say how its answers were asked for; choose another labels=FILE")
+        if earlier and (old := earlier[-1])["setting"] != self.setting:
+            self._refuse({key: value for key, value in old.items() if key != "setting"}, asked, mix)
+        if not earlier or earlier[-1]["setting"] != self.setting:
+            self.append({"setting": self.setting, **asked})
+
+    def _refuse(self, old: dict[str, Any], new: dict[str, Any], mix: bool) -> None:
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        lines = "\n".join(f"    {key}: {_short(old.get(key))} there, {_short(new.get(key))} now" for key in changed)
+        if "dataset" in changed:
+            raise LogMismatch(f"{self.path} belongs to another data set:\n{lines}\nChoose another labels=FILE.")
+        if not mix:
+            raise LogMismatch(
+                f"{self.path} holds answers that were asked for in another way:\n{lines}\n"
+                "Choose another labels=FILE, ask as before, or set mix=true to add to them (each answer says which)."
+            )
+
+
+def write_labels(path: Path, log: Answers, order: Iterable[str] = ()) -> int:
+    """The labels file in the published format, from the log; returns how many captions it holds."""
+    captions = log.captions(order)
+    labels = {name: {"caption": caption} for name, caption in captions.items()}
+    write_text(path, json.dumps(labels, indent=1) + "\n")
+    return len(labels)
+
+
+def check_own(path: Path, log: Answers) -> None:
+    """Raises LabelingError if the labels file holds anything that this log did not give, such as published labels."""
+    if not path.exists():
+        return
+    captions, refused = read_captions(path)
+    known = {(record["image"], record.get("caption")) for record in log.answers()}
+    if foreign := [*refused, *(name for name, caption in captions.items() if (name, caption) not in known)]:
+        raise LabelingError(
+            f"{path} holds labels that did not come from here ({len(foreign)}, such as {foreign[0]!r}); they would be"
+            " lost. Give another file: labels=gpt_output/NAME.json"
+        )
+
+
+def _answered(record: Record | None) -> bool:
+    return record is not None and ("caption" in record or KINDS.get(record["failed"], True))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:30]}...{text[-20:]} ({zlib.crc32(text.encode()):08x})"

@@ -1,0 +1,134 @@
+"""One labelling job: which pictures are asked about, several at a time, each answer logged before the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
+from typing import Any
+
+from goca.datasets import Dataset, SampleError
+from goca.evaluation.store import Record
+from goca.labeling.answers import AnswerLog
+from goca.labeling.config import LabelerConfig
+from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
+from goca.labeling.instruction import Vocabulary
+from goca.labeling.pictures import as_jpeg, picture_size
+from goca.labeling.pricing import Estimate, Prices, estimate
+from goca.labeling.replies import KEPT, read_caption, read_reply
+from goca.labeling.server import Server
+from goca.prompts import AnnotationError
+from goca.prompts.annotation import check_image_name
+
+TOLERANCE = 2  # captions are taken up to this many times the length that was asked for
+
+
+class Labeler:
+    """A data set, and how its pictures are asked about.
+
+    caption_len  words asked for; None: what the vocabulary says
+    limit        only the first pictures of the list
+    Pictures that cannot be used are in `skipped`, id or file name -> reason. Raises LabelingError if two share a name.
+    """
+
+    def __init__(
+        self,
+        config: LabelerConfig,
+        dataset: Dataset,
+        vocabulary: Vocabulary,
+        *,
+        caption_len: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.config, self.dataset = config, dataset
+        self.caption_len = vocabulary.caption_len if caption_len is None else caption_len
+        self.instruction = vocabulary.instruction(self.caption_len)
+        self.prices = Prices(config.price_in, config.price_out)
+        self.skipped: dict[str, str] = {}
+        self.ids = self._listed(limit)  # file name -> id
+
+    @property
+    def names(self) -> list[str]:
+        """File names of the pictures, in the order of the list."""
+        return list(self.ids)
+
+    def asked(self) -> dict[str, Any]:
+        """What the answers depend on, for the log."""
+        return {"dataset": self.dataset.name, "instruction": self.instruction, **self.config.asked()}
+
+    def estimate(self, names: Iterable[str]) -> Estimate:
+        """What it costs to ask about these pictures; reads only the heads of their files, asks nothing."""
+        sizes = []
+        for name in names:
+            try:
+                sizes.append(picture_size(self.dataset.sample(self.ids[name]).image_path))
+            except SampleError as error:
+                self.skipped[name] = str(error)
+        config = self.config
+        return estimate(sizes, self.instruction, self.caption_len, config.image_tokens, config.side, self.prices)
+
+    def run(
+        self, names: Iterable[str], log: AnswerLog, key: str, on_answer: Callable[[Record], None] = lambda _: None
+    ) -> None:
+        """Ask about these pictures, `workers` at a time. Call it again with what the log says is left to go on.
+
+        key        from LabelerConfig.key()
+        on_answer  called with each new line of the log, in this thread
+        Raises ServerRefused where going on makes no sense, LabelingError if the log cannot be written. However it
+        ends, requests in flight are waited for and logged.
+        """
+        stop = Event()
+        server = Server(self.config, key, stop)
+        in_a_row = 0
+        with ThreadPoolExecutor(self.config.workers) as pool:
+            try:
+                futures = [pool.submit(self._ask, server, log, name) for name in names]
+                for future in as_completed(futures):
+                    if (record := future.result()) is None:
+                        continue
+                    on_answer(record)
+                    in_a_row = in_a_row + 1 if "failed" in record else 0
+                    if in_a_row >= self.config.patience:
+                        raise ServerRefused(
+                            f"{in_a_row} failures in a row (labeler.patience), the last: {record['failed']}:"
+                            f" {record['reason']}\nRun again to go on with the pictures that were not asked."
+                        )
+            finally:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                server.close()
+
+    def _ask(self, server: Server, log: AnswerLog, name: str) -> Record | None:
+        """One picture, from the file to its line in the log; None if the picture cannot be used."""
+        try:
+            image = self.dataset.sample(self.ids[name]).image
+            jpeg = as_jpeg(image, self.config.side, self.config.quality)
+        except (SampleError, OSError) as error:
+            self.skipped[name] = str(error)
+            return None
+        start = time.monotonic()
+        record: Record = {"image": name, "by": log.setting}
+        try:
+            body, record["tries"] = server.ask(self.instruction, jpeg)
+            reply = read_reply(body)
+            record |= {"served": reply.model, "tokens": reply.tokens, "reply": reply.text[:KEPT]}
+            record["caption"] = read_caption(reply, TOLERANCE * self.caption_len)
+        except NoCaption as error:
+            record |= {"failed": error.kind, "reason": error.reason}
+        record["seconds"] = round(time.monotonic() - start, 3)
+        log.append(record)
+        return record
+
+    def _listed(self, limit: int | None) -> dict[str, str]:
+        ids: dict[str, str] = {}
+        for image_id in self.dataset.ids[:limit]:
+            try:
+                name = check_image_name(self.dataset.sample(image_id).name)
+            except (SampleError, AnnotationError) as error:
+                self.skipped[image_id] = str(error)
+                continue
+            if name in ids:
+                raise LabelingError(f"{ids[name]!r} and {image_id!r} have the same file name {name!r}; labels need one")
+            ids[name] = image_id
+        return ids

@@ -1,0 +1,177 @@
+"""One OpenAI-compatible server: a picture and an instruction in, a reply out; tries again where that helps."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from goca.labeling.config import LabelerConfig
+from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
+from goca.labeling.replies import shown
+
+MOST_BYTES = 1 << 20  # of a reply; a caption needs a few hundred
+SECRET = 8  # characters; what is shorter is no key but a word for a local server, such as "EMPTY"
+TRANSIENT = (408, 409, 425, 429)  # and every 5xx
+FATAL = (401, 402, 403, 404, 407)  # the key, the account, the model's name, the address
+QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # a 429 that waiting does not cure
+
+
+class Server:
+    """A server that threads may share. A wait that it asks for holds for all of them.
+
+    key   taken from the environment by the caller; appears in no error
+    stop  once set, waiting ends and nothing more is asked
+    """
+
+    def __init__(self, config: LabelerConfig, key: str, stop: threading.Event) -> None:
+        import httpx2
+        import openai
+
+        self.config, self.stop, self._key = config, stop, key
+        self._status, self._dropped = openai.APIStatusError, (openai.APIConnectionError, httpx2.HTTPError)
+        self._unusable = (openai.OpenAIError, httpx2.InvalidURL, httpx2.StreamError)
+        self._client = openai.OpenAI(
+            api_key=key,
+            base_url=config.base_url or "https://api.openai.com/v1",
+            timeout=config.timeout,
+            max_retries=0,  # counted here, so that every wait is known and can be ended
+        )
+        self._not_before = 0.0
+        self._random = random.Random()
+
+    def ask(self, instruction: str, jpeg: bytes) -> tuple[bytes, int]:
+        """The reply's body, and how often was tried.
+
+        Raises NoCaption ("unreachable", "rejected", "oversized") for this picture, ServerRefused for all of them.
+        """
+        messages = _messages(instruction, jpeg, self.config.detail)
+        for attempt in range(self.config.retries + 1):
+            self._wait_until_allowed()
+            try:
+                return self.without_key(self._once(messages)), attempt + 1
+            except self._status as error:
+                reason, pause = self._turned_down(error), retry_after(error.response.headers)
+            except self._dropped as error:
+                reason, pause = self._connection(error), None
+            except self._unusable as error:
+                raise ServerRefused(f"{self.where} cannot be asked: {self.said(str(error))}") from None
+            if attempt < self.config.retries:
+                self._hold(pause, attempt, reason)
+        raise NoCaption("unreachable", f"after {self.config.retries + 1} tries: {reason}")
+
+    def said(self, text: str) -> str:
+        """The beginning of a server's words, without the key."""
+        return shown(self.without_key(text.encode("utf-8", "replace")).decode("utf-8", "replace"), 300)
+
+    def without_key(self, text: bytes) -> bytes:
+        """A server may repeat the key that it was sent; what is kept of its words must not."""
+        return text.replace(self._key.encode(), b"[key]") if len(self._key) >= SECRET else text
+
+    @property
+    def where(self) -> str:
+        return self.config.base_url or "OpenAI"
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _once(self, messages: list[dict[str, Any]]) -> bytes:
+        """One request. Read as it comes, so that neither a drip nor a flood of bytes goes on for ever."""
+        deadline = time.monotonic() + self.config.timeout
+        body = bytearray()
+        with self._client.chat.completions.with_streaming_response.create(
+            model=self.config.model,
+            messages=messages,  # type: ignore[arg-type]
+            extra_body=dict(self.config.options),
+        ) as response:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise NoCaption("oversized", f"the reply is larger than {MOST_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise _too_slow(self.config.timeout)
+        return bytes(body)
+
+    def _turned_down(self, error: Any) -> str:
+        """Why, where another try may help. Raises NoCaption or ServerRefused where it will not."""
+        code = error.status_code
+        reason = f"{code} {self.said(_message(error.body) or error.response.text)}"
+        if code in FATAL or _code(error.body) in QUOTA:
+            raise ServerRefused(
+                f"{self.where} answers {reason}\n"
+                f"Check the key ({self.config.key_variable}), the account, labeler.model={self.config.model}"
+                " and labeler.base_url; then run again: what is answered stays answered."
+            ) from None
+        if code not in TRANSIENT and code < 500:
+            raise NoCaption("rejected", reason) from None
+        return reason
+
+    def _connection(self, error: Exception) -> str:
+        cause = error.__cause__ or error
+        return self.said(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
+
+    def _hold(self, asked: float | None, attempt: int, reason: str) -> None:
+        """Wait before another try: at least what the server asks for, else twice as long as the last time, about."""
+        if asked is not None and asked > self.config.longest_wait:
+            most = f"longer than labeler.longest_wait={self.config.longest_wait:g}"
+            raise NoCaption("unreachable", f"{reason}; the server asks to wait {asked:.0f} s, {most}")
+        own = min(self.config.first_wait * 2**attempt, self.config.longest_wait) * self._random.uniform(0.5, 1)
+        if asked is not None:
+            self._not_before = max(self._not_before, time.monotonic() + asked)
+            own = asked + 0.1 * own  # a little apart from each other, once the wait is over
+        self._pause(own)
+
+    def _wait_until_allowed(self) -> None:
+        while (left := self._not_before - time.monotonic()) > 0:
+            self._pause(left)
+        self._pause(0)
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds) if seconds > 0 else self.stop.is_set():
+            raise Stopped
+
+
+class Stopped(LabelingError):
+    """The run was ended while this request was waiting."""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: Retry-After as a number or a date, or retry-after-ms; None: not said."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / unit
+        except ValueError:
+            continue
+        return seconds if 0 <= seconds < float("inf") else None
+    try:
+        moment = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _too_slow(seconds: float) -> Exception:
+    import httpx2
+
+    return httpx2.ReadTimeout(f"the reply was not whole after {seconds:g} s")
+
+
+def _messages(instruction: str, jpeg: bytes, detail: str | None) -> list[dict[str, Any]]:
+    url = {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")}
+    picture = {"type": "image_url", "image_url": url | ({"detail": detail} if detail else {})}
+    return [{"role": "user", "content": [{"type": "text", "text": instruction}, picture]}]
+
+
+def _message(body: Any) -> str:
+    body = body.get("error", body) if isinstance(body, dict) else body
+    found = body.get("message") if isinstance(body, dict) else body
+    return found if isinstance(found, str) else ""
+
+
+def _code(body: Any) -> str | None:
+    body = body.get("error", body) if isinstance(body, dict) else None
+    return (body.get("code") or body.get("type")) if isinstance(body, dict) else None

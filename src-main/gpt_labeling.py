@@ -1,0 +1,145 @@
+"""Ask a vision-language model for the captions of a benchmark.
+
+    python3 src-main/gpt_labeling.py dataset=voc dataset.root=/data/VOCdevkit/VOC2012 dry_run=true
+    python3 src-main/gpt_labeling.py dataset=voc dataset.root=/data/VOCdevkit/VOC2012 labels=gpt_output/voc-mine.json
+    python3 src-main/gpt_labeling.py dataset=voc ... labeler=local labeler.model=NAME labeler.base_url=http://host:8000/v1
+
+Run again, it goes on where it stopped; nothing that was answered is asked again, unless again=failed. The key comes
+from the environment (OPENAI_API_KEY). configs/labeling.yaml and configs/labeler hold every key.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from goca.datasets import DatasetConfig, load_dataset
+from goca.labeling import (
+    AnswerLog,
+    Answers,
+    Labeler,
+    LabelerConfig,
+    LabelingError,
+    check_own,
+    dollars,
+    vocabulary,
+    write_labels,
+)
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = 10  # skipped images and failures that are listed one by one
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="labeling")
+def main(config: DictConfig) -> None:
+    try:
+        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        label(values)
+    except (ValueError, OSError) as error:
+        if not type(error).__module__.startswith("goca") and not isinstance(error, OSError):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def label(values: dict[str, Any]) -> None:
+    """Price the job, or do what is left of it; what has no caption is listed at the end."""
+    labeler, path = prepared(values)
+    if values["dry_run"]:
+        price(labeler, Answers(log_beside(path)).to_ask(labeler.names, values["again"]))
+        report_skipped(labeler)
+        return
+    key = labeler.config.key()
+    check_own(path, Answers(log_beside(path)))
+    with AnswerLog(log_beside(path), labeler.asked(), mix=values["mix"]) as log:
+        if log.damaged:
+            print(f"{log.damaged} damaged lines in {log.path}: those images count as not asked")
+        names = log.to_ask(labeler.names, values["again"])
+        try:
+            ask(labeler, log, names, key)
+        finally:
+            if log.captions():
+                write_labels(path, log, labeler.names)
+            report(labeler, log, path)
+        without = sum(name not in log.captions() for name in labeler.names) + len(labeler.skipped)
+    if values["strict"] and without:
+        sys.exit(f"strict=true, and {without} images have no caption")
+
+
+def prepared(values: dict[str, Any]) -> tuple[Labeler, Path]:
+    """The job and the labels file that it writes."""
+    limit = values["limit"]
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise LabelingError(f"limit is {limit!r}; it must be a number of images, or null for all")
+    config = DatasetConfig.of(values["dataset"])
+    dataset = load_dataset(config)
+    words = vocabulary(config.classes, dataset.class_names)
+    labeler = Labeler(
+        LabelerConfig.of(values["labeler"]), dataset, words, caption_len=values["caption_len"], limit=limit
+    )
+    if not (given := values["labels"] or config.labels):
+        raise LabelingError("labels is not set; give the file to write: labels=gpt_output/NAME.json")
+    path = Path(given).expanduser()
+    return labeler, path if values["labels"] or path.parent.is_dir() else ROOT / path
+
+
+def log_beside(labels: Path) -> Path:
+    return labels.with_name(f"{labels.stem}.answers.jsonl")
+
+
+def ask(labeler: Labeler, log: AnswerLog, names: list[str], key: str) -> None:
+    """The run itself, with failures and money spent so far in the bar."""
+    failed, spent = 0, labeler.prices.spent([])
+    with tqdm(total=len(names), desc=f"captions of {labeler.dataset.name}", unit="image") as bar:
+
+        def show(record: dict[str, Any]) -> None:
+            nonlocal failed, spent
+            failed += "failed" in record
+            spent = None if spent is None else spent + (labeler.prices.spent([record]) or 0)
+            bar.set_postfix_str(f"failed={failed}, {dollars(spent)}", refresh=False)
+            bar.update()
+
+        labeler.run(names, log, key, show)
+
+
+def price(labeler: Labeler, names: list[str]) -> None:
+    """What is left to be asked and what it costs, about."""
+    found, config = labeler.estimate(names), labeler.config
+    print(
+        f"{found.images} images of {labeler.dataset.name} to ask {config.model} about:"
+        f" about {found.tokens_in:,} tokens in, {found.tokens_out:,} out, {dollars(found.cost)}"
+    )
+    if found.cost is not None:
+        print(f"at ${config.price_in:g} and ${config.price_out:g} per million tokens (labeler.price_in, price_out)")
+    print("dry_run=true: nothing was asked, nothing was written")
+
+
+def report(labeler: Labeler, log: AnswerLog, path: Path) -> None:
+    """What there is, what it cost in all, what has no caption and why."""
+    captions, failures = log.captions(), log.failures()
+    print(f"{len(captions)} captions: {path}" if captions else f"no caption yet; nothing was written to {path}")
+    uncounted = sum("reply" in record and not record.get("tokens") for record in log.answers())
+    note = f", without {uncounted} answers whose tokens the server did not count" if uncounted else ""
+    print(f"answers: {log.path}, {dollars(labeler.prices.spent(log.answers()))} in all{note}")
+    lines = [f"{name}: {record['failed']}: {record['reason']}" for name, record in failures.items()]
+    listed(f"{len(lines)} without a caption (asked again by again=failed; unreachable ones by any run)", lines)
+    report_skipped(labeler)
+
+
+def report_skipped(labeler: Labeler) -> None:
+    listed(f"{len(labeler.skipped)} skipped", [f"{name}: {reason}" for name, reason in labeler.skipped.items()])
+
+
+def listed(title: str, lines: list[str]) -> None:
+    if lines:
+        print(f"{title}:")
+        print("\n".join(f"  {line}" for line in lines[:SHOWN]))
+    if len(lines) > SHOWN:
+        print(f"  and {len(lines) - SHOWN} more")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The labeller's parts: words, settings, prices, pictures, captions, and the log of answers."""
+
+import io
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+from goca.datasets import SampleError
+from goca.labeling import (
+    AnswerLog,
+    Answers,
+    KeyMissing,
+    LabelerConfig,
+    LabelingError,
+    LogMismatch,
+    NoCaption,
+    Prices,
+    Vocabulary,
+    check_own,
+    dollars,
+    estimate,
+    vocabularies,
+    vocabulary,
+    write_labels,
+)
+from goca.labeling.pictures import as_jpeg, picture_size
+from goca.labeling.pricing import patches, scaled, tiles
+from goca.labeling.replies import Reply, clean, read_caption
+from goca.prompts import parse_brackets, read_captions
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+ASKED = {"dataset": "voc", "instruction": "Name it.", "model": "see-1"}
+
+
+def test_loads_without_torch_and_openai():
+    code = "import sys, goca.labeling; assert not {'torch', 'transformers', 'openai'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def test_six_benchmarks_have_words_of_their_own(goldens):
+    facts = json.loads((goldens.parent / "facts" / "classes.json").read_text())
+    assert vocabularies() == sorted(["ade20k", "cityscapes", "coco-object", "coco-stuff", "context", "voc"])
+    for name in vocabularies():
+        words = vocabulary(name, [])
+        assert words.classes == facts[name]["labelling_names"]
+        assert words.caption_len == (35 if name == "context" else 20)
+        assert len(words.example.replace("(", "").split()) <= words.caption_len
+        assert len(parse_brackets(words.example)) > 2
+
+
+def test_the_instruction_says_the_rules():
+    text = vocabulary("voc", []).instruction()
+    assert "at most 20 words" in text and "dining table/table" in text and "(person, clothes)" in text
+    for word in ("nouns only", "once", "singular", "foreground", "behind", "example"):
+        assert word in text
+    assert "at most 35 words" in vocabulary("context", []).instruction()
+    assert "at most 7 words" in vocabulary("voc", []).instruction(7)
+    assert vocabulary("coco-stuff", []).instruction().count("furniture") == 1
+    assert "star, moon" in vocabulary("classes.json", [[], ["star"], ["moon"]]).instruction()
+
+
+@pytest.mark.parametrize("length", [0, 201, True, "20", 2.5])
+def test_caption_length(length):
+    with pytest.raises(LabelingError, match="number of words"):
+        Vocabulary([[], ["cat"]]).instruction(length)
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({}, "labeler.model is not set"),
+    ({"modle": "x"}, "has no field modle; fields: model"),
+    ({"side": 0}, "between 64 and 4096"),
+    ({"workers": 1.5}, "workers is 1.5; expected a number"),
+    ({"workers": 1000}, "between 1 and 64"),
+    ({"timeout": float("nan")}, "timeout is nan"),
+    ({"retries": True}, "retries is True"),
+    ({"price_in": -1}, "price_in"),
+    ({"image_tokens": "guess"}, "tiles or patches"),
+    ({"options": {"messages": []}}, "are not"),
+    ({"base_url": "localhost:8000"}, "such as http://"),
+    ({"base_url": "http://me:secret@host/v1"}, "keys come from"),
+    ({"base_url": "http://host/v1?api_key=secret"}, "keys come from"),
+    ({"key_variable": "sk-secret"}, "give the NAME"),
+])  # fmt: skip
+def test_wrong_settings(fields, message):
+    with pytest.raises(LabelingError, match=message) as caught:
+        LabelerConfig.of({"model": "see-1", **fields} if fields else {})
+    assert "secret" not in str(caught.value)
+
+
+def test_the_key_comes_from_the_environment(monkeypatch):
+    config = LabelerConfig("see-1", key_variable="SEE_KEY")
+    monkeypatch.delenv("SEE_KEY", raising=False)
+    with pytest.raises(KeyMissing, match="SEE_KEY is not set"):
+        config.key()
+    monkeypatch.setenv("SEE_KEY", " abc \n")
+    assert config.key() == "abc" and "abc" not in repr(config) + str(config.asked())
+    monkeypatch.setenv("SEE_KEY", "abc\ndef")
+    with pytest.raises(KeyMissing, match="copied whole") as caught:
+        config.key()
+    assert "abc" not in str(caught.value)
+    assert LabelerConfig("see-1", key_variable=None).key() == "none"
+
+
+# --- prices and pictures -----------------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_picture():
+    assert tiles(512, 512) == 255 and tiles(1024, 1024) == 765 and tiles(2048, 4096) == 1105  # OpenAI's own examples
+    assert patches(28, 28) == 1 and patches(29, 57) == 6
+    assert scaled((2048, 1024), 1024) == (1024, 512) and scaled((500, 375), 1024) == (500, 375)
+    assert scaled((10_000, 1), 64) == (64, 1)
+
+
+def test_estimate():
+    found = estimate([(500, 375)] * 10, "x" * 400, 20, "tiles", 1024, Prices(2.5, 10))
+    assert (found.images, found.tokens_in, found.tokens_out) == (10, 10 * (255 + 110), 400)
+    assert found.cost == pytest.approx((3650 * 2.5 + 400 * 10) / 1e6)
+    assert estimate([(9, 9)], "", 20, 1000, 1024, Prices(None, 1)).cost is None
+    assert dollars(None) == "cost not known" and dollars(1.234) == "$1.23" and dollars(0.0042) == "$0.0042"
+    spent = Prices(1, 2).spent([{"tokens": [10, 5]}, {"tokens": None}, {}])
+    assert spent == pytest.approx(20e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_pictures_are_sent_as_small_jpeg(mode):
+    found = Image.open(io.BytesIO(as_jpeg(Image.new(mode, (400, 200)), 100, 90)))
+    assert (found.format, found.mode, found.size) == ("JPEG", "RGB", (100, 50))
+
+
+def test_pictures_are_not_enlarged_and_transparency_is_white():
+    found = Image.open(io.BytesIO(as_jpeg(Image.new("RGBA", (40, 20), (0, 0, 0, 0)), 100, 90)))
+    assert found.size == (40, 20) and found.getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_size_of_what_is_no_picture(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(SampleError, match="cannot be read"):
+        picture_size(tmp_path / "a.jpg")
+    with pytest.raises(SampleError, match="is missing"):
+        picture_size(tmp_path / "b.jpg")
+
+
+# --- captions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("cat, sky", "cat, sky"),
+    ("  Cat, (person,\n clothes). ", "Cat, (person, clothes)."),
+    ('"cat, sky"', "cat, sky"),
+    ("```\ncat, sky\n```", "cat, sky"),
+    ("Caption: cat, sky", "cat, sky"),
+    ("- cat\n- (person, clothes),\n- sky", "cat, (person, clothes), sky"),
+    ("Answer:\n1. cat\n2. sky", "cat, sky"),
+    ("<think>a cat?\nyes</think>\n\ncat", "cat"),
+    ("cat\x00, \x1bsky", "cat , sky"),
+    ("cat \ud83d", "cat ?"),
+])  # fmt: skip
+def test_captions_are_cleaned(text, expected):
+    assert clean(text) == expected
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_caption_or_has_a_reason(text):
+    try:
+        caption = read_caption(Reply(text, "stop", None, None, None), 40)
+    except NoCaption as error:
+        assert error.reason
+    else:
+        assert len(caption.split()) <= 40 and parse_brackets(caption) and "\n" not in caption
+        json.dumps(caption).encode()
+
+
+def test_published_captions_would_be_taken(goldens):
+    """Real answers of a real model: all but refusals and overlong ones pass."""
+    for name, length in (("voc", 20), ("context", 35), ("city", 20), ("ade", 20)):
+        captions, _ = read_captions(goldens.parent / "data" / "gpt_output" / f"{name}.json")
+        for caption in captions.values():
+            assert read_caption(Reply(caption, "stop", None, None, None), 2 * length)
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+
+def answered(name, caption="cat"):
+    return {"image": name, "by": "0", "caption": caption, "tokens": [300, 10]}
+
+
+def failed(name, kind="refused"):
+    return {"image": name, "by": "0", "failed": kind, "reason": "no"}
+
+
+def test_what_is_left_to_ask(tmp_path):
+    with AnswerLog(tmp_path / "log.jsonl", ASKED) as log:
+        for record in (failed("b"), failed("c", "empty"), failed("d", "unreachable"), answered("a"), failed("b")):
+            log.append(record)
+        names = ["a", "b", "c", "d", "e"]
+        assert log.to_ask(names) == ["e", "d"]
+        assert log.to_ask(names, "failed") == ["c", "d", "b"] and log.to_ask(names, "empty") == ["c"]
+        with pytest.raises(LabelingError, match="expected null, failed, or a kind of failure: unreachable"):
+            log.to_ask(names, "wrong")
+        log.append(answered("b", "dog"))
+        log.append(failed("b"))  # a later failure does not take a caption away
+        assert log.captions(names) == {"a": "cat", "b": "dog"} and "b" not in log.failures()
+
+
+def test_a_log_cut_anywhere_loses_one_line_at_most(tmp_path):
+    with AnswerLog(tmp_path / "log.jsonl", ASKED) as log:
+        for name in "abc":
+            log.append(answered(name))
+    whole = (tmp_path / "log.jsonl").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    for cut in range(ends[0], len(whole) + 1, 3):
+        (tmp_path / "cut.jsonl").write_bytes(whole[:cut])
+        with AnswerLog(tmp_path / "cut.jsonl", ASKED) as log:
+            assert len(log.answers()) == sum(end <= cut for end in ends) - 1 and log.damaged == 0
+            log.append(answered("z"))
+        assert Answers(tmp_path / "cut.jsonl").captions()["z"] == "cat"
+
+
+def test_a_damaged_line_is_said(tmp_path):
+    with AnswerLog(tmp_path / "log.jsonl", ASKED) as log:
+        log.append(answered("a"))
+        log.append(answered("b"))
+    path = tmp_path / "log.jsonl"
+    path.write_text(path.read_text().replace('"a"', '"x"'))
+    found = Answers(path)
+    assert found.damaged == 1 and list(found.captions()) == ["b"]
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with AnswerLog(tmp_path / "log.jsonl", ASKED), pytest.raises(LabelingError, match="another process is writing"):
+        AnswerLog(tmp_path / "log.jsonl", ASKED)
+
+
+def test_a_log_of_other_answers_is_refused(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with AnswerLog(path, ASKED) as log:
+        log.append(answered("a"))
+    with pytest.raises(LogMismatch, match='model: "see-1" there, "see-2" now') as caught:
+        AnswerLog(path, ASKED | {"model": "see-2"})
+    assert "mix=true" in str(caught.value)
+    with AnswerLog(path, ASKED | {"model": "see-2"}, mix=True) as log:
+        assert "a" in log.captions()
+    with AnswerLog(path, ASKED | {"model": "see-2"}) as log:  # it goes on as it was last asked
+        assert len([record for record in log.records if "setting" in record]) == 2
+    with pytest.raises(LogMismatch, match="belongs to another data set"):
+        AnswerLog(path, ASKED | {"dataset": "context"}, mix=True)
+
+
+def test_a_full_disk(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with AnswerLog(tmp_path / "log.jsonl", ASKED) as log:
+        log.append(answered("a"))
+        before = (tmp_path / "log.jsonl").read_bytes()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+            with pytest.raises(LabelingError, match="make room and run again"):
+                log.append(answered("b"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (tmp_path / "log.jsonl").read_bytes() == before
+        log.append(answered("b"))
+        assert list(log.captions()) == ["a", "b"]
+
+
+def test_labels_that_came_from_elsewhere_are_not_overwritten(tmp_path):
+    path = tmp_path / "voc.json"
+    with AnswerLog(tmp_path / "log.jsonl", ASKED) as log:
+        log.append(answered("a.jpg"))
+        check_own(path, log)
+        assert write_labels(path, log) == 1
+        log.append(answered("b.jpg"))
+        check_own(path, log)
+        path.write_text('{"a.jpg": {"caption": "written by hand"}}')
+        with pytest.raises(LabelingError, match="labels=gpt_output/NAME"):
+            check_own(path, log)
