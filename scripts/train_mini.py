@@ -12,12 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +54,7 @@ class Recipe:
     vae_batch: int = 8
     vae_rate: float = 2e-3
     kl_weight: float = 5e-7
-    unet_steps: int = 11_000
+    unet_steps: int = 7000
     unet_batch: int = 32
     unet_rate: float = 1e-3
     warm_up: int = 200
@@ -74,6 +77,13 @@ def mixed_precision(device: torch.device):
     """bfloat16 where the chip multiplies it natively (accelerators, AMX); float32 elsewhere."""
     native = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
     return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+
+
+def batch_parts(size: int, device: torch.device) -> list[slice]:
+    """On a CPU a batch is shared out over threads, one per core, which meet once per step, not at every operation."""
+    parts = min(os.cpu_count() or 1, size) if device.type == "cpu" else 1
+    edges = [size * i // parts for i in range(parts + 1)]
+    return [slice(start, end) for start, end in pairwise(edges)]
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -122,7 +132,8 @@ class Trainer:
         self.file, self.log = work / f"{name}.safetensors", work / f"{name}.jsonl"
         self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
+        weights = list(self.parameters.values())
+        self.optimizer = torch.optim.AdamW(weights, rate, (0.9, 0.99), weight_decay=0.01, fused=True)
         self.step = self.resume()
 
     def resume(self) -> int:
@@ -148,16 +159,27 @@ class Trainer:
         save_file({k: t.contiguous() for k, t in tensors.items()}, part, metadata={"step": str(self.step)})
         part.rename(self.file)
 
-    def run(self, loss_at: Iterator) -> None:
-        """`loss_at(step)` gives the loss of a step, drawn from nothing but the step's number."""
+    def run(self, loss_at: Callable[[int, slice], Tensor], parts: list[slice]) -> None:
+        """`loss_at(step, part)` is the loss of a part of a step's batch, drawn from nothing but the step's number."""
+        weights, size = list(self.parameters.values()), parts[-1].stop
+
+        def gradients(part: slice) -> tuple[float, list[Tensor]]:
+            loss = loss_at(self.step, part) * ((part.stop - part.start) / size)
+            return loss.item(), list(torch.autograd.grad(loss, weights))
+
+        pool = ThreadPoolExecutor(len(parts))
+        if len(parts) > 1:
+            torch.set_num_threads(1)
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
         while self.step < self.steps:
             fraction = self.step / self.steps
             decay = 0.5 * (1 + math.cos(math.pi * fraction))
             self.optimizer.param_groups[0]["lr"] = self.rate * min(1, (self.step + 1) / self.recipe.warm_up) * decay
-            loss = loss_at(self.step)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+            losses, shares = zip(*pool.map(gradients, parts))
+            loss = sum(losses)
+            for weight, *grads in zip(weights, *shares):
+                weight.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+            nn.utils.clip_grad_norm_(weights, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
@@ -165,8 +187,8 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), [p.data for p in self.parameters.values()], 1 - keep)
             bar.update()
             if self.step % 10 == 0 or self.step == self.steps:
-                bar.set_postfix(loss=f"{loss.item():.4f}")
-                entry = {"step": self.step, "loss": round(loss.item(), 5), "time": round(time.time(), 1)}
+                bar.set_postfix(loss=f"{loss:.4f}")
+                entry = {"step": self.step, "loss": round(loss, 5), "time": round(time.time(), 1)}
                 with self.log.open("a") as log:
                     log.write(json.dumps(entry) + "\n")
             if self.step % self.recipe.save_every == 0 or self.step == self.steps:
@@ -178,8 +200,8 @@ class Trainer:
             parameter.data.copy_(self.average[name])
 
 
-def generator_of(step: int, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(7919 * step + 1)
+def generator_of(step: int, part: slice, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(7919 * step + 31 * part.start + 1)
 
 
 # --- the three stages --------------------------------------------------------------------------------------------
@@ -190,15 +212,15 @@ def train_vae(work: Path, recipe: Recipe, pictures: np.ndarray, device: torch.de
     vae = build_vae().to(device, memory_format=torch.channels_last)
     trainer = Trainer("vae", {"vae": vae}, work, recipe.vae_steps, recipe.vae_rate, recipe)
 
-    def loss_at(step: int) -> Tensor:
-        picked = np.random.default_rng((2, step)).integers(0, len(pictures), recipe.vae_batch)
+    def loss_at(step: int, part: slice) -> Tensor:
+        picked = np.random.default_rng((2, step)).integers(0, len(pictures), recipe.vae_batch)[part]
         images = to_unit(pictures[np.sort(picked)], device)
         with mixed_precision(device):
             posterior = vae.encode(images).latent_dist
-            restored = vae.decode(posterior.sample(generator_of(step, device))).sample
+            restored = vae.decode(posterior.sample(generator_of(step, part, device))).sample
         return (restored.float() - images).pow(2).mean() + recipe.kl_weight * posterior.kl().mean()
 
-    trainer.run(loss_at)
+    trainer.run(loss_at, batch_parts(recipe.vae_batch, device))
     trainer.use_average()
     return vae.eval()
 
@@ -231,13 +253,13 @@ def train_unet(work: Path, recipe: Recipe, latents: np.ndarray, scale: float, wo
     levels = scheduler.alphas_cumprod.to(device)
     trainer = Trainer("unet", {"text_encoder": text, "unet": unet}, work, recipe.unet_steps, recipe.unet_rate, recipe)
 
-    def loss_at(step: int) -> Tensor:
-        random = np.random.default_rng((4, step))
-        picked = np.sort(random.integers(0, len(latents), recipe.unet_batch))
+    def loss_at(step: int, part: slice) -> Tensor:
+        random = np.random.default_rng((4, step, part.start))
+        picked = np.sort(random.integers(0, len(latents), part.stop - part.start))
         captions = ["" if random.random() < recipe.text_dropout else training_caption(words[i % len(words)], random)
                     for i in picked]  # fmt: skip
         clean = torch.from_numpy(latents[picked].astype(np.float32)).to(device) * scale
-        generator = generator_of(step, device)
+        generator = generator_of(step, part, device)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         t = torch.randint(0, 1000, (len(picked),), generator=generator, device=device)
         signal, sigma = (level.sqrt()[:, None, None, None] for level in (levels[t], 1 - levels[t]))
@@ -246,7 +268,7 @@ def train_unet(work: Path, recipe: Recipe, latents: np.ndarray, scale: float, wo
             velocity = unet(noised, t, text_states(text, tokenizer, captions)).sample
         return (velocity.float() - (signal * noise - sigma * clean)).pow(2).mean()
 
-    trainer.run(loss_at)
+    trainer.run(loss_at, batch_parts(recipe.unet_batch, device))
     trainer.use_average()
     return tokenizer, text.eval(), unet.eval(), scheduler
 

@@ -1,0 +1,91 @@
+"""Time and memory of the method, as ratios taken in one run.
+
+    python3 scripts/benchmark.py            on the embedded model: a table, and JSON with --json FILE
+
+bare         VAE encode and one denoiser forward, nothing captured; text states made beforehand
+method       the whole of Segmenter(image, annotation): text, encode, forward, aggregation, rescaling, refinement
+evaluation   MeanIoU.update of one picture, nine thresholds
+
+Bare and method take turns picture by picture, so that whatever else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusion_feature.latents import read_picture, seeded
+from goca import Segmenter
+from goca.datasets import load_dataset
+from goca.evaluation import MeanIoU
+from goca.prompts import annotate, read_captions
+from make_scenes import REPOSITORY
+from tqdm import tqdm
+
+WARM_UP = 5  # pictures before the clock starts
+FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+@torch.no_grad()
+def embedded(pictures: int) -> dict[str, float]:
+    """Seconds per picture (medians) of bare, method and evaluation, their ratio, and the peak memory."""
+    segmenter, dataset = Segmenter.from_pretrained(None, "mini-sd"), load_dataset(FIELDS)
+    captions = read_captions(REPOSITORY / "gpt_output/scenes.json")[0]
+    extractor, backbone = segmenter.extractor, segmenter.extractor.backbone
+    level = backbone.noise_level(extractor.parts["scheduler"], segmenter.config.t, "nominal")
+    metric = MeanIoU(len(dataset.class_names), thresholds=[t / 10 for t in range(-4, 5)], ignore_index=255)
+    seconds: dict[str, list[float]] = {"bare": [], "method": [], "evaluation": []}
+    for image_id in tqdm(dataset.ids[: pictures + WARM_UP], desc="mini-sd"):
+        sample = dataset.sample(image_id)
+        annotation = annotate(captions[sample.name], dataset.class_names, sample.present,
+                              extractor.parts["tokenizer"], add_background=False, add_missing=True)  # fmt: skip
+        states, image, label = backbone.encode_text(extractor.parts, [annotation.caption]), sample.image, sample.label
+
+        def bare() -> torch.Tensor:
+            picture = read_picture(image, extractor.img_size)[None]  # noqa: B023
+            latents = backbone.encode_image(extractor.parts, picture, "mean", None)
+            noised = level.signal * latents + level.noise * torch.randn(latents.shape, generator=seeded(0))
+            return backbone.denoise(extractor.parts, noised, level, states)  # noqa: B023
+
+        spent = {"bare": timed(bare)[0]}
+        spent["method"], found = timed(lambda: segmenter(image, annotation, image_id=image_id))  # noqa: B023
+        scores = found.scores  # type: ignore[attr-defined]
+        spent["evaluation"] = timed(lambda: metric.update(scores, label, annotation.class_ids))[0]  # noqa: B023
+        for name, value in spent.items():
+            seconds[name].append(value)
+    medians = {name: statistics.median(values[WARM_UP:]) for name, values in seconds.items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {**medians, "method / bare": medians["method"] / medians["bare"], "peak bytes of the process": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--json", type=Path, help="also write the numbers there")
+    arguments = parser.parse_args()
+    found = {"mini-sd": embedded(arguments.pictures), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    row = found["mini-sd"]
+    print("| | bare | method | method / bare | evaluation | peak memory |\n|---|---|---|---|---|---|")
+    print(f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "
+          f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {1e3 * row['evaluation']:.2f} ms "
+          f"| {row['peak bytes of the process'] / 1e9:.2f} GB |")  # fmt: skip
+    if arguments.json:
+        part = arguments.json.with_name(arguments.json.name + ".part")
+        part.write_text(json.dumps(found, indent=1))
+        part.rename(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Take the published labels from a checkout of the authors' repository, after looking through them.
+
+    python3 scripts/import_labels.py CHECKOUT                                   all six data sets
+    python3 scripts/import_labels.py CHECKOUT voc --root voc=/data/VOCdevkit/VOC2012
+    python3 scripts/import_labels.py CHECKOUT --check                           only say what is there
+
+With --root NAME=FOLDER the captions are compared with the data set's own list of images; without it, only their number
+and the form of their names are. Files are copied as they are to where configs/dataset/NAME.yaml expects them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from goca.datasets import DatasetConfig, SampleError, load_dataset
+from goca.labeling import PUBLISHED, Finding, LabelingError, examine, find_published, import_labels
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = 5  # names that are listed of each kind
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the checkout, or its gpt_output/")
+    parser.add_argument("datasets", nargs="*", metavar="dataset", help=f"default: all of {', '.join(PUBLISHED)}")
+    parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies")
+    parser.add_argument("--out", type=Path, help="write NAME.json there, not to where the configuration expects it")
+    parser.add_argument("--replace", action="store_true", help="overwrite labels that are there")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--strict", action="store_true", help="exit with an error if a caption is missing")
+    found = parser.parse_args(given)
+    found.roots = dict(each.partition("=")[::2] for each in found.root)
+    if unknown := [name for name in [*found.datasets, *found.roots] if name not in PUBLISHED]:
+        parser.error(f"no data set is called {unknown[0]!r}; there are: {', '.join(PUBLISHED)}")
+    return found
+
+
+def main(given: list[str] | None = None) -> int:
+    """0; 1 if a file cannot be used, or, where it is asked for, if a caption is missing."""
+    options = arguments(given)
+    bad = 0
+    for name in options.datasets or PUBLISHED:
+        try:
+            complete = take(name, options)
+            bad += options.strict and not complete
+        except (ValueError, OSError) as error:
+            bad += 1
+            print(f"{name}: {error}")
+    return 1 if bad else 0
+
+
+def take(name: str, options: argparse.Namespace) -> bool:
+    """Look through one data set's labels, say what was found, copy them; whether every image has a caption."""
+    if (source := find_published(options.folder, name)) is None:
+        raise LabelingError(f"there is no {PUBLISHED[name].file} in {options.folder} or its gpt_output/")
+    fields = configured(name)
+    target = options.out / f"{name}.json" if options.out else ROOT / (fields.get("labels") or f"gpt_output/{name}.json")
+    root = options.roots.get(name)
+    listed, unreadable = (None, {}) if root is None else file_names(name, fields, root)
+    finding = examine(source, name, listed)
+    for line in described(name, finding, unreadable):
+        print(line)
+    if options.check:
+        return finding.complete
+    if not finding.captions:
+        raise LabelingError(f"{source} holds no caption; nothing was written")
+    written = import_labels(source, target, options.replace)
+    print(f"  {'written' if written else 'is there already'}: {target}")
+    return finding.complete
+
+
+def configured(name: str) -> dict[str, Any]:
+    path = ROOT / "configs" / "dataset" / f"{name}.yaml"
+    return OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}  # type: ignore[return-value]
+
+
+def file_names(name: str, fields: dict[str, Any], root: str) -> tuple[list[str], dict[str, str]]:
+    """The file names of a data set's images; and ids whose files cannot be read, with the reason."""
+    if not fields:
+        raise LabelingError(f"there is no configs/dataset/{name}.yaml, so its list of images cannot be read")
+    dataset = load_dataset(DatasetConfig.of({**fields, "root": root}))
+    names, unreadable = [], {}
+    for image_id in dataset.ids:
+        try:
+            names.append(dataset.sample(image_id).name)
+        except SampleError as error:
+            unreadable[image_id] = str(error)
+    return names, unreadable
+
+
+def described(name: str, finding: Finding, unreadable: dict[str, str]) -> list[str]:
+    """What was found, a line each; what is as it should be is not said."""
+    compared = "not compared with the data set's list (give --root)"
+    if finding.listed is not None:
+        compared = f"{finding.listed} images in the data set's list"
+    elif len(finding.captions) != finding.expected:
+        compared = f"{finding.expected} were published; {compared}"
+    kinds = {
+        "no caption for": finding.missing,
+        "not in the list": finding.further,
+        "in the list, but not readable": [f"{image} ({reason})" for image, reason in unreadable.items()],
+        "no usable entry": [f"{image!r} ({reason})" for image, reason in finding.refused.items()],
+        "no word in the caption": finding.wordless,
+        "unusual file names": finding.foreign,
+        "a bracket without its partner (used as they are)": finding.unclosed,
+        "long captions, whose end a tokenizer may cut off": finding.long,
+    }
+    lines = [f"  {len(images)} {kind}: {', '.join(images[:SHOWN])}{', ...' * (len(images) > SHOWN)}"
+             for kind, images in kinds.items() if images]  # fmt: skip
+    return [f"{name}: {len(finding.captions)} captions; {compared}", *lines]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
