@@ -39,6 +39,8 @@ def main(config: DictConfig) -> None:
     try:
         values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         label(values)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what is answered is kept, run again to go on")
     except (ValueError, OSError) as error:
         if not type(error).__module__.startswith("goca") and not isinstance(error, OSError):
             raise
@@ -64,7 +66,7 @@ def label(values: dict[str, Any]) -> None:
             if log.captions():
                 write_labels(path, log, labeler.names)
             report(labeler, log, path)
-        without = sum(name not in log.captions() for name in labeler.names) + len(labeler.skipped)
+        without = len({*labeler.names, *labeler.skipped} - set(log.captions()))
     if values["strict"] and without:
         sys.exit(f"strict=true, and {without} images have no caption")
 

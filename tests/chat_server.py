@@ -159,3 +159,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def voc_tree(root, count):
+    """A data set in VOC's layout, of pictures that the server can tell apart; returns their file names."""
+    for part in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
+        (root / part).mkdir(parents=True)
+    ids = [f"2007_{number:06d}" for number in range(count)]
+    for number, image_id in enumerate(ids):
+        picture(number).save(root / "JPEGImages" / f"{image_id}.jpg")
+        Image.new("P", (64, 48)).save(root / "SegmentationClass" / f"{image_id}.png")
+        annotation = "<annotation><object><name>cat</name></object></annotation>"
+        (root / "Annotations" / f"{image_id}.xml").write_text(annotation)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(ids) + "\n")
+    return [f"{image_id}.jpg" for image_id in ids]

@@ -2,6 +2,7 @@
 
 import email.utils
 import json
+import os
 import time
 from types import SimpleNamespace
 
@@ -192,6 +193,19 @@ def test_unreachable_pictures_do_not_bar_the_way(job):
     assert {0, 1} <= set(server.counts())
     server, known, _ = job(plan, **settings, raises=ServerRefused)
     assert {"2.png", "3.png"} <= {name for name, record in known.items() if "caption" in record}
+
+
+def test_each_answer_is_on_disk_before_the_next_picture_is_asked_about(job, tmp_path, monkeypatch):
+    forced, kept = [], []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (forced.append(file), fsync(file)))
+
+    def look(handler):
+        kept.append((tmp_path / "log.jsonl").read_text().count('"caption"'))
+        caption()(handler)
+
+    job(count=6, workers=1, otherwise=look)
+    assert kept == [0, 1, 2, 3, 4, 5] and len(forced) == 7  # the setting's line, and one per answer
 
 
 def test_no_more_requests_at_a_time_than_workers(job):

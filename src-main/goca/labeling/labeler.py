@@ -74,7 +74,8 @@ class Labeler:
         """Ask about these pictures, `workers` at a time. Call it again with what the log says is left to go on.
 
         key        from LabelerConfig.key()
-        on_answer  called with each new line of the log, in this thread
+        on_answer  called in this thread with each new line of the log, and with {"image", "skipped"} for a picture
+                   that cannot be used
         Raises ServerRefused where going on makes no sense, LabelingError if the log cannot be written. However it
         ends, requests in flight are waited for and logged.
         """
@@ -85,10 +86,10 @@ class Labeler:
             try:
                 futures = [pool.submit(self._ask, server, log, name) for name in names]
                 for future in as_completed(futures):
-                    if (record := future.result()) is None:
-                        continue
+                    record = future.result()
                     on_answer(record)
-                    in_a_row = in_a_row + 1 if "failed" in record else 0
+                    if "skipped" not in record:
+                        in_a_row = in_a_row + 1 if "failed" in record else 0
                     if in_a_row >= self.config.patience:
                         raise ServerRefused(
                             f"{in_a_row} failures in a row (labeler.patience), the last: {record['failed']}:"
@@ -99,14 +100,14 @@ class Labeler:
                 pool.shutdown(wait=True, cancel_futures=True)
                 server.close()
 
-    def _ask(self, server: Server, log: AnswerLog, name: str) -> Record | None:
-        """One picture, from the file to its line in the log; None if the picture cannot be used."""
+    def _ask(self, server: Server, log: AnswerLog, name: str) -> Record:
+        """One picture, from the file to its line in the log; one that cannot be used is not logged."""
         try:
             image = self.dataset.sample(self.ids[name]).image
             jpeg = as_jpeg(image, self.config.side, self.config.quality)
         except (SampleError, OSError) as error:
             self.skipped[name] = str(error)
-            return None
+            return {"image": name, "skipped": str(error)}
         start = time.monotonic()
         record: Record = {"image": name, "by": log.setting}
         try:
