@@ -13,7 +13,7 @@ from goca.config import ConfigError
 from goca.datasets import DatasetError
 
 MAIN = Path(__file__).parents[1] / "src-main" / "main.py"
-PIXELS = 20  # of 48 050: what float32 may decide otherwise on another processor
+PIXELS = 10  # of 48 050, summed over classes: rounding, and the posterior sample (std 3e-7) that no seed fixes
 
 
 def command(folder, *arguments, **environment):
@@ -65,7 +65,7 @@ def test_the_recorded_run_is_met(goldens, voc_mini, tmp_path, model, name, annot
     recorded = (voc_mini / "expected" / f"evaluation_{name}.txt").read_text().splitlines()
     for line, other in zip(lines, recorded, strict=True):
         assert line.split()[2:] == other.split()[2:]
-        assert float(line.split()[1]) == pytest.approx(float(other.split()[1]), abs=2e-4)
+        assert float(line.split()[1]) == pytest.approx(float(other.split()[1]), abs=5e-5)
 
 
 def test_the_command_runs_from_any_folder_and_goes_on(goldens, voc_mini, tmp_path):

@@ -34,7 +34,9 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
         raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
     weight = next(vae.parameters())
-    distribution = vae.encode(pictures.to(weight.device, weight.dtype)).latent_dist
+    # the layout in which diffusers' own preprocessing hands pictures over: convolutions round differently in another
+    pictures = pictures.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
+    distribution = vae.encode(pictures).latent_dist
     latents = (distribution.mean if posterior == "mean" else spread(distribution, generator)).float()
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     return (latents - shift) * vae.config.scaling_factor
