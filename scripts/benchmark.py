@@ -39,9 +39,9 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
 
 
 @torch.no_grad()
-def embedded(pictures: int) -> dict[str, float]:
+def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
     """Seconds per picture (medians) of bare, method and evaluation, their ratio, and the peak memory."""
-    segmenter, dataset = Segmenter.from_pretrained(None, "mini-sd"), load_dataset(FIELDS)
+    segmenter, dataset = Segmenter.from_pretrained(pipeline, "mini-sd"), load_dataset(FIELDS)
     captions = read_captions(REPOSITORY / "gpt_output/scenes.json")[0]
     extractor, backbone = segmenter.extractor, segmenter.extractor.backbone
     level = backbone.noise_level(extractor.parts["scheduler"], segmenter.config.t, "nominal")
@@ -73,9 +73,10 @@ def embedded(pictures: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--pipeline", help="another folder in place of the embedded model")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     arguments = parser.parse_args()
-    found = {"mini-sd": embedded(arguments.pictures), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads(), "torch": torch.__version__}
     row = found["mini-sd"]
     print("| | bare | method | method / bare | evaluation | peak memory |\n|---|---|---|---|---|---|")
     print(f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "

@@ -67,4 +67,13 @@ def test_segmenting_ones_own_picture_takes_three_lines(tmp_path):
     segmentation = Segmenter.from_pretrained(None, "mini-sd")(picture, "star, wall, snow")
     segmentation.save(tmp_path / "labels.png")
     assert Image.open(tmp_path / "labels.png").size == Image.open(picture).size
-    assert set(segmentation.names) == {"star", "wall", "snow"}
+    assert segmentation.names == ["star", "wall", "snow", "background"]
+
+
+def test_parts_in_brackets_belong_to_the_word_before_them():
+    from goca import Segmenter
+
+    segmenter = Segmenter.from_pretrained(None, "mini-sd")
+    annotation, names = segmenter.read_prompt("(House, roof), car, sky, car,")
+    assert names == {1: "house", 2: "car", 3: "sky"} and annotation.caption == "house, roof, car, sky"
+    assert [len(tokens) for tokens in annotation.existent_objects.values()] == [2, 1, 1]

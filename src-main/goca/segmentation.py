@@ -48,22 +48,24 @@ class Segmentation:
         """The picture under the label map's colours, as a PIL image (on white, if the picture is not known)."""
         from PIL import Image
 
+        from goca.visualize import overlay
+
         label = self.label_map(size).numpy()
         shape = label.shape[::-1]
-        colours = Image.fromarray(palette()[label % 256])
-        white = Image.new("RGB", shape, "white")
-        picture = white if self.image is None else self.image.convert("RGB").resize(shape)
-        return Image.blend(picture, colours, strength)
+        picture = Image.new("RGB", shape, "white") if self.image is None else self.image.convert("RGB").resize(shape)
+        return overlay(picture, label, alpha=strength)
 
     def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
         """The label map as a palette PNG of class ids 0..255; written beside `path`, then renamed: never half there."""
         from PIL import Image
 
+        from goca.visualize import voc_palette
+
         label = self.label_map(size).numpy()
         if label.max(initial=0) > 255:
             raise ValueError(f"class id {label.max()} does not fit a palette PNG (0..255); use label_map() instead")
         picture = Image.fromarray(label.astype(np.uint8), mode="P")
-        picture.putpalette(palette().flatten().tolist())
+        picture.putpalette(voc_palette().flatten().tolist())
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -72,13 +74,3 @@ class Segmentation:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def palette() -> np.ndarray:
-    """The PASCAL VOC colours: bits of the class id spread over red, green and blue   [256, 3] uint8"""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours

@@ -16,7 +16,7 @@ from torch import Tensor
 from goca.aggregation import Aggregator, Plan
 from goca.config import SegmenterConfig, load_config
 from goca.embedded import resolve
-from goca.prompts import PromptAnnotation
+from goca.prompts import PromptAnnotation, annotate, parse_brackets
 from goca.refine import affinity
 from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation
@@ -158,19 +158,21 @@ class Segmenter:
         return maps.masked_fill(empty[:, None, None], 0) if bool(empty.any()) else maps
 
     def read_prompt(self, prompt: str | PromptAnnotation) -> tuple[PromptAnnotation, dict[int, str]]:
-        """The annotation of a prompt, and the names of its classes; in a string every entity becomes a class."""
+        """The annotation of a prompt, and the names of its classes; in a string every entity becomes a class.
+
+        Parts stand in brackets behind what they belong to: "(tree, trunk), sky" are the classes tree and sky.
+        """
         if isinstance(prompt, PromptAnnotation):
             return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
-        from goca.prompts import annotate
-
-        entities = list(dict.fromkeys(" ".join(part.lower().split()) for part in prompt.split(",") if part.strip()))
-        if not entities:
+        groups = {group[0]: group for group in reversed(parse_brackets(prompt.lower()))}  # the first of a name counts
+        if not groups:
             raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
-        names = dict(enumerate(entities, start=1))
+        names = dict(enumerate(reversed(groups), start=1))
+        words = [", ".join(groups[name]) for name in names.values()]
         parts = self.extractor.parts
         annotation = annotate(
-            ", ".join(entities),
-            [["background"]] + [[name] for name in entities],
+            ", ".join(f"({text})" if "," in text else text for text in words),
+            [[], *([name] for name in names.values())],
             list(names),
             parts["tokenizer"],
             add_background=False,

@@ -1,4 +1,4 @@
-"""What ships inside the package: `mini-sd`, a small trained text-to-image model, and `scenes`, its labelled test set."""
+"""What ships inside the package: `mini-sd`, a small trained text-to-image model, and `scenes`, its test set."""
 
 from pathlib import Path
 

@@ -54,7 +54,7 @@ class RunStore:
         """Everything known by now, of all processes, by image; counts beat an earlier "skipped"."""
         known: dict[str, Record] = {}
         for path in sorted(self.folder.glob("counts*.jsonl")):
-            for record in _lines(path):
+            for record in sealed_lines(path):
                 earlier = known.get(record["image"])
                 if earlier is None or ("skipped" in earlier):
                     known[record["image"]] = record
@@ -62,7 +62,7 @@ class RunStore:
 
     def append(self, record: Record) -> None:
         """Add one image. Raises RunError if it cannot be written whole; the file is then as it was."""
-        line = _sealed(record)
+        line = sealed(record)
         before = os.fstat(self._file.fileno()).st_size
         try:
             if self._file.write(line) != len(line):
@@ -117,12 +117,12 @@ def write_text(path: Path, text: str) -> None:
         raise RunError(f"{path} cannot be written: {error}") from error
 
 
-def _sealed(record: Record) -> bytes:
+def sealed(record: Record) -> bytes:
     body = json.dumps(record, separators=(",", ":"))
     return json.dumps({**record, "crc32": zlib.crc32(body.encode())}, separators=(",", ":")).encode() + b"\n"
 
 
-def _lines(path: Path) -> Iterator[Record]:
+def sealed_lines(path: Path) -> Iterator[Record]:
     """The records of a file whose checksum is right; whatever else is in it was never finished."""
     for line in path.read_bytes().splitlines(keepends=True):
         if not line.endswith(b"\n"):
@@ -131,7 +131,7 @@ def _lines(path: Path) -> Iterator[Record]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.pop("crc32", None) is not None and _sealed(record) == line:
+        if isinstance(record, dict) and record.pop("crc32", None) is not None and sealed(record) == line:
             yield record
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from goca.evaluation.store import Record, _lines, _sealed, write_text
+from goca.evaluation.store import Record, sealed, sealed_lines, write_text
 from goca.labeling.errors import KINDS, LabelingError, LogMismatch
 from goca.prompts import read_captions
 
@@ -77,7 +77,7 @@ class Answers:
         if not self.path.exists():
             return
         try:
-            self.records = list(_lines(self.path))
+            self.records = list(sealed_lines(self.path))
             self.damaged = self.path.read_bytes().count(b"\n") - len(self.records)
         except OSError as error:
             raise LabelingError(f"the log {self.path} cannot be read: {error}") from None
@@ -112,7 +112,7 @@ class AnswerLog(Answers):
     def append(self, record: Record) -> None:
         """Add one line; it is on disk when this returns. Raises LabelingError if it cannot be; the log is as it was."""
         with self._lock:
-            line = _sealed(record)
+            line = sealed(record)
             before = os.fstat(self._file.fileno()).st_size
             try:
                 if self._file.write(line) != len(line):
