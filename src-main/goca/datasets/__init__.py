@@ -8,6 +8,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from goca.datasets.ade20k import Ade20kDataset
 from goca.datasets.base import (
     VOID,
     Dataset,
@@ -18,6 +19,9 @@ from goca.datasets.base import (
     SampleError,
     class_label,
 )
+from goca.datasets.cityscapes import CityscapesDataset
+from goca.datasets.coco import CocoObjectDataset, CocoStuffDataset
+from goca.datasets.context import ContextDataset
 from goca.datasets.voc import VocDataset
 
 __all__ = [
@@ -34,7 +38,14 @@ __all__ = [
 ]
 
 # a reader by the name that a config gives; each takes a DatasetConfig
-READERS: dict[str, Callable[[DatasetConfig], Dataset]] = {"voc": VocDataset}
+READERS: dict[str, Callable[[DatasetConfig], Dataset]] = {
+    "voc": VocDataset,
+    "context": ContextDataset,
+    "coco-object": CocoObjectDataset,
+    "coco-stuff": CocoStuffDataset,
+    "cityscapes": CityscapesDataset,
+    "ade20k": Ade20kDataset,
+}
 
 
 def load_dataset(config: DatasetConfig | Mapping[str, Any]) -> Dataset:

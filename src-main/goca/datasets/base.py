@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,10 @@ class DatasetConfig:
     name: str
     reader: str
     root: str | None = None  # a folder, or "goca:NAME" for what is embedded
-    split: str = "train"
+    split: str = "train"  # a key of `splits`, or a list of the data set's own
+    splits: Mapping[str, str] = field(default_factory=dict)  # lists by what they are used for: published, clean
+    images: Mapping[str, int | Sequence[int]] = field(default_factory=dict)  # how many images a list has
+    encoding: str = "auto"  # what the numbers in label files mean; auto: found out by looking
     reverse: bool = False  # visit the list from its end, as the released evaluation does
     classes: str = ""  # a packaged table (voc, ...) or a .json file in the root: names per class id, [] for background
     labels: str | None = None  # captions: image file name -> {"caption": ...}
@@ -58,6 +61,14 @@ class DatasetConfig:
             raise DatasetError(f"dataset.{missing[0]} is not set; see configs/dataset for examples")
         return cls(**{str(key): value for key, value in fields.items()})
 
+    @property
+    def listed(self) -> str:
+        """The list that the split stands for. Raises DatasetError for a split that names a place elsewhere."""
+        name = str(self.splits.get(self.split, self.split))
+        if not name or name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+            raise DatasetError(f"dataset.split={self.split}: {name!r} is no list; expected a name such as train")
+        return name
+
     def folder(self, tree: str) -> Path:
         """The root as a folder that exists. Raises DatasetNotFound with the expected tree."""
         if not self.root:
@@ -71,18 +82,25 @@ class DatasetConfig:
         return folder
 
 
+def read_ids(path: Path) -> NDArray[np.uint8]:
+    """A label file that holds class ids as they are. Raises SampleError if it is missing or of another kind."""
+    return pixels(path, modes=("P", "L")).astype(np.uint8, copy=False)
+
+
 @dataclass
 class Sample:
     """One picture with its truth; files are opened when they are first asked for.
 
-    id, name  the id in the split's list; the image's file name, under which labels and annotations know it
-    present   ids of the classes that are in the picture, ascending, without background
+    id, name    the id in the split's list; the image's file name, under which labels and annotations know it
+    objects     ids of the classes that an annotation names; None: those of the label map count
+    read_label  label file -> class ids [H, W]; raises SampleError
     """
 
     id: str
     image_path: Path
     label_path: Path
-    present: list[int]
+    objects: list[int] | None = None
+    read_label: Callable[[Path], NDArray[np.uint8]] = read_ids
 
     @property
     def name(self) -> str:
@@ -91,18 +109,25 @@ class Sample:
     @cached_property
     def image(self) -> Image.Image:
         """The picture, decoded, in the mode of its file. Raises SampleError if it cannot be read."""
-        return _opened(self.image_path, "image")
+        return opened(self.image_path, "image")
 
     @cached_property
     def label(self) -> NDArray[np.uint8]:
         """Class ids [H, W], VOID where there is none. Raises SampleError if it cannot be read or does not fit."""
-        found = _opened(self.label_path, "label")
-        if found.mode not in ("P", "L"):
-            raise SampleError(f"label {self.label_path.name} has mode {found.mode}; expected an id per pixel (P, L)")
-        if found.size != self.image.size:
-            sizes = "the image is {}x{}, its label {}x{}".format(*self.image.size, *found.size)
+        label = self.read_label(self.label_path)
+        height, width = label.shape
+        if (width, height) != self.image.size:
+            sizes = "the image is {}x{}, its label {}x{}".format(*self.image.size, width, height)
             raise SampleError(f"{sizes}; they must agree")
-        return np.array(found)
+        return label
+
+    @cached_property
+    def present(self) -> list[int]:
+        """Ids of the classes that are in the picture, ascending, without background. Raises SampleError as `label`."""
+        if self.objects is not None:
+            return self.objects
+        counts = np.bincount(self.label.ravel(), minlength=VOID + 1)
+        return [int(class_id) for class_id in np.flatnonzero(counts[:VOID]) if class_id]
 
 
 class Dataset(Protocol):
@@ -127,7 +152,7 @@ def class_table(classes: str, root: Path) -> list[list[str]]:
     """Names per class id, from the packaged table of that name or a .json file in the root."""
     path = root / classes if classes.endswith(".json") else TABLES / f"{classes}.json"
     if not path.is_file():
-        known = ", ".join(sorted(table.stem for table in TABLES.glob("*.json")))
+        known = ", ".join(sorted(table.stem for table in TABLES.glob("*.json") if "." not in table.stem))
         raise DatasetError(f"dataset.classes={classes!r}: no such table; there are: {known}; or a .json in the root")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +165,16 @@ def class_table(classes: str, root: Path) -> list[list[str]]:
     return table
 
 
-def _opened(path: Path, what: str) -> Image.Image:
+def pixels(path: Path, modes: Sequence[str]) -> NDArray:
+    """The values of a label file, in one of these modes of Pillow's. Raises SampleError."""
+    found = opened(path, "label")
+    if found.mode not in modes:
+        raise SampleError(f"label {path.name} has mode {found.mode}; expected an id per pixel ({', '.join(modes)})")
+    return np.array(found)
+
+
+def opened(path: Path, what: str) -> Image.Image:
+    """An image file, decoded. Raises SampleError that says what is missing or cannot be read."""
     try:
         with Image.open(path) as image:
             image.load()

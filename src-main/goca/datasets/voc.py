@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, Sample, SampleError, class_table
+from goca.datasets.base import DatasetConfig, DatasetNotFound, Sample, SampleError, class_table
+from goca.datasets.folders import read_list
 
 TREE = """\
     JPEGImages/<id>.jpg (or .png)         pictures
@@ -27,7 +28,7 @@ class VocDataset:
                 hint = f"\nThis looks like the parent folder; try dataset.root={inner}" if inner else ""
                 raise DatasetNotFound(f"dataset.root={config.root} has no {part}/; {self.name!r} expects\n{TREE}{hint}")
         self.class_names = class_table(config.classes, self.folder)
-        self.ids = self._listed(config.split)
+        self.ids = self._listed(config)
         if config.reverse:
             self.ids.reverse()
 
@@ -38,7 +39,7 @@ class VocDataset:
             id=image_id,
             image_path=next((path for path in images if path.is_file()), images[0]),
             label_path=self.folder / "SegmentationClass" / f"{image_id}.png",
-            present=self._present(self.folder / "Annotations" / f"{image_id}.xml"),
+            objects=self._present(self.folder / "Annotations" / f"{image_id}.xml"),
         )
 
     def _present(self, path: Path) -> list[int]:
@@ -56,18 +57,10 @@ class VocDataset:
                 return class_id
         raise SampleError(f"annotation {path.name} names the object {name!r}, which is no class of {self.name!r}")
 
-    def _listed(self, split: str) -> list[str]:
+    def _listed(self, config: DatasetConfig) -> list[str]:
         folder = self.folder / "ImageSets" / "Segmentation"
-        path = folder / f"{split}.txt"
+        path = folder / f"{config.listed}.txt"
         if not path.is_file():
             splits = ", ".join(sorted(found.stem for found in folder.glob("*.txt"))) or "none"
-            raise DatasetNotFound(f"dataset.split={split}: there is no {path}; splits there: {splits}")
-        ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if wrong := next((each for each in ids if each in (".", "..") or any(c in each for c in "/\\\0")), None):
-            raise DatasetError(f"{path} lists {wrong!r}; expected bare ids, such as 2007_000027")
-        if len(set(ids)) < len(ids):
-            twin = next(each for each in ids if ids.count(each) > 1)
-            raise DatasetError(f"{path} lists {twin!r} more than once; keep one")
-        if not ids:
-            raise DatasetError(f"{path} is empty; expected one id per line")
-        return ids
+            raise DatasetNotFound(f"dataset.split={config.split}: there is no {path}; splits there: {splits}")
+        return read_list(path)

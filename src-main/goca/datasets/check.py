@@ -1,0 +1,122 @@
+"""Whether a data set's folder is as it should be: every file opened, what is missing or odd named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from goca.datasets.base import VOID, Dataset, DatasetConfig, Sample, SampleError
+
+# what can be wrong with one image -> what helps
+FIXES = {
+    "no picture": "unpack the archive of pictures again, or fetch the missing ones",
+    "no label": "unpack the archive of labels again; if most are missing, it is that of another split or year",
+    "no annotation": "unpack the archive again; Annotations/ lacks files, or they are torn",
+    "picture that cannot be read": "fetch these pictures again",
+    "label that cannot be used": "fetch these labels again; never resize, recolour or re-save label files",
+    "label of another kind": "the folder holds labels of two kinds; unpack one kind into an empty folder",
+}
+
+
+@dataclass
+class Report:
+    """What a look through a data set found.
+
+    listed    images in the list; looked_at  how many of them were opened
+    expected  how many the list should have; empty: not known
+    found     kind of trouble (a key of FIXES) -> "id: reason" of each image
+    classes   class id -> images that it is in, of those that can be used
+    """
+
+    listed: int
+    expected: tuple[int, ...]
+    looked_at: int = 0
+    found: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[int, int] = field(default_factory=dict)
+    void: float = 0.0  # share of the pixels that are not labelled
+
+    @property
+    def counts_match(self) -> bool:
+        return not self.expected or self.listed in self.expected
+
+    @property
+    def ready(self) -> bool:
+        return self.counts_match and not self.found and self.looked_at > 0
+
+    def fixes(self) -> list[str]:
+        """What to do, the first thing first."""
+        steps = [FIXES[kind] for kind in FIXES if kind in self.found]
+        if not self.counts_match:
+            wanted = " or ".join(map(str, self.expected))
+            steps.insert(0, f"the list has {self.listed} images instead of {wanted}: take the list, or the folder, of"
+                            " the split that dataset.split names (docs/datasets.md)")  # fmt: skip
+        return steps
+
+
+def examine(
+    dataset: Dataset, config: DatasetConfig, limit: int | None = None,
+    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> Report:  # fmt: skip
+    """Open every picture and label of a data set.
+
+    limit     only the first images of the list
+    progress  wraps the ids
+    Raises DatasetError where it is not clear what the label files hold.
+    """
+    expected: Any = config.images.get(config.listed, ())
+    report = Report(len(dataset.ids), (expected,) if isinstance(expected, int) else tuple(expected))
+    void = pixels = 0
+    for image_id in progress(dataset.ids[:limit]):
+        report.looked_at += 1
+        sample, troubles = _looked_at(dataset, image_id)
+        for kind, reason in troubles:
+            report.found.setdefault(kind, []).append(f"{image_id}: {reason}" if reason else image_id)
+        if sample is not None and not troubles:
+            void, pixels = void + int(np.count_nonzero(sample.label == VOID)), pixels + sample.label.size
+            for class_id in sample.present:
+                report.classes[class_id] = report.classes.get(class_id, 0) + 1
+    report.void = void / pixels if pixels else 0.0
+    return report
+
+
+def _looked_at(dataset: Dataset, image_id: str) -> tuple[Sample | None, list[tuple[str, str]]]:
+    """One image, and (kind, reason) of whatever is wrong with it."""
+    try:
+        sample = dataset.sample(image_id)
+    except SampleError as error:
+        return None, [("no annotation", str(error))]
+    return sample, list(_file_troubles(dataset, sample))
+
+
+def _file_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str]]:
+    picture, label = sample.image_path.is_file(), sample.label_path.is_file()
+    if not picture:
+        yield "no picture", ""
+    if not label:
+        yield "no label", ""
+    if picture:
+        try:
+            sample.image  # noqa: B018
+        except SampleError as error:
+            yield "picture that cannot be read", str(error)
+            return
+    if picture and label:
+        yield from _label_troubles(dataset, sample)
+
+
+def _label_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str]]:
+    try:
+        values = np.unique(sample.label)
+    except SampleError as error:
+        yield "label that cannot be used", str(error)
+        return
+    if unknown := [int(value) for value in values if value != VOID and value >= len(dataset.class_names)]:
+        yield "label that cannot be used", f"holds {unknown[:5]}, which are no classes"
+    encoding = getattr(dataset, "encoding", None)
+    if encoding is not None and encoding.unused:
+        held = set(np.unique(dataset.values(sample.label_path)).tolist())  # type: ignore[attr-defined]
+        if odd := sorted(held & encoding.unused):
+            yield "label of another kind", f"holds {odd[:5]}, which {encoding.name!r} has no use for"

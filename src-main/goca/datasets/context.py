@@ -1,0 +1,126 @@
+"""PASCAL-Context on VOC 2010's pictures: 59 classes, from LabelMap .mat files or from PNGs of 60 values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, SampleError, class_table
+from goca.datasets.encodings import Encoding, label_values
+from goca.datasets.folders import FolderDataset, Place, read_list
+
+RAW = [row[0] for row in label_values("context")]  # raw id per class id
+RAW_CLASSES = 459  # the raw ids that have no class are background, 0 and `unknown` among them
+OBJECT_NAMES = {"diningtable": "table"}  # VOC's word for a class -> Context's; the other nineteen are the same
+OWN_ORDER = "59_labels.txt"  # beside 59_context_labels/: which value is which class
+
+
+class ContextDataset(FolderDataset):
+    """PASCAL-Context. Pixels of the 400 rarer classes are background, as in the usual 60-class evaluation."""
+
+    tree = """\
+    JPEGImages/<id>.jpg                       pictures
+    trainval/<id>.mat                         LabelMap with raw ids 0-459, or
+    SegmentationClassContext/<id>.png         0 background, 1-59 classes in the order of their raw ids, or
+    59_context_labels/<id>.png                0 background, 1-59 classes in the order of 59_labels.txt
+    ImageSets/{list}.txt                      one id per line"""
+    image_places = (Place("JPEGImages", ".jpg"),)
+    label_places = (
+        Place("trainval", ".mat", encodings=("raw",)),
+        Place("SegmentationClassContext", ".png", encodings=("60-sorted", "60-listed")),
+        Place("59_context_labels", ".png", encodings=(OWN_ORDER,)),
+    )
+    encodings: tuple[Encoding, ...] = (
+        Encoding.of(
+            "raw", "raw ids 0-459", dict.fromkeys(range(RAW_CLASSES + 1), 0) | {raw: i for i, raw in enumerate(RAW)}
+        ),
+        Encoding.of("60-sorted", "0-59, in the order of the raw ids", dict(enumerate(map(RAW.index, sorted(RAW))))),
+        Encoding.of("60-listed", "0-59, in the order of this project's class table", dict(enumerate(range(60)))),
+    )
+
+    def __init__(self, config: DatasetConfig) -> None:
+        if config.root and (order := config.folder(self.tree) / OWN_ORDER).is_file():
+            classes = _named_order(order, class_table(config.classes, order.parent))
+            self.encodings = (*self.encodings, Encoding.of(OWN_ORDER, f"0-59, in the order of {OWN_ORDER}", classes))
+        super().__init__(config)
+
+    def values(self, path: Path) -> NDArray:
+        """Raw ids [H, W] of a .mat file, or the numbers in a PNG. Raises SampleError."""
+        return _label_map(path) if path.suffix == ".mat" else super().values(path)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """As for every folder; the order of 60-class PNGs is told by VOC's annotations, where they are there."""
+        known = {each.name: each for each in self.encodings}
+        possible = [known[name] for name in self.place.encodings]
+        if self.config.encoding != "auto" or len(possible) < 2:
+            return super().encoding
+        hits = dict.fromkeys(self.place.encodings, 0)
+        for objects, values in self._annotated():
+            for each in possible:
+                hits[each.name] += len(objects & {int(each.table[value]) for value in values})
+        best = max(hits, key=hits.__getitem__)
+        others = [count for name, count in hits.items() if name != best]
+        return known[best] if hits[best] > max(others) else super().encoding
+
+    def _annotated(self) -> Iterator[tuple[set[int], list[int]]]:
+        """Of some images, the classes that VOC's XML names and the values in the label."""
+        ids = {names[0]: class_id for class_id, names in enumerate(self.class_names) if names}
+        for path, values in self._looked_at():
+            try:
+                tree = ElementTree.parse(self.folder / "Annotations" / f"{path.stem}.xml")
+            except (ElementTree.ParseError, OSError, ValueError, LookupError):
+                continue
+            names = (each.findtext("name", "").strip() for each in tree.iter("object"))
+            yield {ids[name] for name in (OBJECT_NAMES.get(name, name) for name in names) if name in ids}, [*values]
+
+    def _ids(self) -> list[str]:
+        """Those of the list, in ImageSets/ or in the root."""
+        name = f"{self.listed}.txt"
+        places = [self.folder / "ImageSets" / name, self.folder / "ImageSets/Segmentation" / name, self.folder / name,
+                  self.folder / Path(name).name]  # fmt: skip
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
+            known = sorted((self.folder / "ImageSets").glob("Seg*/*.txt"))
+            lists = ", ".join(f"{found.parent.name}/{found.stem}" for found in known) or "none"
+            raise DatasetNotFound(f"dataset.split={self.config.split}: there is no {places[0]}; lists there: {lists}")
+        return read_list(path)
+
+
+def _label_map(path: Path) -> NDArray:
+    from scipy.io import loadmat
+
+    try:
+        with path.open("rb") as file:
+            label = loadmat(file, variable_names=["LabelMap"]).get("LabelMap")
+    except FileNotFoundError:
+        raise SampleError(f"label {path.name} is missing") from None
+    except Exception as error:  # of zlib, of scipy's parser, of numpy: torn files end in many ways
+        raise SampleError(f"label {path.name} cannot be read: {type(error).__name__}: {error}") from None
+    if label is None:
+        raise SampleError(f"label {path.name} has no variable LabelMap")
+    if label.ndim != 2 or not label.size or label.dtype.kind not in "uif":
+        raise SampleError(f"label {path.name}: LabelMap is {label.dtype} {list(label.shape)}; expected ids [H, W]")
+    if label.dtype not in (np.uint8, np.uint16):
+        whole = np.clip(label, 0, 2**16 - 1).astype(np.uint16)
+        if not (whole == label).all():
+            raise SampleError(f"label {path.name}: LabelMap holds numbers that are no ids")
+        return whole
+    return label
+
+
+def _named_order(path: Path, class_names: list[list[str]]) -> dict[int, int]:
+    """Value -> class id, from lines such as `1: aeroplane`. Raises DatasetError if they are not the 59 classes."""
+    lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    ids = {name: class_id for class_id, names in enumerate(class_names) for name in names}
+    classes = {int(value): ids.get(name.lower(), 0) for value, name in lines}
+    if sorted(classes) != list(range(1, 60)) or sorted(classes.values()) != list(range(1, 60)):
+        unknown = [name for _, name in lines if name.lower() not in ids]
+        raise DatasetError(f"{path} does not name the 59 classes, one `1: aeroplane` a line; unknown: {unknown[:5]}")
+    return {0: 0} | classes

@@ -1,0 +1,129 @@
+"""What the numbers in label files mean: a table per way in which they circulate, and finding out which one it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goca.datasets.base import TABLES, VOID, DatasetError, SampleError
+
+UNKNOWN = 254  # in a table: a value that such a file does not hold
+SIZE = 2**16  # label files hold eight or sixteen bits
+ENOUGH = 12  # files whose values leave no choice, until no more are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One way of writing classes as numbers.
+
+    name, about  how `dataset.encoding` calls it; what it is, for people
+    table        [65536] value -> class id, VOID or UNKNOWN
+    unused       values that have a meaning but that no published file holds; finding one speaks against this encoding
+    unusual      the same, of less weight
+    """
+
+    name: str
+    about: str
+    table: NDArray[np.uint8]
+    unused: frozenset[int] = frozenset()
+    unusual: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls, name: str, about: str, classes: Mapping[int, int], void: Iterable[int] = (), *,
+        unused: Iterable[int] = (), unusual: Iterable[int] = (),
+    ) -> Encoding:  # fmt: skip
+        """From value -> class id, and the values that mean nothing."""
+        table = np.full(SIZE, UNKNOWN, np.uint8)
+        table[list(void)] = VOID
+        table[list(classes)] = list(classes.values())
+        return cls(name, about, table, frozenset(unused), frozenset(unusual))
+
+    def __call__(self, values: NDArray) -> NDArray[np.uint8]:
+        """Class ids of a label file's values (uint8 or uint16), the same shape. Raises SampleError for unknown ones."""
+        label = np.take(self.table, values)
+        if (label == UNKNOWN).any():
+            found = sorted({int(value) for value in np.unique(values) if self.table[value] == UNKNOWN})
+            raise SampleError(f"holds the values {found[:5]}, which do not occur in labels of the kind {self.name!r}")
+        return label
+
+    def against(self, values: Collection[int]) -> tuple[int, int, int]:
+        """What speaks against it where a file holds these values: how many are unknown, unused, unusual."""
+        known = {value for value in values if self.table[value] != UNKNOWN}
+        return len(values) - len(known), len(known & self.unused), len(known & self.unusual)
+
+
+def label_values(table: str) -> list[list[int]]:
+    """The values of each class id in label files, from the packaged table of that name."""
+    return json.loads((TABLES / f"{table}.values.json").read_text(encoding="utf-8"))
+
+
+def by_value(values: Sequence[Sequence[int]], shift: int = 0) -> dict[int, int]:
+    """Value -> class id, from the values of each class id."""
+    return {value + shift: class_id for class_id, row in enumerate(values) for value in row}
+
+
+def find_encoding(
+    encodings: Sequence[Encoding], files: Iterable[tuple[Path, Collection[int]]], what: str, promised: str | None = None
+) -> Encoding:
+    """Which of a few encodings label files are in, by the values that they hold.
+
+    files     a path and the values in it, taken until it is clear
+    what      whose files they are, for errors
+    promised  the encoding to believe in where the values fit several
+    Raises DatasetError if files disagree, if most fit none of them, or if nothing decides.
+    """
+    strong: dict[str, Path] = {}
+    weak: set[str] = set()
+    unfitting: list[tuple[Path, Collection[int]]] = []
+    sure = seen_files = 0
+    for path, values in files:
+        seen_files += 1
+        candidates, certain = _candidates(encodings, values)
+        if not candidates:
+            unfitting.append((path, values))
+        elif len(candidates) == 1 and certain:
+            strong.setdefault(candidates[0], path)
+            sure += 1
+        elif len(candidates) == 1:
+            weak.add(candidates[0])
+        if sure == ENOUGH:
+            break
+    if 2 * len(unfitting) > seen_files:
+        raise DatasetError(_unfitting(*unfitting[0], encodings, what))
+    if len(strong) > 1:
+        seen = "; ".join(f"{path.name} looks like {name!r}" for name, path in strong.items())
+        raise DatasetError(
+            f"the labels of {what} are mixed: {seen}. Unpack one kind into an empty folder, or, if you know better, set"
+            f" dataset.encoding to one of: {', '.join(each.name for each in encodings)}"
+        )
+    name = next(iter(strong), None) or (next(iter(weak)) if len(weak) == 1 else promised)
+    if (found := next((each for each in encodings if each.name == name), None)) is None:
+        kinds = "; ".join(f"{each.name} ({each.about})" for each in encodings)
+        raise DatasetError(f"the labels of {what} fit more than one encoding; set dataset.encoding to one of: {kinds}")
+    return found
+
+
+def _candidates(encodings: Sequence[Encoding], values: Collection[int]) -> tuple[list[str], bool]:
+    """The encodings that one file's values fit best, and whether that rests on more than what is merely unusual."""
+    marks = {each.name: each.against(values) for each in encodings}
+    fitting = _least({name: unused for name, (unknown, unused, _) in marks.items() if not unknown})
+    if len(fitting) < 2:
+        return fitting, True
+    return _least({name: marks[name][2] for name in fitting}), False
+
+
+def _least(marks: Mapping[str, int]) -> list[str]:
+    return [name for name, mark in marks.items() if mark == min(marks.values())]
+
+
+def _unfitting(path: Path, values: Collection[int], encodings: Sequence[Encoding], what: str) -> str:
+    kinds = "; ".join(f"{each.name} ({each.about})" for each in encodings)
+    odd = sorted(value for value in values if all(each.table[value] == UNKNOWN for each in encodings))
+    because = f"the values {odd[:5]}, which no kind of them has" if odd else "values that no one kind of them has all"
+    return f"{path} is no label of {what}: it holds {because}; kinds: {kinds}"

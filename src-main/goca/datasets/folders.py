@@ -1,0 +1,169 @@
+"""Benchmarks whose labels name the classes: pictures and label files in two folders, matched by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, Sample, SampleError, class_table, pixels
+from goca.datasets.encodings import Encoding, find_encoding
+
+LOOKED_AT = 48  # label files that are opened, at most, to find out their encoding
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files of one kind may lie, and how they are named: folder/ID + ending.
+
+    folder     relative to the root; {list} stands for the split's list, a last part `*` for any folder
+    ids        the form of an id
+    encodings  of label files: the names of those that they may be in; the first is the one that the place promises
+    sure       whether to believe the promise where the values fit several encodings
+    """
+
+    folder: str
+    ending: str
+    ids: str = ".+"
+    encodings: tuple[str, ...] = ()
+    sure: bool = True
+
+    def files(self, root: Path, listed: str) -> dict[str, Path]:
+        """Id -> file. Hidden files, as some archives leave them, do not count."""
+        pattern = f"{self.folder.format(list=listed)}/*{self.ending}"
+        found = ((path.name.removesuffix(self.ending), path) for path in root.glob(pattern) if path.name[0] != ".")
+        return {image_id: path for image_id, path in found if re.fullmatch(self.ids, image_id)}
+
+    def path(self, root: Path, listed: str, image_id: str) -> Path:
+        """Where the file of that id is expected."""
+        group = image_id.split("_")[0]  # Cityscapes: a folder per city
+        return root / self.folder.format(list=listed).replace("*", group) / f"{image_id}{self.ending}"
+
+
+class FolderDataset:
+    """A benchmark in two folders. Raises DatasetNotFound with the expected tree.
+
+    A kind of data set says where its files lie and what their numbers mean; the classes that are present are those of
+    the label map. `place` and `encoding` tell what was found.
+    """
+
+    tree: str
+    image_places: tuple[Place, ...]
+    label_places: tuple[Place, ...]
+    encodings: tuple[Encoding, ...]
+    strays: dict[str, str] = {}  # noqa: RUF012  files whose presence explains that labels are missing -> the fix
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.name, self.config = config.name, config
+        self.listed = config.listed
+        self.folder = config.folder(self.tree.format(list=self.listed))
+        self.class_names = class_table(config.classes, self.folder)
+        self._check_encoding()
+        image_place, self.images = self._find(self.image_places, "pictures")
+        wanted = [place for place in self.label_places if config.encoding in ("auto", *place.encodings)]
+        self.place, self.labels = self._find(wanted, "labels")
+        self.image_place = image_place
+        self.ids = self._ids()
+        if config.reverse:
+            self.ids.reverse()
+
+    def sample(self, image_id: str) -> Sample:
+        """The picture of that id; its files are opened when they are asked for."""
+        return Sample(
+            id=image_id,
+            image_path=self.images.get(image_id) or self.image_place.path(self.folder, self.listed, image_id),
+            label_path=self.labels.get(image_id) or self.place.path(self.folder, self.listed, image_id),
+            read_label=self.read_label,
+        )
+
+    def read_label(self, path: Path) -> NDArray[np.uint8]:
+        """A label file as class ids [H, W]. Raises SampleError; DatasetError if it is not clear what the files hold."""
+        encoding = self.encoding
+        return self.converted(self.values(path), encoding, path)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """What the numbers in the label files mean: as `dataset.encoding` says, or by looking at some of them."""
+        known = {each.name: each for each in self.encodings}
+        if self.config.encoding != "auto":
+            return known[self.config.encoding]
+        possible = [known[name] for name in self.place.encodings]
+        promised = possible[0].name if self.place.sure else None
+        return find_encoding(possible, self._looked_at(), repr(self.name), promised)
+
+    @property
+    def found(self) -> str:
+        """What kind of label files there are, for people. Raises DatasetError as `encoding`."""
+        return f"{self.place.folder.format(list=self.listed)}/*{self.place.ending}: {self.encoding.about}"
+
+    def values(self, path: Path) -> NDArray:
+        """The numbers in a label file. Raises SampleError."""
+        return pixels(path, modes=("P", "L"))
+
+    @staticmethod
+    def converted(values: NDArray, encoding: Encoding, path: Path) -> NDArray[np.uint8]:
+        """Class ids of a file's numbers. Raises SampleError for unknown ones."""
+        try:
+            return encoding(values)
+        except SampleError as error:
+            raise SampleError(f"label {path.name} {error}") from None
+
+    def _ids(self) -> list[str]:
+        return sorted(self.images.keys() | self.labels.keys())
+
+    def _looked_at(self) -> Iterator[tuple[Path, Collection[int]]]:
+        paths = sorted(self.labels.values())
+        for path in paths[:: max(1, len(paths) // LOOKED_AT)][:LOOKED_AT]:
+            try:
+                yield path, [int(value) for value in np.flatnonzero(np.bincount(self.values(path).ravel()))]
+            except SampleError:
+                continue  # an image of its own, to be skipped with its reason
+
+    def _check_encoding(self) -> None:
+        names = [each.name for each in self.encodings]
+        if self.config.encoding not in ["auto", *names]:
+            raise DatasetError(
+                f"dataset.encoding={self.config.encoding!r} is not known to {self.name!r};"
+                f" there are: {', '.join(['auto', *names])}"
+            )
+
+    def _find(self, places: Sequence[Place], what: str) -> tuple[Place, dict[str, Path]]:
+        for place in places:
+            if files := place.files(self.folder, self.listed):
+                return place, files
+        tried = ", ".join(f"{place.folder.format(list=self.listed)}/*{place.ending}" for place in places)
+        hint = "".join(f"\n{fix}" for pattern, fix in self.strays.items() if any(self.folder.glob(pattern)))
+        raise DatasetNotFound(
+            f"dataset.root={self.config.root} has no {what} (looked for {tried}); {self.name!r} expects\n"
+            f"{self.tree.format(list=self.listed)}{hint or self._deeper(places)}"
+        )
+
+    def _deeper(self, places: Sequence[Place]) -> str:
+        """A hint where the tree begins a folder or two further in, or further out."""
+        around = [self.folder.parent, *(path for path in sorted(self.folder.glob("*")) if path.is_dir())]
+        for folder in around:
+            if any(place.files(folder, self.listed) for place in places):
+                return f"\nThe tree seems to begin elsewhere; try dataset.root={folder}"
+        return ""
+
+
+def read_list(path: Path) -> list[str]:
+    """The ids in a list file, one a line. Raises DatasetError for ids with folders in them, twins, and none at all."""
+    try:
+        lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no text: {error}; expected one id per line") from None
+    ids = [line.strip() for line in lines if line.strip()]
+    if wrong := next((each for each in ids if each in (".", "..") or any(c in each for c in "/\\\0")), None):
+        raise DatasetError(f"{path} lists {wrong!r}; expected bare ids, such as 2007_000027")
+    if len(set(ids)) < len(ids):
+        twin = next(each for each in ids if ids.count(each) > 1)
+        raise DatasetError(f"{path} lists {twin!r} more than once; keep one")
+    if not ids:
+        raise DatasetError(f"{path} is empty; expected one id per line")
+    return ids
