@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--pipeline", help="another folder in place of the embedded model")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     arguments = parser.parse_args()
-    found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads()}
     row = found["mini-sd"]
     print("| | bare | method | method / bare | evaluation | peak memory |\n|---|---|---|---|---|---|")
     print(f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "

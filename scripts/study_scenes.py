@@ -1,7 +1,10 @@
 """What each part of the method is worth on the embedded model: mIoU by part, protocol, split, timestep and noise seed.
 
-    python3 scripts/study_scenes.py timesteps      on the validation split, one noise seed; nothing else is chosen there
+    python3 scripts/study_scenes.py timesteps      on the validation split, one noise seed
+    python3 scripts/study_scenes.py settings       likewise: reference layer, space layers, affinity order
     python3 scripts/study_scenes.py parts          the table of the README: test and fresh split, four noise seeds
+
+What configs/model/mini-sd.yaml says was chosen by the first two, under the paper protocol; the third only reports.
 
 All variants of an image share one forward. Intervals are over noise seeds (95 %, Student's t).
 """
@@ -12,6 +15,7 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +39,15 @@ PARTS = {  # which of the two rules of each kind: 0 vanilla, 1 ours
     "GoCA": (1, 1, 1),
 }
 TIMESTEPS = (20, 50, 100, 150, 200, 300, 400, 500, 600, 700)
+SPACES = {
+    "up, 16 x 16": ("up-level1-repeat{0,1}-vit-block0-self-map",),
+    "down and up, 16 x 16": ("down-level0-repeat0-vit-block0-self-map", "up-level1-repeat{0,1}-vit-block0-self-map"),
+    "first up, 16 x 16": ("up-level1-repeat0-vit-block0-self-map",),
+    "last up, 16 x 16": ("up-level1-repeat1-vit-block0-self-map",),
+    "up, 8 x 8": ("up-level0-repeat{0,1}-vit-block0-self-map",),
+}
+REFERENCES = ("down-level0-repeat0", "up-level0-repeat1", "up-level1-repeat0", "up-level1-repeat1")
+ORDERS = (0, 1, 2, 3)
 THRESHOLDS = [round(0.05 * i, 2) for i in range(-8, 9)]
 PROTOCOLS = {"paper": {"preset": "paper"}, "released": {"preset": "released", "seed": "image"}}  # seeded, both
 
@@ -85,7 +98,7 @@ def summary(metric: MeanIoU) -> dict[str, float]:
     return {"best": 100 * curve[best], "threshold": best, "fixed": 100 * curve[0.0], "objects": 100 * float(objects)}
 
 
-def segmenter_for(model: str, pipeline: str | None, protocol: str, **fields: int) -> Segmenter:
+def segmenter_for(model: str, pipeline: str | None, protocol: str, **fields: Any) -> Segmenter:
     return Segmenter.from_pretrained(pipeline, load_config(model, protocol=PROTOCOLS[protocol], **fields))
 
 
@@ -111,6 +124,23 @@ def study_timesteps(arguments: argparse.Namespace) -> Iterator[dict]:
                 yield {"protocol": protocol, "t": t, "split": "validation", "seed": 0, "part": part, **summary(metric)}
 
 
+def settings() -> Iterator[tuple[str, dict]]:
+    """One thing changed at a time, from the config as it is."""
+    yield "as configured", {}
+    yield from ((f"reference {place}", {"ref_layer": f"{place}-vit-block0-cross-q"}) for place in REFERENCES)
+    yield from ((f"space: {name}", {"self_layers": layers}) for name, layers in SPACES.items())
+    yield from ((f"affinity order {order}", {"affinity_order": order}) for order in ORDERS)
+
+
+def study_settings(arguments: argparse.Namespace) -> Iterator[dict]:
+    dataset, captions = open_split("validation", arguments.count, arguments.work)
+    for name, fields in settings():
+        segmenter = segmenter_for(arguments.model, arguments.pipeline, "paper", **fields)
+        ids = tqdm(dataset.ids[: arguments.limit], desc=name)
+        for part, metric in evaluate(segmenter, dataset, captions, ids, seed=0).items():
+            yield {"protocol": "paper", "setting": name, "seed": 0, "part": part, **summary(metric)}
+
+
 def study_parts(arguments: argparse.Namespace) -> Iterator[dict]:
     for split in ("test", "fresh"):
         dataset, captions = open_split(split, arguments.count, arguments.work)
@@ -123,7 +153,7 @@ def study_parts(arguments: argparse.Namespace) -> Iterator[dict]:
                     yield {**entry, **summary(metric)}
 
 
-STUDIES = {"timesteps": study_timesteps, "parts": study_parts}
+STUDIES = {"timesteps": study_timesteps, "settings": study_settings, "parts": study_parts}
 
 
 def print_parts(entries: list[dict]) -> None:
@@ -149,7 +179,14 @@ def print_timesteps(entries: list[dict]) -> None:
             print(f"| {part} | " + " | ".join(f"{found[t]:.1f}" for t in TIMESTEPS) + " |")
 
 
-PRINT = {"timesteps": print_timesteps, "parts": print_parts}
+def print_settings(entries: list[dict]) -> None:
+    print("| | " + " | ".join(PARTS) + " |\n|---|" + "---|" * len(PARTS))
+    for name in dict.fromkeys(e["setting"] for e in entries):
+        found = {e["part"]: e["best"] for e in entries if e["setting"] == name}
+        print(f"| {name} | " + " | ".join(f"{found[part]:.1f}" for part in PARTS) + " |")
+
+
+PRINT = {"timesteps": print_timesteps, "settings": print_settings, "parts": print_parts}
 
 
 def main() -> None:
