@@ -166,6 +166,9 @@ def test_coco_panoptic_trouble_is_named(tmp_path):
         path.write_text(text)
         with pytest.raises(DatasetError, match=message):
             load("coco-object", root).sample("000000000139").label  # noqa: B018
+    path.write_text(json.dumps({"annotations": entries[:1] * 2}))
+    with pytest.raises(DatasetError, match="more than once"):
+        load("coco-object", root).sample("000000000139").label  # noqa: B018
     path.unlink()
     with pytest.raises(DatasetNotFound, match="is missing; it comes in the same archive"):
         load("coco-object", root).sample("000000000139").label  # noqa: B018
@@ -237,6 +240,13 @@ def test_cityscapes_names_decide_where_values_do_not(tmp_path):
     sample = load("cityscapes", tmp_path / "b").sample("lindau_000000_000019")
     with pytest.raises(SampleError, match=r"000019_gtFine_labelTrainIds\.png is missing"):
         sample.label  # noqa: B018
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    root = cityscapes(tmp_path, "labelIds", [7, 33])
+    shutil.copytree(root / "leftImg8bit/val/lindau", root / "leftImg8bit/val/copy")
+    with pytest.raises(DatasetError, match="have the same name; keep one"):
+        load("cityscapes", root)
 
 
 def test_ade20k(tmp_path):

@@ -74,7 +74,8 @@ class CocoObjectDataset(FolderDataset):
         path = self._panoptic_json()
         try:
             with path.open(encoding="utf-8") as file:
-                return {Path(each["file_name"]).stem: _segments(each) for each in json.load(file)["annotations"]}
+                annotations = json.load(file)["annotations"]
+            segments = {Path(each["file_name"]).stem: _segments(each) for each in annotations}
         except FileNotFoundError:
             raise DatasetNotFound(f"{path} is missing; it comes in the same archive as the PNGs beside it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -82,6 +83,9 @@ class CocoObjectDataset(FolderDataset):
                 f"{path} is not COCO's panoptic JSON ({type(error).__name__}: {error}); expected"
                 ' {"annotations": [{"file_name": ..., "segments_info": [{"id": ..., "category_id": ...}]}]}'
             ) from None
+        if len(segments) < len(annotations):
+            raise DatasetError(f"{path} lists an image more than once; unpack it anew")
+        return segments
 
     def _panoptic_json(self) -> Path:
         folder = self.folder / self.place.folder.format(list=self.listed)

@@ -34,10 +34,17 @@ class Place:
     sure: bool = True
 
     def files(self, root: Path, listed: str) -> dict[str, Path]:
-        """Id -> file. Hidden files, as some archives leave them, do not count."""
+        """Id -> file. Hidden files, as some archives leave them, do not count. Raises DatasetError for twins."""
         pattern = f"{self.folder.format(list=listed)}/*{self.ending}"
         found = ((path.name.removesuffix(self.ending), path) for path in root.glob(pattern) if path.name[0] != ".")
-        return {image_id: path for image_id, path in found if re.fullmatch(self.ids, image_id)}
+        files: dict[str, Path] = {}
+        for image_id, path in found:
+            if not re.fullmatch(self.ids, image_id):
+                continue
+            if image_id in files:
+                raise DatasetError(f"{path} and {files[image_id]} have the same name; keep one")
+            files[image_id] = path
+        return files
 
     def path(self, root: Path, listed: str, image_id: str) -> Path:
         """Where the file of that id is expected."""
