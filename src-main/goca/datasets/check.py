@@ -16,8 +16,8 @@ FIXES = {
     "no label": "unpack the archive of labels again; if most are missing, it is that of another split or year",
     "no annotation": "unpack the archive again; Annotations/ lacks files, or they are torn",
     "picture that cannot be read": "fetch these pictures again",
-    "label that cannot be used": "fetch these labels again; never resize, recolour or re-save label files",
-    "label of another kind": "the folder holds labels of two kinds; unpack one kind into an empty folder",
+    "label that cannot be used": "unpack the archive of labels into an empty folder, one kind only, and leave the files"
+    " as they are: neither resized nor recoloured",
 }
 
 
@@ -115,8 +115,3 @@ def _label_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str
         return
     if unknown := [int(value) for value in values if value != VOID and value >= len(dataset.class_names)]:
         yield "label that cannot be used", f"holds {unknown[:5]}, which are no classes"
-    encoding = getattr(dataset, "encoding", None)
-    if encoding is not None and encoding.unused:
-        held = set(np.unique(dataset.values(sample.label_path)).tolist())  # type: ignore[attr-defined]
-        if odd := sorted(held & encoding.unused):
-            yield "label of another kind", f"holds {odd[:5]}, which {encoding.name!r} has no use for"

@@ -24,7 +24,7 @@ class CityscapesDataset(FolderDataset):
         Place("gtFine/{list}/*", "_gtFine_trainIds.png", encodings=("trainIds", "labelIds")),
     )
     encodings = (
-        Encoding.of("labelIds", "label ids 0-33", LABEL_IDS, [*VOID_IDS, 255], unusual=[255]),
+        Encoding.of("labelIds", "label ids 0-33", LABEL_IDS, [*VOID_IDS, 255], unused=[255]),
         Encoding.of("trainIds", "train ids 0-18, 255 void", {value: value + 1 for value in range(19)}, [255]),
     )
     strays = {  # noqa: RUF012

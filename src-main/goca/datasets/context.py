@@ -57,17 +57,15 @@ class ContextDataset(FolderDataset):
     @cached_property
     def encoding(self) -> Encoding:
         """As for every folder; the order of 60-class PNGs is told by VOC's annotations, where they are there."""
-        known = {each.name: each for each in self.encodings}
-        possible = [known[name] for name in self.place.encodings]
-        if self.config.encoding != "auto" or len(possible) < 2:
+        possible = self._possible()
+        if len(possible) < 2:
             return super().encoding
-        hits = dict.fromkeys(self.place.encodings, 0)
+        hits = [0] * len(possible)  # objects of the annotations that are in the labels
         for objects, values in self._annotated():
-            for each in possible:
-                hits[each.name] += len(objects & {int(each.table[value]) for value in values})
-        best = max(hits, key=hits.__getitem__)
-        others = [count for name, count in hits.items() if name != best]
-        return known[best] if hits[best] > max(others) else super().encoding
+            for index, each in enumerate(possible):
+                hits[index] += len(objects & {int(each.table[value]) for value in values})
+        best = hits.index(max(hits))
+        return possible[best] if hits.count(hits[best]) == 1 else super().encoding
 
     def _annotated(self) -> Iterator[tuple[set[int], list[int]]]:
         """Of some images, the classes that VOC's XML names and the values in the label."""

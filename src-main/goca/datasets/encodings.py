@@ -76,40 +76,45 @@ def find_encoding(
     files     a path and the values in it, taken until it is clear
     what      whose files they are, for errors
     promised  the encoding to believe in where the values fit several
-    Raises DatasetError if files disagree, if most fit none of them, or if nothing decides.
+    Raises DatasetError if many files disagree, if most fit none of them, or if nothing decides.
     """
-    strong: dict[str, Path] = {}
+    strong: dict[str, list[Path]] = {}
     weak: set[str] = set()
     unfitting: list[tuple[Path, Collection[int]]] = []
-    sure = seen_files = 0
+    looked_at = 0
     for path, values in files:
-        seen_files += 1
-        candidates, certain = _candidates(encodings, values)
-        if not candidates:
+        looked_at += 1
+        fitting, certain = candidates(encodings, values)
+        if not fitting:
             unfitting.append((path, values))
-        elif len(candidates) == 1 and certain:
-            strong.setdefault(candidates[0], path)
-            sure += 1
-        elif len(candidates) == 1:
-            weak.add(candidates[0])
-        if sure == ENOUGH:
+        elif len(fitting) == 1 and certain:
+            strong.setdefault(fitting[0], []).append(path)
+        elif len(fitting) == 1:
+            weak.add(fitting[0])
+        if sum(map(len, strong.values())) == ENOUGH:
             break
-    if 2 * len(unfitting) > seen_files:
+    if 2 * len(unfitting) > looked_at:
         raise DatasetError(_unfitting(*unfitting[0], encodings, what))
-    if len(strong) > 1:
-        seen = "; ".join(f"{path.name} looks like {name!r}" for name, path in strong.items())
-        raise DatasetError(
-            f"the labels of {what} are mixed: {seen}. Unpack one kind into an empty folder, or, if you know better, set"
-            f" dataset.encoding to one of: {', '.join(each.name for each in encodings)}"
-        )
-    name = next(iter(strong), None) or (next(iter(weak)) if len(weak) == 1 else promised)
+    name = _voted(strong, what) or (next(iter(weak)) if len(weak) == 1 else promised)
     if (found := next((each for each in encodings if each.name == name), None)) is None:
         kinds = "; ".join(f"{each.name} ({each.about})" for each in encodings)
         raise DatasetError(f"the labels of {what} fit more than one encoding; set dataset.encoding to one of: {kinds}")
     return found
 
 
-def _candidates(encodings: Sequence[Encoding], values: Collection[int]) -> tuple[list[str], bool]:
+def _voted(votes: Mapping[str, list[Path]], what: str) -> str | None:
+    """What nearly all files say; a few others are matters of their images. Raises DatasetError if they are mixed."""
+    name = max(votes, key=lambda each: len(votes[each]), default=None)
+    if name and len(votes[name]) * 4 < sum(map(len, votes.values())) * 3:
+        seen = "; ".join(f"{paths[0].name} looks like {each!r}" for each, paths in votes.items())
+        raise DatasetError(
+            f"the labels of {what} are mixed: {seen}. Unpack one kind into an empty folder, or, if you know better, set"
+            f" dataset.encoding={name}"
+        )
+    return name
+
+
+def candidates(encodings: Sequence[Encoding], values: Collection[int]) -> tuple[list[str], bool]:
     """The encodings that one file's values fit best, and whether that rests on more than what is merely unusual."""
     marks = {each.name: each.against(values) for each in encodings}
     fitting = _least({name: unused for name, (unknown, unused, _) in marks.items() if not unknown})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, Sample, SampleError, class_table, pixels
-from goca.datasets.encodings import Encoding, find_encoding
+from goca.datasets.encodings import Encoding, candidates, find_encoding
 
 LOOKED_AT = 48  # label files that are opened, at most, to find out their encoding
 
@@ -90,16 +90,27 @@ class FolderDataset:
 
     def read_label(self, path: Path) -> NDArray[np.uint8]:
         """A label file as class ids [H, W]. Raises SampleError; DatasetError if it is not clear what the files hold."""
-        encoding = self.encoding
-        return self.converted(self.values(path), encoding, path)
+        encoding, values = self.encoding, self.values(path)
+        try:
+            label = encoding(values)
+        except SampleError as error:
+            raise SampleError(f"label {path.name} {error}") from None
+        possible = self._possible()
+        if len(possible) > 1:
+            likely, certain = candidates(possible, _held(values))
+            if certain and encoding.name not in likely:
+                raise SampleError(
+                    f"label {path.name} looks like {likely[0]!r}, and the labels beside it like {encoding.name!r};"
+                    f" if it is one of them, set dataset.encoding={encoding.name}"
+                )
+        return label
 
     @cached_property
     def encoding(self) -> Encoding:
         """What the numbers in the label files mean: as `dataset.encoding` says, or by looking at some of them."""
-        known = {each.name: each for each in self.encodings}
+        possible = self._possible()
         if self.config.encoding != "auto":
-            return known[self.config.encoding]
-        possible = [known[name] for name in self.place.encodings]
+            return possible[0]
         promised = possible[0].name if self.place.sure else None
         return find_encoding(possible, self._looked_at(), repr(self.name), promised)
 
@@ -112,24 +123,27 @@ class FolderDataset:
         """The numbers in a label file. Raises SampleError."""
         return pixels(path, modes=("P", "L"))
 
-    @staticmethod
-    def converted(values: NDArray, encoding: Encoding, path: Path) -> NDArray[np.uint8]:
-        """Class ids of a file's numbers. Raises SampleError for unknown ones."""
-        try:
-            return encoding(values)
-        except SampleError as error:
-            raise SampleError(f"label {path.name} {error}") from None
-
     def _ids(self) -> list[str]:
         return sorted(self.images.keys() | self.labels.keys())
 
+    def _possible(self) -> list[Encoding]:
+        known = {each.name: each for each in self.encodings}
+        names = self.place.encodings if self.config.encoding == "auto" else (self.config.encoding,)
+        return [known[name] for name in names]
+
     def _looked_at(self) -> Iterator[tuple[Path, Collection[int]]]:
-        paths = sorted(self.labels.values())
+        """Some label files and the values in them; one that cannot be read is a matter of its image alone."""
+        paths, readable, reason = sorted(self.labels.values()), 0, ""
         for path in paths[:: max(1, len(paths) // LOOKED_AT)][:LOOKED_AT]:
             try:
-                yield path, [int(value) for value in np.flatnonzero(np.bincount(self.values(path).ravel()))]
-            except SampleError:
-                continue  # an image of its own, to be skipped with its reason
+                values = _held(self.values(path))
+            except SampleError as error:
+                reason = str(error)
+                continue
+            readable += 1
+            yield path, values
+        if not readable and not self.place.sure:
+            raise DatasetError(f"none of the labels of {self.name!r} that were looked at can be used: {reason}")
 
     def _check_encoding(self) -> None:
         names = [each.name for each in self.encodings]
@@ -157,6 +171,10 @@ class FolderDataset:
             if any(place.files(folder, self.listed) for place in places):
                 return f"\nThe tree seems to begin elsewhere; try dataset.root={folder}"
         return ""
+
+
+def _held(values: NDArray) -> list[int]:
+    return [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]
 
 
 def read_list(path: Path) -> list[str]:
