@@ -1,4 +1,4 @@
-"""The method end to end: recorded outputs, the equations on a real forward, both protocols, bad input."""
+"""The method end to end: the equations on a real forward, both protocols, bad input."""
 
 import json
 
@@ -8,126 +8,14 @@ import reference
 import torch
 from diffusion_feature import FeatureExtractor, LayerNotFound, PipelineNotFound
 from goca.config import ConfigError, SegmenterConfig, load_config, names
-from goca.heads import HEAD_RULES
-from goca.layers import LAYER_RULES
 from goca.prompts import PromptAnnotation
 from goca.protocol import ProtocolError
-from goca.refine import affinity
-from goca.rescaling import RESCALE_RULES
 from goca.segmenter import EmptyClass, NoClass, Segmenter, seed_of
 from PIL import Image
 from tiny import SD_CONFIG
 
 HEAD, LAYER, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
 VANILLA = ("average", "vanilla", "per-token renorm+")
-
-
-# ---- recorded outputs
-
-
-class Record:
-    """The recorded outputs of one model, and a segmenter on its pipeline."""
-
-    def __init__(self, goldens):
-        folder = goldens / "set1_end_to_end" / "sd15"
-        self.outputs, self.debug, self.inputs = (np.load(folder / f"{n}.npz") for n in ("outputs", "debug", "inputs"))
-        texts = json.loads((folder / "annotations.json").read_text())
-        self.annotations = {name: PromptAnnotation.from_json(text) for name, text in texts.items()}
-        self.config = load_config("sd15", img_size=256, feat_size=32, protocol="released")
-        self.segmenter = Segmenter.from_pretrained(str(goldens / "pipelines" / "sd15"), self.config, device="cpu")
-        self.image = Image.open(folder.parent / "image.png")
-        self.noise = torch.tensor(self.inputs["noise"])
-
-    def close(self, name, found, within=1e-4):
-        np.testing.assert_allclose(found, self.outputs[name], rtol=0, atol=within, err_msg=name)
-
-
-@pytest.fixture(scope="module")
-def record(goldens):
-    return Record(goldens)
-
-
-@pytest.fixture(scope="module")
-def capture(record):
-    """One forward, every head and layer rule."""
-    rules = list(HEAD_RULES), list(LAYER_RULES)
-    return record.segmenter.capture(record.image, record.annotations["main"], record.noise, None, *rules)
-
-
-def test_recorded_inputs(record):
-    extractor = record.segmenter.extractor
-    level = extractor.backbone.noise_level(extractor.parts["scheduler"], 100, "pipeline")
-    assert level.timestep == int(record.inputs["model_kwargs/timestep"][0]) == 101
-    with torch.no_grad():
-        text = extractor.backbone.encode_text(extractor.parts, [record.annotations["main"].caption])
-        latents = extractor.encode_images([record.image], "sample", [torch.Generator()])
-    states = text.arguments["encoder_hidden_states"]
-    np.testing.assert_allclose(states, record.inputs["model_kwargs/encoder_hidden_states"], rtol=0, atol=1e-5)
-    noised = level.signal * latents + level.noise * record.noise
-    np.testing.assert_allclose(noised, record.inputs["latents"], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("rule", HEAD_RULES)
-def test_recorded_heads(record, capture, rule):
-    record.close(f"head={rule}", record.segmenter.rescale(capture.attention_map(rule, LAYER)[0], main(record)))
-
-
-@pytest.mark.parametrize("rule", LAYER_RULES)
-def test_recorded_layers(record, capture, rule):
-    record.close(f"layer={rule}", record.segmenter.rescale(capture.attention_map(HEAD, rule)[0], main(record)))
-    if rule == "vanilla":
-        return
-    weights = capture.layer_weights(rule)[0]
-    for block, weight in zip(capture.plan.blocks, weights):
-        recorded = record.debug[f"layer_weight/{rule}/{block}-cross-map"]
-        assert float(weight) == pytest.approx(float(recorded), abs=1e-5)
-
-
-@pytest.mark.parametrize("rule", RESCALE_RULES)
-def test_recorded_rescaling(record, capture, rule):
-    record.close(f"rescale={rule}", record.segmenter.rescale(capture.attention_map(HEAD, LAYER)[0], main(record), rule))
-
-
-def test_recorded_maps(record, capture):
-    attention, space = capture.attention_map(HEAD, LAYER)[0], capture.space_map()[0]
-    np.testing.assert_allclose(attention, record.debug["aggregated_attn"], rtol=0, atol=1e-5)
-    record.close("space_attn", space.view(32, 32, 32, 32), 1e-5)
-    scores = record.segmenter.rescale(attention, main(record))
-    record.close("default", scores, 2e-5)
-    record.close("affinity_order1", affinity(scores, space, 1))
-    record.close("affinity_order2", affinity(scores, space, 2))
-    head_rule, layer_rule, rescale_rule = VANILLA
-    vanilla = record.segmenter.rescale(capture.attention_map(head_rule, layer_rule)[0], main(record), rescale_rule)
-    record.close("vanilla", vanilla)
-
-
-def test_recorded_background_objects_apart(record):
-    config = load_config(record.config, keep_all_objects=True)
-    apart = Segmenter(record.segmenter.extractor, config)
-    record.close("keep_all_objects", apart.score_maps(record.image, main(record), record.noise))
-
-
-@pytest.mark.parametrize("name", ["no_background", "multi_token", "single_class", "empty_class_tokens", "no_class"])
-def test_recorded_annotations(record, name):
-    annotation = record.annotations[name]
-    rules = (HEAD, "average"), (LAYER, "vanilla")
-    found = record.segmenter.capture(record.image, annotation, record.noise, None, *rules)
-    scores = record.segmenter.rescale(found.attention_map()[0], annotation)
-    record.close(f"variant={name}", scores)
-    record.close(f"variant={name}/affinity", record.segmenter.refine(scores, found), 2e-4)
-    head_rule, layer_rule, rescale_rule = VANILLA
-    vanilla = record.segmenter.rescale(found.attention_map(head_rule, layer_rule)[0], annotation, rescale_rule)
-    record.close(f"variant={name}/vanilla", vanilla)
-
-
-def test_recorded_outputs_from_the_picture(record):
-    segmentation = record.segmenter(record.image, main(record), record.noise)
-    record.close("affinity", segmentation.scores)
-    record.close("default", record.segmenter.score_maps(record.image, main(record), record.noise))
-
-
-def main(record):
-    return record.annotations["main"]
 
 
 # ---- the equations on a real forward

@@ -123,4 +123,19 @@ def cross_layout(image: int, keys: int) -> dict[str, Any]:
     return {"image_queries": slice(None), "image_keys": None, "text_keys": slice(None)}
 
 
-LAYOUTS = {"self": self_layout, "cross": cross_layout}
+def text_first_layout(image: int, keys: int) -> dict[str, Any]:
+    text = keys - image
+    return {"image_queries": slice(text, keys), "image_keys": slice(text, keys), "text_keys": slice(0, text)}
+
+
+def image_first_layout(image: int, keys: int) -> dict[str, Any]:
+    return {"image_queries": slice(0, image), "image_keys": slice(0, image), "text_keys": slice(image, keys)}
+
+
+# layout -> which queries and keys are image or text tokens, from their numbers
+LAYOUTS = {
+    "self": self_layout,
+    "cross": cross_layout,
+    "text-first": text_first_layout,
+    "image-first": image_first_layout,
+}

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_feature.errors import PartMissing
+
+JOINT = ("text-first", "image-first")  # layouts of joint attention
 Parts = Mapping[str, Any]  # a pipeline's parts by their name in model_index.json: "unet", "vae", "tokenizer", ...
 
 
@@ -17,27 +20,36 @@ class AttentionLayer:
     """One attention module of the denoiser.
 
     block      what it is part of, e.g. "up-level1-repeat0-vit-block0"; `block + "-cross-map"` is a layer id
-    layout     "self": image tokens ask image tokens; "cross": image tokens ask text tokens
+    layout     "self": image tokens ask image tokens; "cross": image tokens ask text tokens;
+               "text-first", "image-first": all tokens ask all tokens (joint attention), in that order
     out_proj   its output projection's weight, without bias   [D, H*d]
+    weighed    heads can be weighed by what they write; otherwise every head rule is their average
     """
 
     block: str
     layout: str
     module: nn.Module
     out_proj: Callable[[], Tensor]
+    weighed: bool = True
 
     @property
     def maps(self) -> tuple[str, ...]:
         """The layer ids of the attention maps that this module makes."""
-        return (f"{self.block}-{self.layout}-map",)
+        kinds = ("cross", "self") if self.layout in JOINT else (self.layout,)
+        return tuple(f"{self.block}-{kind}-map" for kind in kinds)
 
 
 @dataclass(frozen=True)
 class DenseFeature:
-    """A module whose output is a feature: image tokens become [B, C, h, w], text tokens stay [B, N, C]."""
+    """A module whose output is a feature: image tokens become [B, C, h, w], text tokens stay [B, N, C].
+
+    tokens   what the output holds: "image", "text", or both ("text-first", "image-first"; the image's are the feature)
+    part     which one, where the module returns several tensors
+    """
 
     module: nn.Module
     tokens: str = "image"
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,11 +81,25 @@ class Backbone:
 
     name: str
     denoiser: str  # the part that is tapped: "unet" or "transformer"
+    kind: str  # its class in diffusers
     parts: tuple[str, ...]  # the parts that must be there; nothing else is loaded
-    accepts: Callable[[nn.Module], bool]
+    prompt: tuple[tuple[str, int | None], ...]  # the text tokens that are attended to: tokenizer and length (None: its)
     layers: Callable[[nn.Module], list[AttentionLayer]]
     features: Callable[[nn.Module], dict[str, DenseFeature]]
     encode_text: Callable[[Parts, list[str]], Conditioning]
     encode_image: Callable[[Parts, Tensor, str, torch.Generator | None], Tensor]
-    noise_level: Callable[[Any, int, str], NoiseLevel]
+    noise_level: Callable[[Any, int, str, tuple[int, int]], NoiseLevel]  # scheduler, t, rule, latents' (h, w)
     denoise: Callable[[Parts, Tensor, NoiseLevel, Conditioning], Tensor]
+    accepts: Callable[[nn.Module], bool] = lambda denoiser: True  # what its class does not tell
+    optional: tuple[str, ...] = ()  # parts that are loaded where the pipeline has them
+    patch: int = 1  # joint attention: side of an image token, in latent pixels
+    half: torch.dtype = torch.float16  # what dtype "auto" is on an accelerator
+
+    def tokenizers(self, parts: Parts) -> dict[str, Any]:
+        """The tokenizers whose tokens are attended to, in order, and their max_lengths (None: its own)."""
+        found: dict[str, Any] = {}
+        for (name, length), suffix in zip(self.prompt, ("", "_2")):
+            if name not in parts:
+                raise PartMissing(f"no {name!r} among {', '.join(parts)}: this is not the pipeline of a {self.name}")
+            found |= {f"tokenizer{suffix}": parts[name], f"max_length{suffix}": length}
+        return found

@@ -110,14 +110,12 @@ class FeatureExtractor:
             noise = torch.stack([torch.randn(x.shape, generator=g) for x, g in zip(latents, generators)])
         elif tuple(noise.shape) != tuple(latents.shape):
             raise ExtractorError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
-        level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule)
+        level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
         noised = level.signal * latents + level.noise * noise.to(latents)
-        with self.tap(consumer, (latents.shape[-2], latents.shape[-1])):
+        with self.tap(consumer, side(latents)):
             return self.backbone.denoise(self.parts, noised, level, conditioning)
 
-    def encode_images(
-        self, images: Sequence[Picture], posterior: str, generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    def encode_images(self, images: Sequence[Picture], posterior: str, generators: Sequence[torch.Generator]) -> Tensor:
         """Pictures to latents in float32 on the denoiser's device   [B, c, h, w]"""
         latents = [
             self.backbone.encode_image(self.parts, read_picture(image, self.img_size)[None], posterior, generator)
@@ -129,7 +127,7 @@ class FeatureExtractor:
         """A context in which one call of the denoiser feeds the consumer; for latents of (h, w)."""
         if unknown := [name for name in consumer.features if name not in self.features]:
             raise layer_not_found(unknown[0], self.features, self.where)
-        return AttentionTap(self.layers, self.features, consumer, latents)
+        return AttentionTap(self.layers, self.features, consumer, latents, self.backbone.patch)
 
 
 class FeatureStore:
@@ -148,9 +146,13 @@ class FeatureStore:
         self.found[layer] = feature
 
 
+def side(latents: Tensor) -> tuple[int, int]:
+    return latents.shape[-2], latents.shape[-1]
+
+
 def refuse_unnamed(denoiser: nn.Module, named: Sequence[nn.Module]) -> None:
     """An attention module that got no layer id would pass unseen."""
     known = set(map(id, named))
     for path, module in denoiser.named_modules():
-        if hasattr(module, "to_q") and hasattr(module, "to_out") and id(module) not in known:
+        if hasattr(module, "to_q") and hasattr(module, "to_k") and id(module) not in known:
             raise WrongFamily(f"{type(denoiser).__name__}.{path} is an attention that this family does not name")

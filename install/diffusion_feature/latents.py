@@ -56,3 +56,9 @@ def seeded(seed: int | None) -> torch.Generator:
     else:
         generator.manual_seed(seed)
     return generator
+
+
+def picture_size(parts: Parts, latents: Tensor) -> tuple[int, int]:
+    """The picture's (height, width) in pixels, from its latents [B, c, h, w]."""
+    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    return latents.shape[-2] * factor, latents.shape[-1] * factor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.errors import ExtractorError, PartMissing, PipelineNotFound, WrongFamily
 
+DENOISERS = ("unet", "transformer")
 LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these, and of nothing else
-HALF = torch.float16
 
 
 def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dtype: str | torch.dtype) -> Parts:
@@ -23,26 +23,41 @@ def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dt
 
     pipeline   a folder written by `save_pretrained`, a hub id, or a pipeline object (scheduler untouched)
     device     "auto": an accelerator where there is one; for a pipeline object: where it is
-    dtype      "auto": float32 on a CPU, float16 on an accelerator; for a pipeline object: what it has
+    dtype      "auto": float32 on a CPU, the family's 16-bit type on an accelerator; for a pipeline object: what it has
     errors     PipelineNotFound, PartMissing, WrongFamily
     """
     if isinstance(pipeline, str | Path):
         place: torch.device | None = pick_device(device)
-        parts = read_parts(pipeline, backbone, pick_dtype(dtype, place))
+        parts = read_parts(pipeline, backbone, pick_dtype(dtype, place, backbone.half))
     else:
-        parts = {name: getattr(pipeline, name, None) for name in backbone.parts}
-        if absent := [name for name, part in parts.items() if part is None]:
-            found = type(pipeline).__name__
-            raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
+        parts = parts_of(pipeline, backbone)
         place = None if device == "auto" else torch.device(device)
     denoiser = parts[backbone.denoiser]
-    if not backbone.accepts(denoiser):
-        raise WrongFamily(
-            f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}, which is not the {backbone.name} of "
-            "this version; choose the config of the pipeline's own family"
-        )
+    if not (type(denoiser).__name__ == backbone.kind and backbone.accepts(denoiser)):
+        raise wrong_family(f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}", backbone)
     given = None if not isinstance(pipeline, str | Path) and dtype == "auto" else dtype
     return {name: settle(name, part, place, given) for name, part in parts.items()}
+
+
+def parts_of(pipeline: Any, backbone: Backbone) -> dict[str, Any]:
+    parts = {name: getattr(pipeline, name, None) for name in backbone.parts}
+    found = type(pipeline).__name__
+    if parts[backbone.denoiser] is None and (other := other_denoiser(vars(pipeline), backbone)):
+        raise wrong_family(f"{found} has a {other}", backbone)
+    if absent := [name for name, part in parts.items() if part is None]:
+        raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
+    extra = {name: getattr(pipeline, name, None) for name in backbone.optional}
+    return parts | {name: part for name, part in extra.items() if part is not None}
+
+
+def other_denoiser(names: Iterable[str], backbone: Backbone) -> str | None:
+    return next((name for name in DENOISERS if name in names and name != backbone.denoiser), None)
+
+
+def wrong_family(found: str, backbone: Backbone) -> WrongFamily:
+    return WrongFamily(
+        f"{found}, which is not the {backbone.name} of this version; choose the config of the pipeline's own family"
+    )
 
 
 def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any:
@@ -53,20 +68,26 @@ def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any
         part = part.to(device)
     if dtype is not None and dtype != "auto":
         part = part.to(pick_dtype(dtype, device))
-    if name == "vae" and part.dtype == HALF and getattr(part.config, "force_upcast", False):
+    if name == "vae" and part.dtype == torch.float16 and getattr(part.config, "force_upcast", False):
         part = part.to(torch.float32)
     return part.eval()
 
 
 def read_parts(location: str | Path, backbone: Backbone, dtype: torch.dtype) -> dict[str, Any]:
     index = read_index(str(location))
+    if backbone.denoiser not in index and (other := other_denoiser(index, backbone)):
+        raise wrong_family(f"{location} has a {other} ({index[other][1]})", backbone)
     parts = {}
-    for name in backbone.parts:
+    for name in backbone.parts + backbone.optional:
         library, class_name = index.get(name) or (None, None)
         if class_name is None:
+            if name in backbone.optional:
+                continue
             raise PartMissing(f"{location} has no {name!r}; {backbone.name} needs: {all_of(backbone)}")
         if library not in LIBRARIES:
             raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
+        if name == backbone.denoiser and class_name != backbone.kind:
+            raise wrong_family(f"{location}: the {name} is a {class_name}", backbone)
         parts[name] = read_part(str(location), name, getattr(importlib.import_module(library), class_name), dtype)
     return parts
 
@@ -126,12 +147,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     return found if found is not None else torch.device("cpu")
 
 
-def pick_dtype(dtype: str | torch.dtype, device: torch.device | None) -> torch.dtype:
-    """ "auto", a torch.dtype or its name."""
+def pick_dtype(dtype: str | torch.dtype, device: torch.device | None, half: torch.dtype = torch.float16) -> torch.dtype:
+    """ "auto" (float32 on a CPU, else `half`), a torch.dtype or its name."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        return torch.float32 if device is None or device.type == "cpu" else HALF
+        return torch.float32 if device is None or device.type == "cpu" else half
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype):
         raise ExtractorError(f"dtype {dtype!r} is not known; there are: auto, float32, float16, bfloat16")

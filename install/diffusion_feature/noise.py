@@ -2,37 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any
+
+import numpy as np
 
 from diffusion_feature.backbone import NoiseLevel
 from diffusion_feature.errors import ExtractorError
 
-PIPELINE_STEPS = 1000  # the img2img arithmetic is done with this many inference steps
+TRAINED_STEPS = 1000
 
 
-def variance_preserving(scheduler: Any, t: int, rule: str) -> NoiseLevel:
+def variance_preserving(
+    scheduler: Any, t: int, rule: str, latents: tuple[int, int] | None = None, *, steps: int = 1000
+) -> NoiseLevel:
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, with a the cumulated product of alphas.
 
     rule    "nominal": the timestep `t` itself, 0..999
-            "pipeline": the first timestep of an img2img run of strength t/1000 in 1000 steps (PNDM: 100 -> 101)
+            "pipeline": the first timestep of an img2img run of strength t/1000 in `steps` steps (PNDM: 100 -> 101)
     errors  ExtractorError for another rule, or t out of range
     """
-    rules = {"nominal": lambda: t, "pipeline": lambda: strength_timestep(scheduler, t)}
-    if rule not in rules:
-        raise ExtractorError(f"noise rule {rule!r} is not known; there are: {', '.join(rules)}")
     alphas = scheduler.alphas_cumprod
-    low = 0 if rule == "nominal" else 1
-    if not low <= t < len(alphas) + low:
-        raise ExtractorError(f"t is {t}; the {rule} rule of this scheduler takes {low}..{len(alphas) + low - 1}")
-    timestep = rules[rule]()
+    low, high = (0, len(alphas) - 1) if rule == "nominal" else (ceil(TRAINED_STEPS / steps), TRAINED_STEPS)
+    timestep = by_rule(rule, t, low, high, {"nominal": lambda: t, "pipeline": lambda: first_step(scheduler, t, steps)})
     alpha = float(alphas[min(int(timestep), len(alphas) - 1)])
     return NoiseLevel(timestep, signal=alpha**0.5, noise=(1 - alpha) ** 0.5)
 
 
-def strength_timestep(scheduler: Any, t: int) -> int:
+def rectified_flow(
+    scheduler: Any, t: int, rule: str, latents: tuple[int, int], *, steps: int = 28, spaced: bool = False
+) -> NoiseLevel:
+    """x_t = (1 - s) x_0 + s e; the timestep is 1000 s.
+
+    rule    "nominal": s = t/1000
+            "pipeline": the first s of an img2img run of strength t/1000 in `steps` steps, shifted as the scheduler says
+    latents (h, w); the shift may depend on the number of image tokens, 2 x 2 latent pixels each
+    spaced  the steps are 1, ..., 1/steps before the shift, as Flux's pipeline asks; otherwise the scheduler's own
+    errors  ExtractorError for another rule, or t out of range
+    """
+
+    def first_sigma() -> float:
+        ours = type(scheduler).from_config(scheduler.config)
+        shift = {"mu": dynamic_shift(ours.config, latents)} if ours.config.use_dynamic_shifting else {}
+        even = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if spaced else {"num_inference_steps": steps}
+        ours.set_timesteps(**even, **shift)
+        return float(ours.sigmas[first_of(steps, t) * ours.order])
+
+    low, high = (0, TRAINED_STEPS) if rule == "nominal" else (ceil(TRAINED_STEPS / steps), TRAINED_STEPS)
+    sigma = by_rule(rule, t, low, high, {"nominal": lambda: t / TRAINED_STEPS, "pipeline": first_sigma})
+    return NoiseLevel(sigma * TRAINED_STEPS, signal=1 - sigma, noise=sigma)
+
+
+def by_rule(rule: str, t: int, low: int, high: int, rules: Mapping[str, Callable[[], float]]) -> float:
+    if rule not in rules:
+        raise ExtractorError(f"noise rule {rule!r} is not known; there are: {', '.join(rules)}")
+    if not low <= t <= high:
+        raise ExtractorError(f"t is {t}; the {rule} rule of this scheduler takes {low}..{high}")
+    return rules[rule]()
+
+
+def first_of(steps: int, t: int) -> int:
+    """Where an img2img pipeline of that many steps starts at strength t/1000."""
+    return int(max(steps - min(steps * (t / TRAINED_STEPS), steps), 0))
+
+
+def first_step(scheduler: Any, t: int, steps: int) -> int:
     """The timestep at which an img2img pipeline starts at strength t/1000."""
     scheduler = type(scheduler).from_config(scheduler.config)
-    scheduler.set_timesteps(PIPELINE_STEPS)
-    kept = min(int(PIPELINE_STEPS * (t / 1000)), PIPELINE_STEPS)
-    start = (PIPELINE_STEPS - kept) * getattr(scheduler, "order", 1)
-    return int(scheduler.timesteps[start])
+    scheduler.set_timesteps(steps)
+    kept = min(int(steps * (t / TRAINED_STEPS)), steps)
+    return int(scheduler.timesteps[(steps - kept) * getattr(scheduler, "order", 1)])
+
+
+def dynamic_shift(config: Any, latents: tuple[int, int]) -> float:
+    """mu: a straight line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift)."""
+    tokens = (latents[0] // 2) * (latents[1] // 2)
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return config.base_shift + slope * (tokens - config.base_image_seq_len)

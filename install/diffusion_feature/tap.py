@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diffusion_feature.attention import LAYOUTS, Attention, grid_of
-from diffusion_feature.backbone import AttentionLayer, DenseFeature
+from diffusion_feature.backbone import JOINT, AttentionLayer, DenseFeature
 from diffusion_feature.errors import AttentionNotSeen
 
 REMEDY = (
@@ -41,6 +41,7 @@ class Consumer(Protocol):
 class AttentionTap(TorchFunctionMode):
     """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
 
+    patch   side of an image token in latent pixels, where image and text tokens attend jointly
     After the block: every attention module was seen exactly once, or AttentionNotSeen.
     """
 
@@ -50,9 +51,11 @@ class AttentionTap(TorchFunctionMode):
         features: dict[str, DenseFeature],
         consumer: Consumer,
         latents: tuple[int, int],
+        patch: int = 1,
     ):
         super().__init__()
         self.layers, self.features, self.consumer, self.latents = layers, features, consumer, latents
+        self.patch = patch
         self.asking: AttentionLayer | None = None
         self.seen: Counter[tuple[str, str]] = Counter()
         self.passed: set[str] = set()
@@ -94,16 +97,27 @@ class AttentionTap(TorchFunctionMode):
     def _passes(self, name: str):
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self.passed.add(name)
-            self.consumer.feature(name, self._spatial(output, self.features[name].tokens))
+            self.consumer.feature(name, self._spatial(output, self.features[name]))
 
         return hook
 
-    def _spatial(self, output: Any, tokens: str) -> Tensor:
-        tensor = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-        if tokens == "text" or tensor.ndim == 4:
+    def _spatial(self, output: Any, feature: DenseFeature) -> Tensor:
+        tensor = output[feature.part] if isinstance(output, tuple) else getattr(output, "sample", output)
+        if feature.tokens == "text" or tensor.ndim == 4:
             return tensor
-        h, w = grid_of(tensor.shape[1], self.latents)
+        h, w = self._grid(tensor.shape[1], feature.tokens)
+        if feature.tokens in JOINT:
+            tensor = tensor[:, LAYOUTS[feature.tokens](h * w, tensor.shape[1])["image_queries"]]
         return tensor.transpose(1, 2).unflatten(2, (h, w))  # [B, C, h, w]
+
+    def _grid(self, tokens: int, layout: str) -> tuple[int, int]:
+        """Rows and columns of the image tokens among that many."""
+        if layout not in JOINT:
+            return grid_of(tokens, self.latents)
+        h, w = (side // self.patch for side in self.latents)
+        if h * w >= tokens:
+            raise AttentionNotSeen(f"{tokens} tokens are too few for {h} x {w} image tokens and a text")
+        return h, w
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -116,7 +130,7 @@ class AttentionTap(TorchFunctionMode):
         if is_causal or key.shape[1] != query.shape[1]:
             raise AttentionNotSeen(f"{layer.block}: causal or grouped attention cannot be read as image attention")
         self.seen[layer.block, layer.layout] += 1
-        h, w = grid_of(query.shape[2], self.latents)
+        h, w = self._grid(query.shape[2], layer.layout)
         tokens = LAYOUTS[layer.layout](h * w, key.shape[2])
         attention = Attention(layer, query, key, value, attn_mask, scale, result, (h, w), **tokens)
         if not self.rebuilt and attention.text_keys is not None:
@@ -132,7 +146,7 @@ class AttentionTap(TorchFunctionMode):
             count = self.seen[first.block, first.layout]
             raise AttentionNotSeen(
                 f"{len(wrong)} of {len(self.layers)} attention modules were not seen exactly once in one forward "
-                f"(first: {first.block}-{first.layout}-map, seen {count} times, processor {processor}). {REMEDY}"
+                f"(first: {first.maps[0]}, seen {count} times, processor {processor}). {REMEDY}"
             )
         if absent := set(self.consumer.features) - self.passed:
             raise AttentionNotSeen(

@@ -138,11 +138,15 @@ class Aggregator:
 
 
 def aggregate_heads(attention: Attention, rules: Iterable[str]) -> dict[str, Tensor]:
-    """A(s, n) = sum_h w_h(s) A_h(s, n) for each rule   [B, S, N]"""
-    rows = attention.rows()
+    """A(s, n) = sum_h w_h(s) A_h(s, n) for each rule   [B, S, N]
+
+    V_h is the text's; in joint attention the image's own. Layers whose heads cannot be weighed are averaged.
+    """
+    rows, layer = attention.rows(), attention.layer
     assert rows.result is not None and rows.value is not None
-    heads = HeadOutputs(rows.result, attention.layer.out_proj(), rows.value[:, :, rows.text_keys])
-    weights = {rule: head_weights(heads, rule)[..., None] for rule in rules}  # [B, H, S or 1, 1]
+    own_keys = rows.text_keys if rows.image_keys is None else rows.image_keys
+    heads = HeadOutputs(rows.result, layer.out_proj(), rows.value[:, :, own_keys])
+    weights = {rule: head_weights(heads, rule if layer.weighed else "average")[..., None] for rule in rules}
     maps: dict[str, list[Tensor]] = {rule: [] for rule in weights}
     for chunk in rows.chunks():
         probabilities = rows.probabilities(chunk)[..., rows.text_keys]  # [B, H, s, N]

@@ -151,12 +151,14 @@ class Benchmark:
 
     def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
         """Caption and present classes -> annotation, with the model's own tokenizers."""
+        from diffusion_feature.families import backbone
+
+        tokenizers = backbone(self.model.version).tokenizers(parts)
         return lambda caption, present: annotate(
             caption,
             dataset.class_names,
             present,
-            parts["tokenizer"],
-            tokenizer_2=parts.get("tokenizer_2"),
+            **tokenizers,
             add_background=self.dataset.add_background,
             add_missing=self.dataset.add_missing,
             protocol=self.protocol,

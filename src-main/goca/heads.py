@@ -20,12 +20,12 @@ class HeadOutputs:
 
     values      A_h V_h                                       [B, H, S, d]
     out_proj    the output projection's weight, without bias  [D, H*d]
-    text_values V_h                                           [B, H, N, d]
+    token_values V_h                                          [B, H, N, d]
     """
 
     values: Tensor
     out_proj: Tensor
-    text_values: Tensor
+    token_values: Tensor
 
     @cached_property
     def W(self) -> Tensor:
@@ -54,7 +54,7 @@ class HeadOutputs:
     def reach(self) -> Tensor:
         """Spectral norm of V_h W_h   [B, H, 1]"""
         triangle = torch.linalg.qr(self.W.transpose(1, 2).float(), mode="r").R  # W_h^T = Q R, so |V W| = |V R^T|
-        return torch.linalg.matrix_norm(self.text_values.float() @ triangle.transpose(1, 2), ord=2)[..., None]
+        return torch.linalg.matrix_norm(self.token_values.float() @ triangle.transpose(1, 2), ord=2)[..., None]
 
 
 def average(heads: HeadOutputs) -> Tensor:

@@ -169,12 +169,11 @@ class Segmenter:
             raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
         names = dict(enumerate(reversed(groups), start=1))
         words = [", ".join(groups[name]) for name in names.values()]
-        parts = self.extractor.parts
         annotation = annotate(
             ", ".join(f"({text})" if "," in text else text for text in words),
             [[], *([name] for name in names.values())],
             list(names),
-            parts["tokenizer"],
+            **self.extractor.backbone.tokenizers(self.extractor.parts),
             add_background=False,
             add_missing=False,
             protocol=self.protocol,

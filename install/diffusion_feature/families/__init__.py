@@ -2,12 +2,16 @@
 
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import VersionNotKnown, nearest
+from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from diffusion_feature.families.unet_sd import UNET_SD
 
 VERSIONS: dict[str, Backbone] = {
     "1-4": UNET_SD,
     "1-5": UNET_SD,
     "mini": UNET_SD,
+    "pixart-alpha": PIXART_ALPHA,
+    "pixart-sigma": PIXART_SIGMA,
+    "pixart-sigma-512": PIXART_SIGMA,
 }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.families.blocks import block_features, block_layers
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import clip_tokens
@@ -41,28 +41,11 @@ def blocks(unet: Any) -> Iterator[tuple[str, Any]]:
 
 
 def unet_layers(unet: Any) -> list[AttentionLayer]:
-    layers = []
-    for name, block in blocks(unet):
-        for layout, module in (("self", block.attn1), ("cross", block.attn2)):
-            if module is not None:
-                layers.append(AttentionLayer(name, layout, module, partial(out_projection, module)))
-    return layers
-
-
-def out_projection(attention: Any) -> Tensor:
-    return attention.to_out[0].weight
+    return block_layers(blocks(unet))
 
 
 def unet_features(unet: Any) -> dict[str, DenseFeature]:
-    features = {}
-    for name, block in blocks(unet):
-        for letter in "qkv":
-            features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn1, f"to_{letter}"))
-            tokens = "image" if letter == "q" else "text"
-            features[f"{name}-cross-{letter}"] = DenseFeature(getattr(block.attn2, f"to_{letter}"), tokens)
-        features[f"{name}-attn-out"] = DenseFeature(block.attn1)
-        features[f"{name}-cross-out"] = DenseFeature(block.attn2)
-        features[f"{name}-out"] = DenseFeature(block)
+    features = block_features(blocks(unet))
     features |= {f"{name}-vit-out": DenseFeature(vit) for name, vit in places(unet, "attentions")}
     features |= {f"{name}-res-out": DenseFeature(resnet) for name, resnet in places(unet, "resnets")}
     for name, stage in stages(unet):
@@ -88,18 +71,20 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
 
 
 def accepts(unet: Any) -> bool:
-    return type(unet).__name__ == "UNet2DConditionModel" and unet.config.addition_embed_type is None
+    return unet.config.addition_embed_type is None
 
 
 UNET_SD = Backbone(
     name="Stable Diffusion UNet",
     denoiser="unet",
+    kind="UNet2DConditionModel",
     parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
-    accepts=accepts,
+    prompt=(("tokenizer", None),),
     layers=unet_layers,
     features=unet_features,
     encode_text=encode_clip,
     encode_image=vae_latents,
     noise_level=variance_preserving,
     denoise=denoise,
+    accepts=accepts,
 )
