@@ -2,6 +2,7 @@
 
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import VersionNotKnown, nearest
+from diffusion_feature.families.flux import FLUX
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from diffusion_feature.families.unet_sd import UNET_SD
 
@@ -12,6 +13,7 @@ VERSIONS: dict[str, Backbone] = {
     "pixart-alpha": PIXART_ALPHA,
     "pixart-sigma": PIXART_SIGMA,
     "pixart-sigma-512": PIXART_SIGMA,
+    "flux": FLUX,
 }
 
 

@@ -1,0 +1,116 @@
+"""Flux: double-stream blocks, then single-stream blocks; one attention over [text, image] in all of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.families.joint import PATCH, joint_features, joint_layers, refuse_odd
+from diffusion_feature.latents import vae_latents
+from diffusion_feature.noise import rectified_flow
+from diffusion_feature.text import clip_tokens, encoder_states
+
+LAYOUT = "text-first"
+TEXT = 512  # T5 tokens
+GUIDANCE = 1.0
+
+
+def flux_layers(transformer: Any) -> list[AttentionLayer]:
+    """Single-stream blocks are numbered on after the double-stream ones; their heads are always averaged."""
+    single = [
+        AttentionLayer(name, LAYOUT, block.attn, partial(first_columns, block), weighed=False)
+        for name, block in single_blocks(transformer)
+    ]
+    return joint_layers(transformer.transformer_blocks, LAYOUT) + single
+
+
+def flux_features(transformer: Any) -> dict[str, DenseFeature]:
+    features = joint_features(transformer.transformer_blocks)
+    for name, block in single_blocks(transformer):
+        for letter in "qkv":
+            features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn, f"to_{letter}"), LAYOUT)
+        features[f"{name}-attn-out"] = DenseFeature(block.attn, LAYOUT)  # before the output projection
+        features[f"{name}-out"] = DenseFeature(block, part=1)  # text comes first
+    return features
+
+
+def single_blocks(transformer: Any) -> list[tuple[str, Any]]:
+    first = len(transformer.transformer_blocks)
+    return [(f"vit-block{n}", block) for n, block in enumerate(transformer.single_transformer_blocks, first)]
+
+
+def first_columns(block: Any) -> Tensor:
+    """A single-stream block projects [attention, MLP] at once: the attention's part   [D, H*d]"""
+    return block.proj_out.weight[:, : block.attn.inner_dim]
+
+
+def encode_flux(parts: Parts, prompts: list[str]) -> Conditioning:
+    """T5's states [B, N, c], CLIP's pooled state [B, p]; places [N, 3] of text tokens are all zero."""
+    weight = next(parts["transformer"].parameters())
+    states, _, cut = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], prompts, TEXT, masked=False)
+    tokens, _ = clip_tokens(parts["tokenizer"], parts["text_encoder"], prompts)  # it tells the subject only
+    arguments = {
+        "encoder_hidden_states": states.to(weight),
+        "pooled_projections": parts["text_encoder"](tokens["input_ids"]).pooler_output.to(weight),
+        "txt_ids": torch.zeros(TEXT, 3, device=weight.device),
+    }
+    return Conditioning(arguments, TEXT, cut)
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Patches of 2 x 2 latent pixels as tokens   [B, c, h, w] -> [B, h/2 * w/2, 4c]"""
+    patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # [B, c, h/2, 2, w/2, 2]
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
+    """The inverse of `pack`   [B, h/2 * w/2, 4c] -> [B, c, h, w]"""
+    patches = tokens.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (h // PATCH, w // PATCH))
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def places(h: int, w: int) -> Tensor:
+    """(0, row, column) of each image token   [h*w, 3]"""
+    return torch.cartesian_prod(torch.zeros(1), torch.arange(h).float(), torch.arange(w).float())
+
+
+def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
+    refuse_odd(parts, latents)
+    transformer, (h, w) = parts["transformer"], latents.shape[-2:]
+    each = torch.ones(len(latents), device=latents.device)
+    velocity = transformer(
+        pack(latents).to(next(transformer.parameters())),
+        timestep=each * level.timestep / 1000,
+        guidance=each * GUIDANCE if transformer.config.guidance_embeds else None,
+        img_ids=places(h // PATCH, w // PATCH).to(latents.device),
+        **conditioning.arguments,
+        return_dict=False,
+    )[0]
+    return unpack(velocity, h, w)
+
+
+def accepts(transformer: Any) -> bool:
+    """Not the variants that take a mask, a depth or another picture beside the latents."""
+    return transformer.config.out_channels in (None, transformer.config.in_channels)
+
+
+FLUX = Backbone(
+    name="Flux transformer",
+    denoiser="transformer",
+    kind="FluxTransformer2DModel",
+    parts=("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"),
+    prompt=(("tokenizer_2", TEXT),),
+    layers=flux_layers,
+    features=flux_features,
+    encode_text=encode_flux,
+    encode_image=vae_latents,
+    noise_level=partial(rectified_flow, spaced=True),
+    denoise=denoise,
+    accepts=accepts,
+    patch=PATCH,
+    half=torch.bfloat16,
+)

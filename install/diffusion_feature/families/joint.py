@@ -1,0 +1,44 @@
+"""Blocks in which text and image tokens attend jointly, each with its own projections: Flux and Stable Diffusion 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from diffusion_feature.backbone import AttentionLayer, DenseFeature, Parts
+from diffusion_feature.errors import ExtractorError
+from diffusion_feature.families.blocks import numbered, out_projection
+from diffusion_feature.latents import picture_size
+
+PATCH = 2  # side of an image token, in latent pixels
+TEXT_PROJECTIONS = {"q": "add_q_proj", "k": "add_k_proj", "v": "add_v_proj"}
+
+
+def joint_layers(blocks: Iterable[Any], layout: str) -> list[AttentionLayer]:
+    return [
+        AttentionLayer(name, layout, block.attn, partial(out_projection, block.attn))
+        for name, block in numbered(blocks)
+    ]
+
+
+def joint_features(blocks: Iterable[Any]) -> dict[str, DenseFeature]:
+    """Queries, keys and values of image ("self") and text tokens, attention outputs and block outputs of the image."""
+    features = {}
+    for name, block in numbered(blocks):
+        for letter, text in TEXT_PROJECTIONS.items():
+            features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn, f"to_{letter}"))
+            features[f"{name}-text-{letter}"] = DenseFeature(getattr(block.attn, text), "text")
+        features[f"{name}-attn-out"] = DenseFeature(block.attn)
+        features[f"{name}-out"] = DenseFeature(block, part=1)  # text comes first
+    return features
+
+
+def refuse_odd(parts: Parts, latents: Tensor) -> None:
+    """Image tokens are patches of 2 x 2 latent pixels."""
+    if any(side % PATCH for side in latents.shape[-2:]):
+        h, w = picture_size(parts, latents)
+        step = PATCH * h // latents.shape[-2]
+        raise ExtractorError(f"img_size {h} x {w} cannot be cut into image tokens: both must be multiples of {step}")
