@@ -1,9 +1,14 @@
 """A run's folder: lines survive, other settings are refused, and any way of running gives the same counts."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import random
+import re
+import resource
 import signal
+import subprocess
 import time
 from types import SimpleNamespace
 
@@ -26,6 +31,8 @@ from goca.evaluation import (
     table,
     write_results,
 )
+from goca.evaluation.provenance import revision
+from goca.evaluation.store import sealed_lines
 from goca.prompts import AnnotationError
 from goca.protocol import Protocol
 from hypothesis import given, settings
@@ -66,7 +73,9 @@ def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, **sha
         metric = metric.empty_copy()
         if (records := collect(ids, metric, store)) is None:
             return None
-        results = summarise(Toy(), CONFIG, protocol, metric, records, fixed=0.05, settings={"seed": 0})
+        results = summarise(
+            Toy(), CONFIG, protocol, metric, records, fixed=0.05, settings={"seed": 0}, origins=store.origins()
+        )
         write_results(store, results)
     return results
 
@@ -132,18 +141,23 @@ def test_a_damaged_line_is_done_again(tmp_path):
 
 
 def slow_run(folder):
-    run(folder, segment=lambda sample: time.sleep(0.02) or segment(sample))
+    run(folder, segment=lambda sample: time.sleep(0.01) or segment(sample))
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.12, 0.2])
-def test_a_killed_process_loses_one_image_at_most(tmp_path, seconds):
-    process = multiprocessing.get_context("fork").Process(target=slow_run, args=(tmp_path,))
-    process.start()
-    time.sleep(seconds)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    expected = run(tmp_path / "undisturbed")
-    assert run(tmp_path)["counts"] == expected["counts"]
+def test_killed_again_and_again_at_any_moment_the_counts_are_the_same(tmp_path):
+    """kill -9 of a real process, at moments drawn anew each time, until a process gets to the end."""
+    expected, moments, kills = run(tmp_path / "undisturbed"), random.Random(), 0
+    while not (tmp_path / "run" / "results.json").exists():
+        process = multiprocessing.get_context("fork").Process(target=slow_run, args=(tmp_path / "run",))
+        process.start()
+        process.join(moments.uniform(0, 0.1))
+        kills += process.is_alive()
+        os.kill(process.pid, signal.SIGKILL) if process.is_alive() else None
+        process.join()
+    assert kills > 0
+    assert run(tmp_path / "run")["counts"] == expected["counts"]
+    counted = [record["image"] for record in sealed_lines(tmp_path / "run/counts.jsonl") if "cells" in record]
+    assert len(counted) == len(set(counted)) == 10  # nothing was done twice
 
 
 @pytest.mark.parametrize("world", [2, 3, 20])
@@ -172,16 +186,82 @@ def test_two_writers_are_refused(tmp_path):
         RunStore(tmp_path, {})
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path):
-    store = RunStore(tmp_path, {})
-    store.append({"image": "a", "skipped": "x"})
-    real = store._file
-    half = {"write": lambda line: real.write(line[: len(line) // 2]), "name": "counts.jsonl", "close": real.close}
-    store._file = SimpleNamespace(**half, fileno=real.fileno, truncate=real.truncate)
-    with pytest.raises(RunError, match="make room and run again"):
-        store.append({"image": "b", "skipped": "x"})
-    assert list(store.records()) == ["a"] and (tmp_path / "counts.jsonl").read_bytes().count(b"\n") == 1
-    store.close()
+@contextlib.contextmanager
+def room_for(size):
+    """No file can grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("kept", [1000, 1300, 2100])
+def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, kept):
+    with room_for(kept), pytest.raises(RunError, match="make room and run again: what is counted stays counted"):
+        run(tmp_path / "run")
+    content = (tmp_path / "run/counts.jsonl").read_bytes()
+    assert len(list(sealed_lines(tmp_path / "run/counts.jsonl"))) == content.count(b"\n") > 0
+    assert content.endswith(b"\n")
+    assert run(tmp_path / "run")["counts"] == run(tmp_path / "roomy")["counts"]
+    assert (tmp_path / "run/counts.jsonl").read_bytes().startswith(content)  # what was counted was not counted again
+
+
+def test_a_disk_that_is_full_at_the_start_or_at_the_end(tmp_path):
+    with room_for(0), pytest.raises(RunError, match=r"settings\.json cannot be written"):
+        run(tmp_path)
+    whole = run(tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    with room_for(100), pytest.raises(RunError, match=r"(evaluation\.txt|results\.json) cannot be written"):
+        run(tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before and not list(tmp_path.glob("*.tmp"))
+    assert run(tmp_path) == whole
+
+
+def test_each_image_is_on_disk_before_the_next_is_begun(tmp_path, monkeypatch):
+    forced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (forced.append(file), fsync(file)))
+    seen = []
+
+    def look(sample):
+        lines = (tmp_path / "counts.jsonl").read_bytes().count(b"\n")
+        seen.append((lines, len(forced) - 1))  # one was for settings.json
+        return segment(sample)
+
+    run(tmp_path, segment=look)
+    assert [lines for lines, _ in seen] == [forces for _, forces in seen] == [0, 1, 2, 4, 6, 7, 8, 9, 10, 11]
+
+
+def test_results_say_what_the_counts_were_made_with(tmp_path):
+    origins = [{"device": "cpu", "dtype": "float32"}, {"device": "cuda (a card)", "dtype": "float16"}]
+    for ids, origin in [(IDS[:3], origins[0]), (IDS, origins[1]), (IDS, origins[0])]:
+        with RunStore(tmp_path, {"t": 100}) as store:
+            store.declare(origin)
+            metric = metric_for(Toy(), CONFIG, Protocol.of("paper"), extra=[0.05])
+            count_images(Toy(), ids, lambda: segment, metric, store)
+    results = run(tmp_path)
+    assert results["computed"] == [{"images": 7, **origins[1]}, {"images": 3, **origins[0]}]
+    assert (tmp_path / "counts.jsonl").read_bytes().count(b'"origin"') == 2
+    assert results["versions"]["numpy"] == np.__version__ and results["labels"] is None
+
+
+def test_the_commit_is_that_of_the_checkout_the_code_runs_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # a hook's, not ours
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path)]
+    for name in ("kept.py", "installed.py"):
+        (tmp_path / name).write_text("")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    for arguments in (["init", "-q"], ["add", "kept.py"], ["commit", "-qm", "x"], ["tag", "v1"]):
+        subprocess.run([*git, *arguments], check=True, env=own)
+    commit = revision(tmp_path / "kept.py")
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "kept.py").write_text("changed")
+    assert revision(tmp_path / "kept.py") == f"{commit}-dirty"
+    assert revision(tmp_path / "installed.py") is None  # as in a virtual environment below a checkout
+    assert revision(tmp_path / "nowhere" / "x.py") is None
+    monkeypatch.setenv("PATH", "")
+    assert revision(tmp_path / "kept.py") is None
 
 
 def test_a_run_folder_that_is_a_file(tmp_path):

@@ -8,15 +8,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goca import evaluation
 from goca.config import ConfigError, SegmenterConfig, load_config
 from goca.datasets import Dataset, DatasetConfig, DatasetError, Sample, load_dataset
 from goca.evaluation import AnnotationFile, Captions, NoiseFile, Prediction, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
+from goca.evaluation.provenance import revision, versions
 from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import Protocol
+
+if TYPE_CHECKING:
+    from goca.segmenter import Segmenter
 
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
@@ -78,15 +82,16 @@ class Benchmark:
         noise = NoiseFile(self.noise_file) if self.noise_file else None
         with RunStore(self.run_dir, self.settings(), rank) as store:
             evaluation.count_images(
-                dataset, ids, lambda: self.segmentor(dataset, source, noise), metric, store,
+                dataset, ids, lambda: self.segmentor(dataset, source, noise, store), metric, store,
                 rank=rank, world=world, progress=progress,
             )  # fmt: skip
             metric = metric.empty_copy()
             if (records := evaluation.collect(ids, metric, store)) is None:
                 return None
             results = evaluation.summarise(
-                dataset, self.dataset, self.protocol, metric, records, fixed=self.fixed_threshold, settings=self.values
-            )
+                dataset, self.dataset, self.protocol, metric, records,
+                fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
+            )  # fmt: skip
             evaluation.write_results(store, results)
         return results
 
@@ -125,13 +130,16 @@ class Benchmark:
             **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype")},
         }
 
-    def segmentor(self, dataset: Dataset, source: AnnotationFile | Captions, noise: NoiseFile | None) -> Segmentor:
-        """Load the model, and segment samples with it."""
+    def segmentor(
+        self, dataset: Dataset, source: AnnotationFile | Captions, noise: NoiseFile | None, store: RunStore
+    ) -> Segmentor:
+        """Load the model, and segment samples with it; the store is told what it runs on."""
         import torch
 
         from goca.segmenter import Segmenter
 
         segmenter = Segmenter.from_pretrained(None, self.model, _own_device(self.device), self.dtype)
+        store.declare({**_hardware(segmenter), "revision": revision(), "versions": versions()})
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
 
@@ -171,8 +179,19 @@ def _placed(location: str | None) -> str | None:
 
 
 def _own_device(device: str) -> str:
-    """Under a launcher that starts a process per accelerator, this process's own."""
+    """Under a launcher that starts several processes, this one's accelerator; where they are more, they take turns."""
     import torch
 
     local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if device == "auto" and local and torch.cuda.is_available() else device
+    if device != "auto" or not local or not torch.cuda.is_available():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+def _hardware(segmenter: Segmenter) -> dict[str, str]:
+    """What the model really runs on."""
+    import torch
+
+    weight = next(segmenter.extractor.denoiser.parameters())
+    name = f" ({torch.cuda.get_device_name(weight.device)})" if weight.is_cuda else ""
+    return {"device": f"{weight.device.type}{name}", "dtype": str(weight.dtype).removeprefix("torch.")}

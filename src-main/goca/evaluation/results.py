@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from goca.datasets import Dataset, DatasetConfig, class_label
 from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record, RunStore, write_text
 from goca.protocol import Protocol
 
-PACKAGES = ("goca", "torch", "diffusers", "transformers", "numpy", "pillow")
+SHOWN = 10  # skipped images that the table lists
 ORACLE = {
     "classes": "the classes that are present are taken from the ground truth of each image",
     "thresholds": "the background threshold is swept on the evaluated split, and the best is reported",
@@ -31,12 +31,14 @@ def summarise(
     *,
     fixed: float,
     settings: Mapping[str, Any],
+    origins: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Everything a reader may ask of a run, ready for JSON; undefined numbers are None.
 
     metric    holds the counts of all records, at the swept thresholds and the fixed one
     fixed     the threshold that is reported without a choice
     settings  every value of the configuration
+    origins   where the counts come from, by the id that records have under "by"
     """
     miou = metric.compute()
     swept = {threshold: miou[threshold] for threshold in config.thresholds}
@@ -49,10 +51,13 @@ def summarise(
         },
         "per_class": _per_class(dataset, metric, best, fixed),
         "images": _images(records),
+        "labels": getattr(dataset, "found", None),
         "oracle": dict(ORACLE),
         "protocol": {"preset": protocol.preset, **protocol.to_dict()},
         "config": dict(settings),
+        "computed": _computed(records, origins),
         "versions": versions(),
+        "revision": revision(),
         "seconds_per_image": _seconds(records),
         "counts": {
             "thresholds": list(metric.thresholds),
@@ -87,21 +92,11 @@ def table(results: Mapping[str, Any]) -> str:
     images = results["images"]
     protocol = results["protocol"]["preset"] or "mixed"
     lines.append(f"{images['counted']} of {images['listed']} images, protocol {protocol}; {ORACLE['classes']}")
-    if images["skipped"]:
-        lines.append(f"{len(images['skipped'])} skipped, such as {images['skipped'][0]['image']}: "
-                     f"{images['skipped'][0]['reason']}")
+    if skipped := images["skipped"]:
+        lines += [f"{len(skipped)} skipped:", *(f"  {each['image']}: {each['reason']}" for each in skipped[:SHOWN])]
+    if len(skipped) > SHOWN:
+        lines.append(f"  and {len(skipped) - SHOWN} more, in results.json")
     return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part, without importing it."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _per_class(dataset: Dataset, metric: MeanIoU, best: float, fixed: float) -> list[dict[str, Any]]:
@@ -122,6 +117,12 @@ def _per_class(dataset: Dataset, metric: MeanIoU, best: float, fixed: float) -> 
 def _images(records: Sequence[Record]) -> dict[str, Any]:
     skipped = [{"image": each["image"], "reason": each["skipped"]} for each in records if "skipped" in each]
     return {"listed": len(records), "counted": len(records) - len(skipped), "skipped": skipped}
+
+
+def _computed(records: Sequence[Record], origins: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Devices, versions and commits that the counts were made with, and how many images each of them did."""
+    images = Counter(each["by"] for each in records if each.get("by") in origins)
+    return [{"images": count, **origins[name]} for name, count in images.most_common()]
 
 
 def _warnings(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:

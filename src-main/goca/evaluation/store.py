@@ -3,20 +3,27 @@
     settings.json     what the counts depend on; a run with other settings is refused
     counts.jsonl      one line per image, with a checksum; further processes write counts.1.jsonl, counts.2.jsonl, ...
 
-A line is written whole or not at all: what a lost process leaves half-written is dropped, and its image done again.
+        {"origin": id, "device": ..., "revision": ..., ...}     where the counts with that id come from
+        {"image": name, "cells": [...], "by": id, ...}          or {"image": name, "skipped": reason}
+
+A line is on disk when its image is done, whole or not at all: what a lost process leaves half-written is dropped, and
+its image done again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]  # {"image": id, "cells": [...], ...} or {"image": id, "skipped": reason}
+Record = dict[str, Any]  # one line of a log
 
 
 class RunError(ValueError):
@@ -41,37 +48,39 @@ class RunStore:
         except OSError as error:
             raise RunError(f"run_dir={folder} cannot be made: {error}") from None
         self._check_settings(json.loads(json.dumps(settings, default=str)))
-        self._file = (self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")).open("a+b", buffering=0)
+        self._origin: str | None = None
+        path = self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            busy = f"another process is writing to {self._file.name}; wait for it, or choose another run_dir"
+            self._file = open_log(path)
+        except BlockingIOError:
+            busy = f"another process is writing to {path}; wait for it, or choose another run_dir"
             raise RunError(busy) from None
-        self._drop_torn_line()
+        except OSError as error:
+            raise RunError(f"{path} cannot be opened: {error}") from None
 
     def records(self) -> dict[str, Record]:
         """Everything known by now, of all processes, by image; counts beat an earlier "skipped"."""
         known: dict[str, Record] = {}
-        for path in sorted(self.folder.glob("counts*.jsonl")):
-            for record in sealed_lines(path):
-                earlier = known.get(record["image"])
-                if earlier is None or ("skipped" in earlier):
-                    known[record["image"]] = record
+        for record in self._lines("image"):
+            earlier = known.get(record["image"])
+            if earlier is None or "skipped" in earlier:
+                known[record["image"]] = record
         return known
 
+    def origins(self) -> dict[str, Record]:
+        """Where counts come from, by the id that their records have under "by"."""
+        return {record.pop("origin"): record for record in self._lines("origin")}
+
+    def declare(self, origin: Mapping[str, Any]) -> None:
+        """Say where the counts come from that are appended after this: device, versions, ..."""
+        line = json.dumps(origin, sort_keys=True)
+        self._origin = f"{zlib.crc32(line.encode()):08x}"
+        if self._origin not in self.origins():
+            self._write({"origin": self._origin, **json.loads(line)})
+
     def append(self, record: Record) -> None:
-        """Add one image. Raises RunError if it cannot be written whole; the file is then as it was."""
-        line = sealed(record)
-        before = os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(line) != len(line):
-                raise OSError("the disk took only a part of the line")
-        except OSError as error:
-            self._file.truncate(before)
-            raise RunError(
-                f"{self._file.name} cannot be written ({error}); make room and run again: what is counted stays counted"
-            ) from error
+        """Add one image; on disk when this returns. Raises RunError if it cannot be; the file is then as it was."""
+        self._write({**record, "by": self._origin} if self._origin and "cells" in record else record)
 
     def close(self) -> None:
         self._file.close()
@@ -98,22 +107,62 @@ class RunStore:
                 "Choose another run_dir, or run with the settings of the folder to go on with it."
             )
 
-    def _drop_torn_line(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            self._file.truncate(end)
+    def _lines(self, kind: str) -> Iterator[Record]:
+        for path in sorted(self.folder.glob("counts*.jsonl")):
+            yield from (record for record in sealed_lines(path) if kind in record)
+
+    def _write(self, record: Record) -> None:
+        try:
+            append_line(self._file, sealed(record))
+        except OSError as error:
+            raise RunError(
+                f"{self._file.name} cannot be written ({error}); make room and run again: what is counted stays counted"
+            ) from error
+
+
+def open_log(path: Path) -> FileIO:
+    """A file of lines to add to, locked for this process; what another one left half-written is dropped.
+
+    Raises BlockingIOError while another process has it, OSError if it cannot be opened.
+    """
+    file = FileIO(path, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.seek(0)
+        content = file.readall()
+        if (end := content.rfind(b"\n") + 1) < len(content):
+            file.truncate(end)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def append_line(file: FileIO, line: bytes) -> None:
+    """Add a line to a log; it is on disk when this returns. Raises OSError if it cannot be; the log is as it was."""
+    before = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(line) != len(line):
+            raise OSError("the disk took only a part of the line")
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # what stays of it is dropped when the log is opened again
+            file.truncate(before)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """A file that is there whole or not at all. Raises RunError."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error}") from error
 
 

@@ -9,16 +9,14 @@ Lines are only ever added; what a killed process leaves half-written is dropped.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import threading
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from goca.evaluation.store import Record, sealed, sealed_lines, write_text
+from goca.evaluation.store import Record, append_line, open_log, sealed, sealed_lines, write_text
 from goca.labeling.errors import KINDS, LabelingError, LogMismatch
 from goca.prompts import read_captions
 
@@ -98,11 +96,12 @@ class AnswerLog(Answers):
         self.setting = f"{zlib.crc32(json.dumps(asked, sort_keys=True).encode()):08x}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
+            self._file = open_log(path)
+        except BlockingIOError:
+            raise LabelingError(f"another process is writing to {path}; wait for it") from None
         except OSError as error:
             raise LabelingError(f"the log {path} cannot be opened: {error}") from None
         try:
-            self._take()
             super().__init__(path)
             self._check(dict(asked), mix)
         except BaseException:
@@ -112,14 +111,9 @@ class AnswerLog(Answers):
     def append(self, record: Record) -> None:
         """Add one line; it is on disk when this returns. Raises LabelingError if it cannot be; the log is as it was."""
         with self._lock:
-            line = sealed(record)
-            before = os.fstat(self._file.fileno()).st_size
             try:
-                if self._file.write(line) != len(line):
-                    raise OSError("the disk took only a part of the line")
-                os.fsync(self._file.fileno())
+                append_line(self._file, sealed(record))
             except OSError as error:
-                self._file.truncate(before)
                 raise LabelingError(
                     f"the log {self.path} cannot be written ({error}); make room and run again:"
                     " what is answered stays answered"
@@ -134,17 +128,6 @@ class AnswerLog(Answers):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _take(self) -> None:
-        """Lock the log for this process, and drop what another one left half-written."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LabelingError(f"another process is writing to {self._file.name}; wait for it") from None
-        self._file.seek(0)
-        content = self._file.read()
-        if (end := content.rfind(b"\n") + 1) < len(content):
-            self._file.truncate(end)
 
     def _check(self, asked: dict[str, Any], mix: bool) -> None:
         earlier = [record for record in self.records if "setting" in record]
