@@ -2,9 +2,10 @@
 
     python3 scripts/study_scenes.py timesteps      on the validation split, one noise seed
     python3 scripts/study_scenes.py settings       likewise: reference layer, space layers, affinity order
+    python3 scripts/study_scenes.py layers         likewise: what each layer attends to, and its weight
     python3 scripts/study_scenes.py parts          the table of the README: test and fresh split, four noise seeds
 
-What configs/model/mini-sd.yaml says was chosen by the first two, under the paper protocol; the third only reports.
+What configs/model/mini-sd.yaml says was chosen by the first two, under the paper protocol; the others only report.
 
 All variants of an image share one forward. Intervals are over noise seeds (95 %, Student's t).
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from goca import Segmenter
 from goca.config import load_config
 from goca.datasets import Dataset, load_dataset
 from goca.evaluation import MeanIoU
-from goca.prompts import annotate, read_captions
+from goca.prompts import PromptAnnotation, annotate, read_captions
 from make_scenes import REPOSITORY, SPLITS, write_split
 from scipy.stats import t as student
 from tqdm import tqdm
@@ -70,16 +72,20 @@ def metric_for(segmenter: Segmenter, classes: int) -> MeanIoU:
     return MeanIoU(classes, "offset", THRESHOLDS, ignore_index=255, absent="skip" if skip else "zero")
 
 
+def annotated(segmenter: Segmenter, dataset: Dataset, caption: str, present: list[int]) -> PromptAnnotation:
+    added = {"add_background": False, "add_missing": True}  # as in configs/dataset/scenes.yaml
+    tokenizer = segmenter.extractor.parts["tokenizer"]
+    return annotate(caption, dataset.class_names, present, tokenizer, protocol=segmenter.protocol, **added)
+
+
 def evaluate(
     segmenter: Segmenter, dataset: Dataset, captions: dict[str, str], ids: Iterable[str], seed: int
 ) -> dict[str, MeanIoU]:
     """Counts of every part, over the images `ids`, under one noise seed."""
-    tokenizer = segmenter.extractor.parts["tokenizer"]
     metrics = {part: metric_for(segmenter, len(dataset.class_names)) for part in PARTS}
     for image_id in ids:
         sample = dataset.sample(image_id)
-        annotation = annotate(captions[sample.name], dataset.class_names, sample.present, tokenizer,
-                              add_background=False, add_missing=True, protocol=segmenter.protocol)  # fmt: skip
+        annotation = annotated(segmenter, dataset, captions[sample.name], sample.present)
         with torch.no_grad():
             drawn = f"{sample.name}#{seed}"  # what the noise is seeded by
             capture = segmenter.capture(sample.image, annotation, image_id=drawn, head_rules=HEADS, layer_rules=LAYERS)
@@ -141,6 +147,37 @@ def study_settings(arguments: argparse.Namespace) -> Iterator[dict]:
             yield {"protocol": "paper", "setting": name, "seed": 0, "part": part, **summary(metric)}
 
 
+def token_kinds(ids: list[int], annotation: PromptAnnotation, tokenizer: Any) -> dict[str, list[int]]:
+    """Token positions by what they are."""
+    objects = [token for tokens in annotation.existent_objects.values() for token in tokens]
+    backgrounds = [token for tokens in annotation.background_objects for token in tokens]
+    end = ids.index(tokenizer.eos_token_id)
+    commas = [i for i in range(1, end) if i not in objects and i not in backgrounds]
+    kinds = {"start": [0], "objects": objects, "backgrounds": backgrounds, "commas": commas}
+    return {**kinds, "end and padding": list(range(end, len(ids)))}
+
+
+def study_layers(arguments: argparse.Namespace) -> Iterator[dict]:
+    dataset, captions = open_split("validation", arguments.count, arguments.work)
+    for protocol in PROTOCOLS:
+        segmenter = segmenter_for(arguments.model, arguments.pipeline, protocol)
+        tokenizer, sums = segmenter.extractor.parts["tokenizer"], defaultdict(lambda: defaultdict(float))
+        ids = dataset.ids[: arguments.limit]
+        for image_id in tqdm(ids, desc=f"layers, {protocol}"):
+            sample = dataset.sample(image_id)
+            annotation = annotated(segmenter, dataset, captions[sample.name], sample.present)
+            capture = segmenter.capture(sample.image, annotation, image_id=sample.name, head_rules=HEADS)
+            kinds = token_kinds(tokenizer(annotation.caption, padding="max_length").input_ids, annotation, tokenizer)
+            weights = capture.layer_weights(capture.plan.layer_rules[0])[0]
+            for block, weight in zip(capture.plan.blocks, weights):
+                sums[block]["weight"] += float(weight) / len(ids)
+                mean = capture.token_maps[block]["average"][0].mean(0)  # [N]
+                for kind, tokens in kinds.items():
+                    sums[block][kind] += float(mean[tokens].sum()) / len(ids)
+        for block, found in sums.items():
+            yield {"protocol": protocol, "block": block, "side": capture.grids[block][0], **found}
+
+
 def study_parts(arguments: argparse.Namespace) -> Iterator[dict]:
     for split in ("test", "fresh"):
         dataset, captions = open_split(split, arguments.count, arguments.work)
@@ -153,7 +190,7 @@ def study_parts(arguments: argparse.Namespace) -> Iterator[dict]:
                     yield {**entry, **summary(metric)}
 
 
-STUDIES = {"timesteps": study_timesteps, "settings": study_settings, "parts": study_parts}
+STUDIES = {"timesteps": study_timesteps, "settings": study_settings, "layers": study_layers, "parts": study_parts}
 
 
 def print_parts(entries: list[dict]) -> None:
@@ -186,7 +223,17 @@ def print_settings(entries: list[dict]) -> None:
         print(f"| {name} | " + " | ".join(f"{found[part]:.1f}" for part in PARTS) + " |")
 
 
-PRINT = {"timesteps": print_timesteps, "settings": print_settings, "parts": print_parts}
+def print_layers(entries: list[dict]) -> None:
+    kinds = [key for key in entries[0] if key not in ("protocol", "block", "side", "weight")]
+    print("| layer | weight, paper | weight, released | " + " | ".join(kinds) + " |\n|---|" + "---|" * (2 + len(kinds)))
+    weights = {(e["protocol"], e["block"]): e["weight"] for e in entries}
+    for e in (e for e in entries if e["protocol"] == "paper"):
+        both = (f"{weights[protocol, e['block']]:.2f}" for protocol in PROTOCOLS)
+        name = f"{e['block'].removesuffix('-vit-block0')}, {e['side']} x {e['side']}"
+        print(f"| {name} | " + " | ".join([*both, *(f"{e[kind]:.2f}" for kind in kinds)]) + " |")
+
+
+PRINT = {"timesteps": print_timesteps, "settings": print_settings, "layers": print_layers, "parts": print_parts}
 
 
 def main() -> None:
