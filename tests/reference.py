@@ -45,7 +45,12 @@ def aggregate_heads(A, V, W, rule):
 
 
 def resize_self_map(S, source, target, normalised):
-    """Key axes bilinearly, query axes by nearest neighbour   [S, S] -> [R, R]"""
+    """Key axes bilinearly, query axes by nearest neighbour   [S, S] -> [R, R]
+
+    Only what is resized is normalised: the image's part of a joint softmax keeps the sum it has.
+    """
+    if source == target:
+        return S
     (h, w), (H, W) = source, target
     maps = F.interpolate(S.view(1, h * w, h, w), size=target, mode="bilinear", align_corners=False)
     maps = maps.view(h, w, H * W).permute(2, 0, 1)[None]  # queries last

@@ -82,7 +82,7 @@ class Backbone:
     name: str
     denoiser: str  # the part that is tapped: "unet" or "transformer"
     kind: str  # its class in diffusers
-    parts: tuple[str, ...]  # the parts that must be there; nothing else is loaded
+    parts: tuple[str, ...]  # the parts that must be there, the denoiser first; nothing else is loaded
     prompt: tuple[tuple[str, int | None], ...]  # the text tokens that are attended to: tokenizer and length (None: its)
     layers: Callable[[nn.Module], list[AttentionLayer]]
     features: Callable[[nn.Module], dict[str, DenseFeature]]

@@ -32,9 +32,6 @@ def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dt
     else:
         parts = parts_of(pipeline, backbone)
         place = None if device == "auto" else torch.device(device)
-    denoiser = parts[backbone.denoiser]
-    if not (type(denoiser).__name__ == backbone.kind and backbone.accepts(denoiser)):
-        raise wrong_family(f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}", backbone)
     given = None if not isinstance(pipeline, str | Path) and dtype == "auto" else dtype
     return {name: settle(name, part, place, given) for name, part in parts.items()}
 
@@ -44,6 +41,7 @@ def parts_of(pipeline: Any, backbone: Backbone) -> dict[str, Any]:
     found = type(pipeline).__name__
     if parts[backbone.denoiser] is None and (other := other_denoiser(vars(pipeline), backbone)):
         raise wrong_family(f"{found} has a {other}", backbone)
+    refuse_other(parts[backbone.denoiser], backbone)
     if absent := [name for name, part in parts.items() if part is None]:
         raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
     extra = {name: getattr(pipeline, name, None) for name in backbone.optional}
@@ -52,6 +50,11 @@ def parts_of(pipeline: Any, backbone: Backbone) -> dict[str, Any]:
 
 def other_denoiser(names: Iterable[str], backbone: Backbone) -> str | None:
     return next((name for name in DENOISERS if name in names and name != backbone.denoiser), None)
+
+
+def refuse_other(denoiser: Any, backbone: Backbone) -> None:
+    if denoiser is not None and not (type(denoiser).__name__ == backbone.kind and backbone.accepts(denoiser)):
+        raise wrong_family(f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}", backbone)
 
 
 def wrong_family(found: str, backbone: Backbone) -> WrongFamily:
@@ -89,6 +92,8 @@ def read_parts(location: str | Path, backbone: Backbone, dtype: torch.dtype) -> 
         if name == backbone.denoiser and class_name != backbone.kind:
             raise wrong_family(f"{location}: the {name} is a {class_name}", backbone)
         parts[name] = read_part(str(location), name, getattr(importlib.import_module(library), class_name), dtype)
+        if name == backbone.denoiser:  # it comes first: nothing else is read in vain
+            refuse_other(parts[name], backbone)
     return parts
 
 

@@ -3,17 +3,26 @@
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import VersionNotKnown, nearest
 from diffusion_feature.families.flux import FLUX
+from diffusion_feature.families.hunyuan import HUNYUAN
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
+from diffusion_feature.families.sd3 import SD3
 from diffusion_feature.families.unet_sd import UNET_SD
+from diffusion_feature.families.unet_sdxl import UNET_SDXL
 
 VERSIONS: dict[str, Backbone] = {
     "1-4": UNET_SD,
     "1-5": UNET_SD,
     "mini": UNET_SD,
+    "2-1": UNET_SD,
+    "xl": UNET_SDXL,
+    "playground-v2": UNET_SDXL,
     "pixart-alpha": PIXART_ALPHA,
     "pixart-sigma": PIXART_SIGMA,
     "pixart-sigma-512": PIXART_SIGMA,
+    "hunyuan": HUNYUAN,
     "flux": FLUX,
+    "sd3": SD3,
+    "sd3.5": SD3,
 }
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
-from diffusion_feature.families.joint import PATCH, joint_features, joint_layers, refuse_odd
+from diffusion_feature.families.blocks import numbered
+from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 from diffusion_feature.text import clip_tokens, encoder_states
@@ -21,11 +22,12 @@ GUIDANCE = 1.0
 
 def flux_layers(transformer: Any) -> list[AttentionLayer]:
     """Single-stream blocks are numbered on after the double-stream ones; their heads are always averaged."""
+    double = [joint_layer(name, block, LAYOUT) for name, block in numbered(transformer.transformer_blocks)]
     single = [
         AttentionLayer(name, LAYOUT, block.attn, partial(first_columns, block), weighed=False)
         for name, block in single_blocks(transformer)
     ]
-    return joint_layers(transformer.transformer_blocks, LAYOUT) + single
+    return double + single
 
 
 def flux_features(transformer: Any) -> dict[str, DenseFeature]:

@@ -17,11 +17,8 @@ PATCH = 2  # side of an image token, in latent pixels
 TEXT_PROJECTIONS = {"q": "add_q_proj", "k": "add_k_proj", "v": "add_v_proj"}
 
 
-def joint_layers(blocks: Iterable[Any], layout: str) -> list[AttentionLayer]:
-    return [
-        AttentionLayer(name, layout, block.attn, partial(out_projection, block.attn))
-        for name, block in numbered(blocks)
-    ]
+def joint_layer(name: str, block: Any, layout: str) -> AttentionLayer:
+    return AttentionLayer(name, layout, block.attn, partial(out_projection, block.attn))
 
 
 def joint_features(blocks: Iterable[Any]) -> dict[str, DenseFeature]:
