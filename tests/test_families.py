@@ -1,7 +1,6 @@
 """Every family on a tiny random pipeline: seen whole, unchanged, called as diffusers calls it; the equations hold."""
 
 import inspect
-from dataclasses import dataclass, field
 
 import diffusers
 import pytest
@@ -11,55 +10,16 @@ import torch
 from diffusion_feature import ExtractorError, FeatureExtractor, WrongFamily
 from diffusion_feature.backbone import JOINT
 from diffusion_feature.families import VERSIONS
+from goca.benchmark import Benchmark
+from goca.config import folder as configs
 from goca.config import load_config
+from goca.datasets import load_dataset
 from goca.segmenter import Segmenter
+from omegaconf import OmegaConf
 from PIL import Image
+from tiny import FAMILIES
 
 HEAD, LAYER, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
-
-
-@dataclass(frozen=True)
-class Family:
-    """A tiny pipeline, how the method is set to it, and how diffusers' own pipeline is called for comparison."""
-
-    save: object
-    version: str
-    reference: str
-    space: str
-    feat_size: int
-    picture: int = 32
-    prompt: tuple = ((1, 3, 5), 12)  # where the entities of "cat, grass, sky" are, and the number of text tokens
-    pipeline: str = ""
-    call: dict = field(default_factory=dict)
-    t: int = 100
-
-    @property
-    def config(self):
-        layers = {"ref_layer": self.reference, "cross_layers": "all", "self_layers": [self.space]}
-        return {"version": self.version, "img_size": self.picture, "feat_size": self.feat_size, "t": self.t} | layers
-
-
-UP, VIT = "up-level1-repeat{0,1}-vit-block0-self-map", "vit-block{1,2}-self-map"
-IMG2IMG = {"strength": 0.1, "num_inference_steps": 1000, "guidance_scale": 1.0}
-FLOW = {"strength": 0.15, "num_inference_steps": 28, "guidance_scale": 1.0, "height": 32, "width": 32}
-FROM_NOISE = {"num_inference_steps": 2, "guidance_scale": 1.0, "use_resolution_binning": False}
-FAMILIES = {
-    "sd": Family(tiny.save_sd, "1-5", "up-level1-repeat1-vit-block0-cross-q", UP, 8,
-                 pipeline="StableDiffusionImg2ImgPipeline", call=IMG2IMG),
-    "sd21": Family(tiny.save_sd21, "2-1", "up-level1-repeat1-vit-block0-cross-q", UP, 8,
-                   pipeline="StableDiffusionImg2ImgPipeline", call=IMG2IMG),
-    "sdxl": Family(tiny.save_sdxl, "xl", "up-level0-repeat0-vit-block0-cross-q",
-                   "up-level0-repeat{0..2}-vit-block{0,1}-self-map", 8,
-                   pipeline="StableDiffusionXLImg2ImgPipeline", call=IMG2IMG),
-    "pixart": Family(tiny.save_pixart, "pixart-alpha", "vit-block1-cross-q", VIT, 4, prompt=((0, 2, 4), 120),
-                     pipeline="PixArtAlphaPipeline", call=FROM_NOISE | {"height": 32, "width": 32}),
-    "hunyuan": Family(tiny.save_hunyuan, "hunyuan", "vit-block2-cross-q", VIT, 4, 64, ((1, 77, 3, 79, 5, 81), 77 + 256),
-                      pipeline="HunyuanDiTPipeline", call=FROM_NOISE | {"height": 64, "width": 64}),
-    "flux": Family(tiny.save_flux, "flux", "vit-block2-attn-out", VIT, 4, prompt=((0, 2, 4), 512),
-                   pipeline="FluxImg2ImgPipeline", call=FLOW, t=150),
-    "sd3": Family(tiny.save_sd3, "sd3", "vit-block1-attn-out", VIT, 4, prompt=((1, 3, 5), 12 + 256),
-                  pipeline="StableDiffusion3Img2ImgPipeline", call=FLOW, t=150),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -128,6 +88,20 @@ def test_every_attention_is_seen_and_nothing_changes(family, folder, picture):
 
 def is_text(name):
     return name.endswith(("cross-k", "cross-v"))
+
+
+def test_two_pictures_in_one_forward(family, folder, picture):
+    fx = FeatureExtractor((), family.version, "cpu", img_size=family.picture, pipeline=folder)
+    pairs = [("cat, sky", picture), ("grass", picture.rotate(90))]
+    prompts, pictures = zip(*pairs)
+    together, apart = Everything(), [Everything(), Everything()]
+    both = fx.forward(prompts, pictures, together, family.t, seeds=[0, 1])
+    for number, (prompt, image) in enumerate(pairs):
+        alone = fx.forward([prompt], [image], apart[number], family.t, seeds=[number])
+        torch.testing.assert_close(both[number : number + 1], alone, rtol=0, atol=1e-4)
+        for a, b in zip(together.attentions, apart[number].attentions):
+            assert a.layer == b.layer
+            torch.testing.assert_close(a.rows().probabilities()[number], b.rows().probabilities()[0], rtol=0, atol=1e-5)
 
 
 def test_joint_maps_are_blocks_of_one_softmax(family, folder, picture):
@@ -261,6 +235,19 @@ def test_sixteen_bits(family, folder, picture, seg):
     maps = [s.capture(picture, annotation, noise_of_seed(s, 1)).attention_map() for s in (half, seg)]
     assert maps[0].dtype == torch.float32
     torch.testing.assert_close(*maps, rtol=0, atol=5e-3)
+
+
+# ---- the benchmark
+
+
+def test_a_benchmark_is_run_with_its_own_tokenizers(family, folder, seg, tmp_path):
+    dataset = OmegaConf.to_container(OmegaConf.load(configs().parent / "dataset" / "scenes.yaml"))
+    model = {**family.config, "pipeline": str(folder)}
+    benchmark = Benchmark.of({"model": model, "dataset": dataset, "run_dir": tmp_path, "limit": 1, "device": "cpu"})
+    annotate = benchmark.annotator(load_dataset(benchmark.dataset), seg.extractor.parts)
+    assert annotate("cat, grass, sky", []).rescaling_token_id == sorted(family.prompt[0])
+    assert benchmark.run() is not None
+    assert (tmp_path / "evaluation.txt").read_text().count("mIoU") == 9
 
 
 # ---- refusals
