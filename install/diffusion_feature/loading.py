@@ -32,7 +32,8 @@ def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dt
     else:
         parts = parts_of(pipeline, backbone)
         place = None if device == "auto" else torch.device(device)
-    given = None if not isinstance(pipeline, str | Path) and dtype == "auto" else dtype
+    read = isinstance(pipeline, str | Path)  # in its types already: in float16 a T5 keeps some weights in float32
+    given = None if read or dtype == "auto" else dtype
     return {name: settle(name, part, place, given) for name, part in parts.items()}
 
 
@@ -69,7 +70,7 @@ def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any
         return part
     if device is not None:
         part = part.to(device)
-    if dtype is not None and dtype != "auto":
+    if dtype is not None:
         part = part.to(pick_dtype(dtype, device))
     if name == "vae" and part.dtype == torch.float16 and getattr(part.config, "force_upcast", False):
         part = part.to(torch.float32)
