@@ -46,7 +46,7 @@ class Recipe:
     vae_batch: int = 8
     vae_rate: float = 2e-3
     kl_weight: float = 5e-7
-    unet_steps: int = 6500
+    unet_steps: int = 6000
     unet_batch: int = 32
     unet_rate: float = 1e-3
     warm_up: int = 200
