@@ -22,8 +22,9 @@ setup(
     packages=["diffusion_feature", *(f"diffusion_feature.{n}" for n in find_packages("install/diffusion_feature")),
               "goca", *goca_packages, "goca.configs"],
     package_dir={"diffusion_feature": "install/diffusion_feature", "goca": "src-main/goca", "goca.configs": "configs"},
-    package_data={"goca.configs": ["*.yaml", "*/*.yaml"], "goca.embedded": ["**/*"],
+    package_data={"goca.configs": ["*.yaml", "*/*.yaml", "hydra/*/*.yaml"], "goca.embedded": ["**/*"],
                   "goca.datasets": ["classes/*.json"], "goca.labeling": ["vocabulary/*.json"]},
     install_requires=requirements(),
-    extras_require={"test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3"]},
+    extras_require={"slurm": ["hydra-submitit-launcher>=1.2,<2"],
+                    "test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3"]},
 )

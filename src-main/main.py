@@ -2,9 +2,11 @@
 
     python3 src-main/main.py model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
     python3 src-main/main.py -m model=mini-sd,mini-sd-vanilla dataset=scenes protocol=paper,released
+    python3 src-main/main.py --config-name sweep roots.voc=/data/VOCdevkit/VOC2012 dataset=voc hydra/launcher=slurm
     accelerate launch src-main/main.py model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
 
-Run again with the same settings, it goes on where it stopped. configs/config.yaml holds every key.
+Run again with the same settings, it goes on where it stopped. configs/config.yaml holds every key; docs/runs.md tells
+of processes, machines and clusters.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 GROUPS = ("model", "dataset", "protocol")
-NOT_IN_NAME = re.compile(r"(dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file|limit|strict)=")
+PLACES = r"roots\..+|dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file"
+NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict)=")
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")

@@ -1,26 +1,19 @@
 """The command, from any folder: the recorded VOC run, what is refused and how, and going on where it stopped."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
+from commands import MAIN
 from goca.benchmark import Benchmark
 from goca.config import ConfigError
 from goca.datasets import DatasetError
+from goca.evaluation import RunMismatch, RunStore
 
-MAIN = Path(__file__).parents[1] / "src-main" / "main.py"
 PIXELS = 10  # of 48 050, summed over classes: rounding, and the posterior sample (std 3e-7) that no seed fixes
-
-
-def command(folder, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(MAIN), *map(str, arguments)],
-        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -28,11 +21,9 @@ def voc_mini(goldens):
     return goldens / "set6_voc_mini"
 
 
-def arguments(goldens, voc_mini):
-    return [
-        "dataset=voc", f"dataset.root={voc_mini}/VOCdevkit/VOC2012", f"model.pipeline={goldens}/pipelines/sd15",
-        "model.img_size=256", "model.feat_size=32", "device=cpu",
-    ]  # fmt: skip
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    return lambda *arguments: commands.main(monkeypatch, capsys, tmp_path, *arguments)
 
 
 def fields(goldens, voc_mini, model, run_dir, **change):
@@ -68,27 +59,29 @@ def test_the_recorded_run_is_met(goldens, voc_mini, tmp_path, model, name, annot
         assert float(line.split()[1]) == pytest.approx(float(other.split()[1]), abs=5e-5)
 
 
-def test_the_command_runs_from_any_folder_and_goes_on(goldens, voc_mini, tmp_path):
+def test_the_command_runs_from_any_folder_and_goes_on(goldens, voc_mini, tmp_path, command):
     (tmp_path / "mine.json").write_bytes((voc_mini / "gpt_output/voc.json").read_bytes())
-    given = [*arguments(goldens, voc_mini), "model=sd15", "protocol=released", "protocol.noise=nominal"]
-    given += ["dataset.labels=mine.json"]
-    first = command(tmp_path, *given, "limit=2")
-    assert first.returncode == 0, first.stderr
+    given = [*commands.voc_mini(goldens), "dataset.labels=mine.json", "protocol=released", "protocol.noise=nominal"]
+    given = [each for each in given if not each.startswith("dataset.labels=/")]
+    first = [sys.executable, MAIN, *given, "limit=2"]
+    own = subprocess.run(first, cwd=tmp_path, env=commands.environment(), capture_output=True, text=True)
+    assert own.returncode == 0, own.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("sd15-voc-released,") and "protocol.noise=nominal" in folder.name
-    assert (folder / "counts.jsonl").read_bytes().count(b"\n") == 2
-    second = command(tmp_path, *given)
-    assert second.returncode == 0, second.stderr
-    assert (folder / "counts.jsonl").read_bytes().count(b"\n") == 5
+    counts = folder / "counts.jsonl"
+    assert counts.read_text().count('"cells"') == 2
+    before = counts.read_bytes()
+    done = command(*given)
+    assert done.code == 0, done.err
+    assert counts.read_bytes().startswith(before) and counts.read_text().count('"cells"') == 5
     results = json.loads((folder / "results.json").read_text())
     assert results["protocol"] | {"preset": None, "noise": "nominal", "void": "background"} == results["protocol"]
     assert results["config"]["choices"] == {"model": "sd15", "dataset": "voc", "protocol": "released"}
     assert results["config"]["model"]["head_method"] == "dot-product w/o clamp"
-    assert "mIoU" in second.stdout and "5 of 5 images" in second.stdout and str(folder.name) in second.stdout
-    refused = command(tmp_path, *given, f"run_dir=runs/{folder.name}".replace(",", "\\,").replace("=", "\\=")
-                      .replace("run_dir\\=", "run_dir="), "seed=7")  # fmt: skip
-    assert refused.returncode != 0 and "seed: 0 in the folder, 7 now" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert results["computed"][0] | {"images": 5, "device": "cpu", "dtype": "float32"} == results["computed"][0]
+    assert "mIoU" in done.out and "5 of 5 images" in done.out and str(folder.name) in done.out
+    with pytest.raises(RunMismatch, match="seed: 0 in the folder, 7 now"):
+        Benchmark.of({**results["config"], "run_dir": folder, "seed": 7}).run()
 
 
 @pytest.mark.parametrize(
@@ -104,11 +97,31 @@ def test_the_command_runs_from_any_folder_and_goes_on(goldens, voc_mini, tmp_pat
         (["model=sd15", "model.pipeline=nothing-here", "limit=1"], "no folder, and no hub id"),
     ],
 )
-def test_what_is_refused_is_said_in_a_few_words(tmp_path, given, message):
-    done = command(tmp_path, *given, HF_HUB_OFFLINE="1")
-    assert done.returncode != 0 and message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_is_refused_is_said_in_a_few_words(tmp_path, command, given, message):
+    done = command(*given)
+    assert done.code and message in done.err
+    assert "Traceback" not in done.err
     assert not list(tmp_path.glob("*.log")) and not (tmp_path / "outputs").exists()
+
+
+def test_a_run_folder_of_another_data_set_is_refused(goldens, tmp_path, command):
+    run = Benchmark.of(commands.values(*commands.voc_mini(goldens), f"run_dir={tmp_path / 'run'}"))
+    with RunStore(run.run_dir, run.settings()):
+        pass
+    done = command("model=sd15", "dataset=scenes", "run_dir=run")
+    assert done.code and "holds counts made with other settings" in done.err
+    assert "dataset.name: 'voc' in the folder, 'scenes' now" in done.err and "Traceback" not in done.err
+
+
+def test_images_that_were_skipped_are_listed_and_an_error_only_if_asked(goldens, voc_mini, tmp_path, command):
+    labels = json.loads((voc_mini / "gpt_output/voc.json").read_text())
+    (tmp_path / "mine.json").write_text(json.dumps({"2007_000005.jpg": labels["2007_000005.jpg"]}))
+    given = [each for each in commands.voc_mini(goldens) if "labels" not in each] + ["dataset.labels=mine.json"]
+    done = command(*given, "run_dir=run")
+    assert done.code == 0 and "1 of 5 images" in done.out and "4 skipped:" in done.out
+    for number in range(1, 5):
+        assert f"  2007_00000{number}: no caption for 2007_00000{number}.jpg in mine.json" in done.out
+    assert "strict=true, and 4 images were skipped" in command(*given, "run_dir=run", "strict=true").err
 
 
 def test_labels_that_are_not_there_say_how_to_get_them(goldens, voc_mini, tmp_path):
