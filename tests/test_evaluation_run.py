@@ -1,6 +1,8 @@
 """A run's folder: lines survive, other settings are refused, and any way of running gives the same counts."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -262,6 +264,14 @@ def test_the_commit_is_that_of_the_checkout_the_code_runs_from(tmp_path, monkeyp
     assert revision(tmp_path / "nowhere" / "x.py") is None
     monkeypatch.setenv("PATH", "")
     assert revision(tmp_path / "kept.py") is None
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert run(tmp_path)["images"]["counted"] == 10
 
 
 def test_a_run_folder_that_is_a_file(tmp_path):
