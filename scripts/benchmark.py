@@ -43,8 +43,7 @@ def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
     """Seconds per picture (medians) of bare, method and evaluation, their ratio, and the peak memory."""
     segmenter, dataset = Segmenter.from_pretrained(pipeline, "mini-sd"), load_dataset(FIELDS)
     captions = read_captions(REPOSITORY / "gpt_output/scenes.json")[0]
-    extractor, backbone = segmenter.extractor, segmenter.extractor.backbone
-    level = backbone.noise_level(extractor.parts["scheduler"], segmenter.config.t, "nominal")
+    extractor, backbone, t = segmenter.extractor, segmenter.extractor.backbone, segmenter.config.t
     metric = MeanIoU(len(dataset.class_names), thresholds=[t / 10 for t in range(-4, 5)], ignore_index=255)
     seconds: dict[str, list[float]] = {"bare": [], "method": [], "evaluation": []}
     for image_id in tqdm(dataset.ids[: pictures + WARM_UP], desc="mini-sd"):
@@ -56,6 +55,7 @@ def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
         def bare() -> torch.Tensor:
             picture = read_picture(image, extractor.img_size)[None]  # noqa: B023
             latents = backbone.encode_image(extractor.parts, picture, "mean", None)
+            level = backbone.noise_level(extractor.parts["scheduler"], t, "nominal", tuple(latents.shape[-2:]))
             noised = level.signal * latents + level.noise * torch.randn(latents.shape, generator=seeded(0))
             return backbone.denoise(extractor.parts, noised, level, states)  # noqa: B023
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from goca.visualize import voc_palette
+from goca.colours import voc_palette
 from PIL import Image
 from scene_drawing import OBJECTS, SIZE, Scene, draw_scene, write_caption
 from tqdm import tqdm

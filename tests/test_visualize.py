@@ -6,20 +6,17 @@ import sys
 
 import numpy as np
 import pytest
-from goca.visualize import (
+from goca.colours import (
     PALETTES,
     PictureError,
-    Row,
     as_picture,
     bright_palette,
     colourise,
-    figure,
-    heat_overlay,
     overlay,
     palette_of,
-    save_figure,
     voc_palette,
 )
+from goca.visualize import Row, figure, heat_overlay, save_figure
 from PIL import Image
 
 LABELS = np.array([[0, 1], [2, 255]])

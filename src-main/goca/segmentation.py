@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+from goca.colours import overlay, voc_palette
 
 BACKGROUND = 0
 
@@ -46,10 +49,6 @@ class Segmentation:
 
     def overlay(self, size: tuple[int, int] | None = None, strength: float = 0.6) -> Any:
         """The picture under the label map's colours, as a PIL image (on white, if the picture is not known)."""
-        from PIL import Image
-
-        from goca.visualize import overlay
-
         label = self.label_map(size).numpy()
         shape = label.shape[::-1]
         picture = Image.new("RGB", shape, "white") if self.image is None else self.image.convert("RGB").resize(shape)
@@ -57,10 +56,6 @@ class Segmentation:
 
     def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
         """The label map as a palette PNG of class ids 0..255; written beside `path`, then renamed: never half there."""
-        from PIL import Image
-
-        from goca.visualize import voc_palette
-
         label = self.label_map(size).numpy()
         if label.max(initial=0) > 255:
             raise ValueError(f"class id {label.max()} does not fit a palette PNG (0..255); use label_map() instead")

@@ -1,6 +1,5 @@
-"""Pictures of results: palettes, overlays, and a figure with one row per image.
+"""Pictures of results: heat maps over an image, and a figure with one row per image.
 
-    overlay(image, label_map).save("cat.png")
     row = Row(image, truth, {"vanilla": before, "GoCA": after}, words=[("cat", heat)], caption="cat, grass")
     figure([row], class_names=["background", "cat"]).savefig("rows.pdf")
 
@@ -10,7 +9,7 @@ Drawn with matplotlib's Agg canvas and without pyplot: no window, no state besid
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,79 +17,21 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-VOID = 255
-Array = np.ndarray
-
-
-class PictureError(ValueError):
-    """An image, label map, heat map or palette that cannot be drawn together with the others."""
-
-
-# --- colours -----------------------------------------------------------------------------------------------------
-
-
-def voc_palette(size: int = 256) -> Array:
-    """PASCAL VOC's colour map, uint8 [size, 3]: bit k of the id's three-bit digits goes to bit 7-k of R, G, B."""
-    ids = np.arange(size)
-    colours = np.zeros((size, 3), dtype=np.int64)
-    for digit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (ids >> (3 * digit + channel) & 1) << (7 - digit)
-    return colours.astype(np.uint8)
-
-
-def bright_palette(size: int = 256) -> Array:
-    """Colours for a white page: hues a golden angle apart; class 0 light grey, void white. uint8 [size, 3]."""
-    ids = np.arange(max(size, VOID + 1))
-    hue = (0.02 + 0.618034 * (ids - 1)) % 1
-    colours = hsv_to_rgb(np.stack([hue, np.choose(ids // 12 % 3, [0.72, 0.5, 0.9]),
-                                   np.choose(ids // 6 % 2, [0.9, 0.72])], axis=1)) * 255
-    colours[0], colours[VOID] = 236, 255
-    return colours[:size].round().astype(np.uint8)
-
-
-PALETTES: dict[str, Callable[[int], Array]] = {"voc": voc_palette, "bright": bright_palette}
-
-
-def palette_of(palette: str | Any) -> Array:
-    """uint8 [colours, 3] from a name in PALETTES or from colours 0..255. Raises PictureError."""
-    if isinstance(palette, str):
-        if palette not in PALETTES:
-            raise PictureError(f"palette {palette!r} is not known; there are: {', '.join(PALETTES)}")
-        return PALETTES[palette](256)
-    colours = np.asarray(palette)
-    if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours):
-        raise PictureError(f"a palette is [colours, 3] with values 0..255; found shape {colours.shape}")
-    return colours.astype(np.uint8)
-
-
-def colourise(label_map: Any, palette: str | Any = "voc") -> Array:
-    """Label map [H, W] -> colours uint8 [H, W, 3]; ids beyond the palette start over at 1, void keeps its colour."""
-    colours, labels = palette_of(palette), _labels(label_map)
-    count = min(len(colours), VOID)
-    wrapped = np.where(labels < count, labels, 1 + (labels - 1) % max(count - 1, 1)).clip(0, count - 1)
-    void = colours[VOID] if len(colours) > VOID else np.array([255, 255, 255], np.uint8)
-    return np.where((labels == VOID)[..., None], void, colours[wrapped])
-
-
-def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float = 0.6) -> Image.Image:
-    """The image with its label map laid over it, in the image's size; labels are resized by nearest neighbour.
-
-    image      a PIL image, or an array [H, W, 3], uint8 or floats 0..1
-    label_map  [h, w] class ids; 255 is void
-    alpha      0 shows the image alone, 1 the labels alone
-    Raises PictureError for other shapes or an alpha beyond 0..1.
-    """
-    if not 0 <= alpha <= 1:
-        raise PictureError(f"alpha is {alpha}; it goes from 0 (image) to 1 (labels)")
-    picture = as_picture(image)
-    colours = Image.fromarray(colourise(label_map, palette)).resize(picture.size, Image.Resampling.NEAREST)
-    return Image.blend(picture, colours, alpha)
+from goca.colours import (
+    VOID,
+    Array,
+    PictureError,
+    array_of,
+    as_picture,
+    colourise,
+    labels_of,
+    overlay,
+    palette_of,
+)
 
 
 def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 0.9) -> Image.Image:
@@ -105,33 +46,8 @@ def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 
     return Image.fromarray((255 * (base * (1 - opacity) + hot * opacity)).round().astype(np.uint8))
 
 
-def as_picture(image: Any) -> Image.Image:
-    """An RGB PIL image from a PIL image or an array [H, W, 3], uint8 or floats 0..1. Raises PictureError."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    pixels = _array(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise PictureError(f"an image is [height, width, 3]; found shape {pixels.shape}")
-    if pixels.dtype != np.uint8:
-        pixels = (255 * pixels.astype(float).clip(0, 1)).round().astype(np.uint8)
-    return Image.fromarray(pixels)
-
-
-def _array(values: Any) -> Array:
-    return np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
-
-
-def _labels(label_map: Any) -> Array:
-    labels = _array(label_map)
-    if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "iub":
-        raise PictureError(f"a label map is [height, width] of whole numbers; found {labels.dtype} {labels.shape}")
-    if (labels := labels.astype(np.int64)).min() < 0:
-        raise PictureError(f"a label map holds class ids from 0 up; found {labels.min()}")
-    return labels
-
-
 def _unit(heat: Any) -> Array:
-    values = _array(heat).astype(float)
+    values = array_of(heat).astype(float)
     if values.ndim != 2 or not values.size:
         raise PictureError(f"a heat map is [g, g]; found shape {values.shape}")
     finite = np.isfinite(values)
@@ -295,7 +211,7 @@ def _legend_lines(
 ) -> list[list[tuple[int, str, float]]]:
     """Legend entries (class id, name, inches) broken into lines that fit into `room`."""
     maps = [labels for row in rows for labels in (row.truth, *row.predictions.values()) if labels is not None]
-    seen = sorted({int(class_id) for labels in maps for class_id in np.unique(_labels(labels))})
+    seen = sorted({int(class_id) for labels in maps for class_id in np.unique(labels_of(labels))})
     lines: list[list[tuple[int, str, float]]] = []
     used = room
     for class_id in seen:
