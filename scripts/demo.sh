@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The method on the embedded model and test set: 200 pictures, plain averages first, then GoCA; a table and a picture.
 # Running it again shows the finished runs; remove runs/demo to compute them anew.
-. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-out="${1:-runs/demo}"
+out=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/demo}")
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""
 for model in mini-sd-vanilla mini-sd; do
   echo; echo "== main.py model=$model dataset=scenes"
   .venv/bin/python src-main/main.py "model=$model" dataset=scenes "run_dir=$out/$model"
