@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,24 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
         raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
     weight = next(vae.parameters())
-    # the layout in which diffusers' own preprocessing hands pictures over: convolutions round differently in another
+    # the layout in which diffusers' own preprocessing hands pictures over; torch rounds differently in another
     pictures = pictures.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
-    distribution = vae.encode(pictures).latent_dist
+    with one_cpu_thread():
+        distribution = vae.encode(pictures).latent_dist
     latents = (distribution.mean if posterior == "mean" else spread(distribution, generator)).float()
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (latents - shift) * vae.config.scaling_factor
+    return ((latents - shift) * vae.config.scaling_factor).contiguous()
+
+
+@contextmanager
+def one_cpu_thread() -> Iterator[None]:
+    """On a CPU the group norms of a channels_last picture sum by thread: with one, their number changes nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def spread(distribution, generator: torch.Generator | None) -> Tensor:
