@@ -66,6 +66,7 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     dataset = load_dataset(next(iter(benchmarks.values())).dataset)
     samples = [dataset.sample(image_id) for image_id in dataset.ids[:: max(1, len(dataset.ids) // images)][:images]]
     rows = [Row(sample.image, sample.label, {}) for sample in samples]
+    names = {i: class_label(dataset.class_names, i) for i in range(len(dataset.class_names))}
     for name, benchmark in benchmarks.items():
         segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
         prompts = benchmark.prompts()
@@ -74,10 +75,11 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
         for sample, row in zip(samples, rows):
             annotation = prompts(sample)
             capture = segmenter.capture(sample.image, annotation, image_id=sample.id)
-            segmentation = segmenter(sample.image, annotation, image_id=sample.id)
+            scores = segmenter.refine(segmenter.rescale(capture.attention_map()[0], annotation), capture)
+            segmentation = segmenter.segmentation(scores, annotation, names, sample.image)
             row.predictions[name] = segmentation.label_map(threshold=runs[name]["mIoU"]["best"]["threshold"])
             row.words = word_maps(segmenter, capture, annotation)
-    return figure(rows, [class_label(dataset.class_names, i) for i in range(len(dataset.class_names))])
+    return figure(rows, list(names.values()))
 
 
 def main() -> None:

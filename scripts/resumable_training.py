@@ -51,7 +51,7 @@ class Trainer:
     """AdamW with warm-up and cosine decay, moving average, and one safetensors file that holds all of it."""
 
     def __init__(self, name: str, modules: dict[str, nn.Module], work: Path, steps: int, rate: float, recipe: Schedule):
-        self.name, self.modules, self.steps, self.rate, self.recipe = name, modules, steps, rate, recipe
+        self.name, self.steps, self.rate, self.recipe = name, steps, rate, recipe
         self.file, self.log = work / f"{name}.safetensors", work / f"{name}.jsonl"
         self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}

@@ -22,21 +22,9 @@ from diffusion_feature.attention import grid_of
 from diffusion_feature.latents import read_picture
 from diffusion_feature.noise import variance_preserving
 from PIL import Image
+from tiny import Everything
 
 CROSS, SELF = "up-level0-repeat1-vit-block0-cross-map", "down-level0-repeat0-vit-block0-self-map"
-
-
-class Everything:
-    """A consumer that keeps what it is handed."""
-
-    def __init__(self, *features):
-        self.features, self.attentions, self.dense = features, [], {}
-
-    def attention(self, attention):
-        self.attentions.append(attention)
-
-    def feature(self, layer, feature):
-        self.dense[layer] = feature
 
 
 @pytest.fixture(scope="module")

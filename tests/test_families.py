@@ -17,7 +17,7 @@ from goca.datasets import load_dataset
 from goca.segmenter import Segmenter
 from omegaconf import OmegaConf
 from PIL import Image
-from tiny import FAMILIES
+from tiny import FAMILIES, Everything
 
 HEAD, LAYER, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
 
@@ -41,19 +41,6 @@ def seg(family, folder):
 def picture():
     pixels = torch.randint(0, 256, (30, 44, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
-
-
-class Everything:
-    """A consumer that keeps what it is handed."""
-
-    def __init__(self, *features):
-        self.features, self.attentions, self.dense = features, [], {}
-
-    def attention(self, attention):
-        self.attentions.append(attention)
-
-    def feature(self, layer, feature):
-        self.dense[layer] = feature
 
 
 class Nothing(Everything):

@@ -277,3 +277,16 @@ FAMILIES = {
     "sd3": Family(save_sd3, "sd3", "vit-block1-attn-out", VIT, 4, prompt=((1, 3, 5), 12 + 256),
                   pipeline="StableDiffusion3Img2ImgPipeline", call=FLOW, t=150),
 }  # fmt: skip
+
+
+class Everything:
+    """A consumer that keeps what it is handed."""
+
+    def __init__(self, *features):
+        self.features, self.attentions, self.dense = features, [], {}
+
+    def attention(self, attention):
+        self.attentions.append(attention)
+
+    def feature(self, layer, feature):
+        self.dense[layer] = feature
