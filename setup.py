@@ -12,6 +12,13 @@ def requirements() -> list[str]:
     return [line for line in lines if line]
 
 
+EXTRAS = {
+    "crf": ["pydensecrf2>=1.1,<2", "numpy>=2.0,<3"],  # DenseCRF; compiles with gcc
+    "app": ["gradio>=5,<7"],  # the page of `goca app`
+    "int8": ["bitsandbytes>=0.45,<1"],  # Flux's T5 in 8 bit, on CUDA
+    "slurm": ["hydra-submitit-launcher>=1.2,<2"],
+}
+TOOLS = ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3", "playwright>=1.45,<2"]
 goca_packages = [f"goca.{name}" for name in find_packages("src-main/goca")]
 
 setup(
@@ -25,6 +32,5 @@ setup(
     package_data={"goca.configs": ["*.yaml", "*/*.yaml", "hydra/*/*.yaml"], "goca.embedded": ["**/*"],
                   "goca.datasets": ["classes/*.json"], "goca.labeling": ["vocabulary/*.json"]},
     install_requires=requirements(),
-    extras_require={"slurm": ["hydra-submitit-launcher>=1.2,<2"],
-                    "test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3"]},
+    extras_require={**EXTRAS, "dev": TOOLS, "test": [*TOOLS, *EXTRAS["crf"], *EXTRAS["app"]]},
 )
