@@ -79,6 +79,14 @@ class Attention:
         for start in range(0, queries, step):
             yield slice(start, min(start + step, queries))
 
+    @property
+    def working_bytes(self) -> int:
+        """What making maps takes at once: logits and probabilities of one chunk, and their mean over heads."""
+        batch, heads, queries, _ = self.query.shape
+        keys = self.key.shape[-2]
+        chunk = max(4 * batch * heads * keys, min(CHUNK_BYTES, 4 * batch * heads * queries * keys))
+        return 2 * chunk + 4 * batch * queries * keys
+
     def head_mean(self, selection: Tensor | None = None) -> Tensor:
         """Mean over heads of the self map, of all image queries or the selected ones   [B, n, S]"""
         rows = self.rows(selection)

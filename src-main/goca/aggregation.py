@@ -53,6 +53,7 @@ class Aggregator:
     waiting: dict[str, Callable[[Tensor | None], Tensor]] = field(default_factory=dict)  # block -> rows -> [B, n, S]
     reference: Reference | None = None
     space: Tensor | None = None  # sum over space_blocks   [B, g*g, g*g]
+    peak_bytes: int = 0  # the most that was held at once beyond the model's own forward
 
     def __post_init__(self) -> None:
         self.compared = [rule for rule in self.plan.layer_rules if LAYER_RULES[rule] is not None]
@@ -62,6 +63,16 @@ class Aggregator:
     # ---- while the forward runs
 
     def attention(self, attention: Attention) -> None:
+        self._reduce(attention)
+        self._account(attention.working_bytes)
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
+        self._account(2 * self.reference.affinity.nbytes)
+        for block in list(self.waiting):
+            self._compare(block, self.waiting.pop(block))
+
+    def _reduce(self, attention: Attention) -> None:
         block = attention.layer.block
         if attention.text_keys is not None and block in self.plan.blocks:
             self.grids[block] = attention.grid
@@ -74,11 +85,6 @@ class Aggregator:
             if compared:
                 self.grids[block] = attention.grid
                 self._compare(block, self._self_rows(attention, mean))
-
-    def feature(self, layer: str, feature: Tensor) -> None:
-        self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
-        for block in list(self.waiting):
-            self._compare(block, self.waiting.pop(block))
 
     def _self_rows(self, attention: Attention, mean: Tensor | None) -> Callable[[Tensor | None], Tensor]:
         """How to get rows of the head-mean self map, now or later, holding as little as possible until then."""
@@ -105,6 +111,18 @@ class Aggregator:
         part = self_map(mean, grid, target, self.plan.normalised_rows)
         self.space = part if self.space is None else self.space + part
         return mean if rows is None else None
+
+    def _account(self, working: int) -> None:
+        kept: list[object] = [self.space]
+        if self.reference is not None:
+            kept += [self.reference.affinity, *self.reference._adjoints.values()]
+        for maps in (*self.token_maps.values(), *self.similarities.values()):
+            kept += maps.values()
+        for waiting in self.waiting.values():
+            kept += held_by(waiting)
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+                    for tensor in kept if isinstance(tensor, Tensor)}  # fmt: skip
+        self.peak_bytes = max(self.peak_bytes, sum(storages.values()) + working)
 
     # ---- afterwards
 
@@ -135,6 +153,14 @@ class Aggregator:
         """Head-mean self-attention on the grid, mean over the plan's space_blocks   [B, g*g, g*g], row = query"""
         assert self.space is not None
         return self.space / len(self.plan.space_blocks)
+
+
+def held_by(rows: Callable[[Tensor | None], Tensor]) -> list[object]:
+    """The tensors that a waiting layer holds."""
+    attention = getattr(rows, "__self__", None)
+    if attention is not None:
+        return [attention.query, attention.key, attention.mask]
+    return [cell.cell_contents for cell in rows.__closure__ or ()]  # type: ignore[attr-defined]
 
 
 def aggregate_heads(attention: Attention, rules: Iterable[str]) -> dict[str, Tensor]:
