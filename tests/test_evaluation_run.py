@@ -62,6 +62,11 @@ class Toy:
         return sample
 
 
+def each(segment):
+    return lambda samples: [segment(sample) for sample in samples]
+
+
+@each
 def segment(sample):
     scores = np.random.default_rng(len(sample.id) + int(sample.id[1:])).random((3, 4, 4))
     return Prediction(scores, [2, 1], lost=[1] if sample.id == "i1" else ())
@@ -106,7 +111,7 @@ def test_void_counts_as_background_where_the_protocol_says_so(tmp_path):
 
 
 def test_nothing_to_look_for_is_background_everywhere(tmp_path):
-    results = run(tmp_path, segment=lambda sample: Prediction(None, ()))
+    results = run(tmp_path, segment=each(lambda sample: Prediction(None, ())))
     assert len(results["warnings"]["no_class"]) == 10
     assert np.array(results["counts"]["intersection"])[:, 1:].sum() == 0
 

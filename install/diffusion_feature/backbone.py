@@ -58,12 +58,12 @@ class Conditioning:
 
     arguments   keyword arguments of the denoiser's forward
     length      text tokens N
-    cut         per prompt, the tokens that did not fit
+    cut         per prompt, the text that did not fit
     """
 
     arguments: dict[str, Any]
     length: int
-    cut: list[int] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,16 @@ class AttentionNotSeen(ExtractorError, RuntimeError):
 
 
 class PromptCut(UserWarning):
-    """The prompt is longer than the text encoder reads; the rest was left out."""
+    """The prompt is longer than the text encoder reads; the rest was left out.
+
+    prompt, cut   the prompt, and what was left out of it
+    length        text tokens that the encoder reads
+    number        the prompt's place in its batch
+    """
+
+    def __init__(self, prompt: str, cut: str, length: int, number: int = 0):
+        super().__init__(f"{cut!r} was cut from {prompt!r}: the text encoder reads {length} tokens")
+        self.prompt, self.cut, self.length, self.number = prompt, cut, length, number
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

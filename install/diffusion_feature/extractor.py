@@ -88,30 +88,28 @@ class FeatureExtractor:
         images: Sequence[Picture],
         consumer: Consumer,
         t: int = 100,
-        noise: Tensor | None = None,
+        noise: Tensor | Sequence[Tensor | None] | None = None,
         seeds: Sequence[int | None] = (0,),
         noise_rule: str = "nominal",
         posterior: str = "mean",
     ) -> Tensor:
         """Encode, add noise, run the denoiser once on the prompts; the consumer is fed while it runs.
 
-        noise      [B, c, h, w], or None: one generator per picture from `seeds` (also used for posterior="sample")
+        noise      [B, c, h, w], or one [1, c, h, w] or None each; None: drawn by one generator per picture, made of
+                   `seeds` (which posterior="sample" draws from first)
         returns    the denoiser's output   [B, c, h, w]
         warns      PromptCut where a prompt is longer than the text encoder reads
         """
         conditioning = self.backbone.encode_text(self.parts, list(prompts))
-        for prompt, cut in zip(prompts, conditioning.cut):
+        for number, cut in enumerate(conditioning.cut):
             if cut:
-                kept = f"the text encoder reads {conditioning.length} tokens"
-                warnings.warn(f"{cut} tokens of {prompt!r} were cut: {kept}", PromptCut, stacklevel=3)
+                warnings.warn(PromptCut(prompts[number], cut, conditioning.length, number), stacklevel=3)
         generators = [seeded(seed) for seed in seeds]
         latents = self.encode_images(images, posterior, generators)
-        if noise is None:
-            noise = torch.stack([torch.randn(x.shape, generator=g) for x, g in zip(latents, generators)])
-        elif tuple(noise.shape) != tuple(latents.shape):
-            raise ExtractorError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
+        noise = [None] * len(latents) if noise is None else noise.split(1) if isinstance(noise, Tensor) else noise
+        drawn = torch.cat([draw(x[None], *each) for x, *each in zip(latents, noise, generators, strict=True)])
         level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
-        noised = level.signal * latents + level.noise * noise.to(latents)
+        noised = level.signal * latents + level.noise * drawn
         with self.tap(consumer, side(latents)):
             return self.backbone.denoise(self.parts, noised, level, conditioning)
 
@@ -144,6 +142,15 @@ class FeatureStore:
 
     def feature(self, layer: str, feature: Tensor) -> None:
         self.found[layer] = feature
+
+
+def draw(latents: Tensor, noise: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The noise of one picture's latents [1, c, h, w]: as given, or drawn on the CPU."""
+    if noise is None:
+        noise = torch.randn(latents.shape, generator=generator)
+    elif noise.shape != latents.shape:
+        raise ExtractorError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
+    return noise.to(latents)
 
 
 def side(latents: Tensor) -> tuple[int, int]:

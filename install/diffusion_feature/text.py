@@ -7,25 +7,25 @@ from typing import Any
 from torch import Tensor
 
 
-def padded_tokens(tokenizer: Any, encoder: Any, prompts: list[str], length: int) -> tuple[dict[str, Tensor], list[int]]:
-    """Token ids and masks, padded, on the encoder's device   [B, N], and how many tokens of each prompt were cut."""
+def padded_tokens(tokenizer: Any, encoder: Any, prompts: list[str], length: int) -> tuple[dict[str, Tensor], list[str]]:
+    """Token ids and masks, padded, on the encoder's device   [B, N], and what was cut of each prompt."""
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    cut = [0] * len(prompts)
+    cut = [""] * len(prompts)
     if (tokens["attention_mask"][:, -1] == 1).any():  # full to the last place: only then can something have been cut
         whole = tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
-        cut = [max(len(ids) - length, 0) for ids in whole]
+        cut = [tokenizer.decode(ids[length - 1 : -1]).replace(" ,", ",").strip(" ,") for ids in whole]  # the end token is kept
     device = next(encoder.parameters()).device
     return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}, cut
 
 
-def clip_tokens(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
+def clip_tokens(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[dict[str, Tensor], list[str]]:
     """`padded_tokens` at CLIP's own length."""
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     return padded_tokens(tokenizer, encoder, prompts, length)
 
 
-def clip_penultimate(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[Tensor, Tensor, list[int]]:
-    """CLIP's hidden states before its last layer [B, N, c], its first output (a projected text: [B, p]), tokens cut."""
+def clip_penultimate(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[Tensor, Tensor, list[str]]:
+    """CLIP's hidden states before its last layer [B, N, c], its first output (a projected text: [B, p]), text cut."""
     tokens, cut = clip_tokens(tokenizer, encoder, prompts)
     output = encoder(tokens["input_ids"], output_hidden_states=True)
     return output.hidden_states[-2], output[0], cut
@@ -33,8 +33,8 @@ def clip_penultimate(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[
 
 def encoder_states(
     tokenizer: Any, encoder: Any, prompts: list[str], length: int, masked: bool
-) -> tuple[Tensor, Tensor, list[int]]:
-    """T5's or BERT's last hidden states [B, N, c], the mask of real tokens [B, N], tokens cut.
+) -> tuple[Tensor, Tensor, list[str]]:
+    """T5's or BERT's last hidden states [B, N, c], the mask of real tokens [B, N], text cut.
 
     masked   real tokens do not see the padding
     """
@@ -43,6 +43,6 @@ def encoder_states(
     return encoder(tokens["input_ids"], attention_mask=mask if masked else None)[0], mask, cut
 
 
-def longest(*cuts: list[int]) -> list[int]:
-    """Per prompt, the most tokens that one of several encoders cut."""
-    return [max(counts) for counts in zip(*cuts)]
+def longest(*cuts: list[str]) -> list[str]:
+    """Per prompt, the longest text that one of several encoders cut."""
+    return [max(texts, key=len) for texts in zip(*cuts)]

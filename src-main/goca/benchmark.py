@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from goca import evaluation
 from goca.config import ConfigError, SegmenterConfig, load_config
-from goca.datasets import Dataset, DatasetConfig, DatasetError, Sample, load_dataset
-from goca.evaluation import AnnotationFile, Captions, NoiseFile, Prediction, RunStore, Segmentor
+from goca.datasets import Dataset, DatasetConfig, DatasetError, load_dataset
+from goca.evaluation import AnnotationFile, Captions, NoiseFile, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
 from goca.evaluation.provenance import revision, versions
 from goca.prompts import PromptAnnotation, annotate
@@ -42,6 +41,8 @@ class Benchmark:
     fixed_threshold: float
     device: str
     dtype: str
+    batch_size: int
+    max_bytes: int | None
     values: Mapping[str, Any]
 
     @classmethod
@@ -50,9 +51,6 @@ class Benchmark:
         model = load_config({**config["model"], "protocol": config.get("protocol", "paper")})
         if model.keep_all_objects:
             raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
-        limit = config.get("limit")
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise ConfigError(f"limit is {limit!r}; it must be a number of images, or null for all")
         return cls(
             model=model,
             dataset=DatasetConfig.of(config["dataset"]),
@@ -60,10 +58,12 @@ class Benchmark:
             annotations=config.get("annotations"),
             noise_file=config.get("noise_file"),
             seed=config.get("seed", 0),
-            limit=limit,
+            limit=_count("limit", config.get("limit")),
             fixed_threshold=config.get("fixed_threshold", 0),
             device=config.get("device", "auto"),
             dtype=config.get("dtype", "auto"),
+            batch_size=_count("batch_size", config.get("batch_size", 1)),
+            max_bytes=_count("max_bytes", config.get("max_bytes")),
             values=config,
         )
 
@@ -83,7 +83,7 @@ class Benchmark:
         with RunStore(self.run_dir, self.settings(), rank) as store:
             evaluation.count_images(
                 dataset, ids, lambda: self.segmentor(dataset, source, noise, store), metric, store,
-                rank=rank, world=world, progress=progress,
+                rank=rank, world=world, batch_size=self.batch_size, progress=progress,
             )  # fmt: skip
             metric = metric.empty_copy()
             if (records := evaluation.collect(ids, metric, store)) is None:
@@ -134,28 +134,15 @@ class Benchmark:
         self, dataset: Dataset, source: AnnotationFile | Captions, noise: NoiseFile | None, store: RunStore
     ) -> Segmentor:
         """Load the model, and segment samples with it; the store is told what it runs on."""
-        import torch
-
+        from goca.predictor import Predictor
         from goca.segmenter import Segmenter
 
-        segmenter = Segmenter.from_pretrained(None, self.model, _own_device(self.device), self.dtype)
+        segmenter = Segmenter.from_pretrained(None, self.model, _own_device(self.device), self.dtype, self.max_bytes)
         store.declare({**_hardware(segmenter), "revision": revision(), "versions": versions()})
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
 
-        def segment(sample: Sample) -> Prediction:
-            annotation = source(sample)
-            if not annotation.class_ids and self.protocol.empty_class == "zero":
-                return Prediction(None, ())  # nothing to look for: everything is background
-            given = None if noise is None else torch.from_numpy(noise(sample))
-            image_id = f"{sample.id}/{self.seed}" if self.seed else sample.id
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                scores = segmenter(sample.image, annotation, noise=given, image_id=image_id).scores
-            notes = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, UserWarning)))
-            return Prediction(scores, annotation.class_ids, annotation.lost_classes(), notes)
-
-        return segment
+        return Predictor(segmenter, source, noise, self.seed)
 
     def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
         """Caption and present classes -> annotation, with the model's own tokenizers."""
@@ -171,6 +158,13 @@ class Benchmark:
             add_missing=self.dataset.add_missing,
             protocol=self.protocol,
         )
+
+
+def _count(name: str, value: Any) -> Any:
+    """A positive whole number, or None."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    return value
 
 
 def _placed(location: str | None) -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from diffusion_feature import FeatureExtractor, expand_layers
+from diffusion_feature.tap import Consumer
 from PIL import Image
 from torch import Tensor
 
@@ -22,10 +23,15 @@ from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation
 
 Picture = Image.Image | str | Path
+Prompt = str | PromptAnnotation
 
 
 class EmptyClass(UserWarning):
     """A class without a single token in the text: its words were cut off, or never found."""
+
+
+class BoundTooSmall(ValueError):
+    """max_bytes admits not even one picture."""
 
 
 class NoClass(ValueError):
@@ -35,7 +41,8 @@ class NoClass(ValueError):
 class Segmenter:
     """GoCA on one model. `Segmenter.from_pretrained(pipeline, "sd15")(image, "cat, grass, wall").save("labels.png")`"""
 
-    def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig):
+    def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig, max_bytes: int | None = None):
+        self.max_bytes, self.taken = max_bytes, 0  # bytes that a capture may hold; that one picture was seen to take
         self.extractor, self.config, self.protocol = extractor, config, config.protocol
         ids, where = extractor.layer_ids(), extractor.where
         self.blocks = [name.removesuffix("-cross-map") for name in
@@ -51,32 +58,62 @@ class Segmenter:
         config: str | Mapping[str, Any] | SegmenterConfig,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        max_bytes: int | None = None,
     ) -> Segmenter:
         """A segmenter on a pretrained model.
 
         pipeline   a folder, a hub id, "goca:mini-sd", a pipeline object; None: the config's own
         config     a name in configs/model, a mapping of fields or a SegmenterConfig
         device     "auto": an accelerator where there is one;  dtype "auto": float32 on a CPU, float16 elsewhere
+        max_bytes  what the capture of one forward may hold beyond the model's own; larger batches are cut in parts
         errors     ConfigError, and those of FeatureExtractor
         """
         config = load_config(config)
         pipeline = config.pipeline if pipeline is None else pipeline
         pipeline = resolve(pipeline) if isinstance(pipeline, str) else pipeline
-        return cls(FeatureExtractor((), config.version, device, dtype, config.img_size, pipeline), config)
+        return cls(FeatureExtractor((), config.version, device, dtype, config.img_size, pipeline), config, max_bytes)
 
     # ---- the method
 
-    @torch.no_grad()
+    @overload
     def __call__(
-        self, image: Picture, prompt: str | PromptAnnotation, noise: Tensor | None = None, image_id: str | None = None
-    ) -> Segmentation:
-        """Segment an image by a prompt such as "cat, grass, wall", or by an annotation. See `score_maps`."""
-        annotation, names = self.read_prompt(prompt)
-        capture = self.capture(image, annotation, noise, image_id)  # one forward; layers are reduced as they pass
-        attention = capture.attention_map()[0]  # [g, g, N]  heads, then layers
-        scores = self.rescale(attention, annotation)  # [classes + background, g, g]
-        scores = affinity(scores, capture.space_map()[0], self.config.affinity_order)
-        return self.segmentation(scores, annotation, names, image)
+        self, image: Picture, prompt: Prompt, noise: Tensor | None = None, image_id: str | None = None
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[Picture] | tuple[Picture, ...],
+        prompt: Prompt | Sequence[Prompt],
+        noise: Sequence[Tensor | None] | None = None,
+        image_id: Sequence[str | None] | None = None,
+    ) -> list[Segmentation]: ...
+
+    @torch.no_grad()
+    def __call__(self, image, prompt, noise=None, image_id=None):
+        """Segment an image by a prompt such as "cat, grass, wall", or by an annotation.
+
+        image     a picture or its file; a list of them: one forward for all (see `max_bytes`), a list of results
+        prompt    for a list of images: one prompt for all, or one each
+        noise     the noise to add, shape of the latents; None: drawn, seeded by the image's id
+        image_id  what the seed is made of; by default the file's name, or the picture's content
+        """
+        if not isinstance(image, list | tuple):
+            return self([image], [prompt], [noise], [image_id])[0]
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * len(image)
+        read = [self.read_prompt(each) for each in prompts]
+        captures = self.captures(image, [annotation for annotation, _ in read], noise, image_id)
+        return [
+            self.segmentation(self.scores(capture, number, annotation, picture), annotation, names, picture)
+            for (capture, number), (annotation, names), picture in zip(captures, read, image, strict=True)
+        ]
+
+    def scores(
+        self, capture: Aggregator, number: int, annotation: PromptAnnotation, picture: Picture | None = None
+    ) -> Tensor:
+        """Refined class maps and the background's, of one picture of a capture   [n, g, g]"""
+        attention = capture.attention_map()[number]  # [g, g, N]  heads, then layers
+        return self.refine(self.rescale(attention, annotation), capture, number, picture)
 
     @torch.no_grad()
     def score_maps(
@@ -84,8 +121,6 @@ class Segmenter:
     ) -> Tensor:
         """Class maps and then the background map, before refinement   [classes + 1, g, g], float32
 
-        noise      the noise to add, shape of the latents; None: drawn, seeded by the image's id (protocol.seed)
-        image_id   what the seed is made of; by default the file's name, or the picture's content
         returns    with keep_all_objects: one map per background entity in place of the background map
         """
         return self.rescale(self.capture(image, annotation, noise, image_id).attention_map()[0], annotation)
@@ -103,12 +138,60 @@ class Segmenter:
 
         The rules are the config's unless others are listed; every combination comes from the same forward.
         """
-        protocol = self.protocol
         aggregator = Aggregator(self.plan(head_rules, layer_rules))
-        seed = None if protocol.seed == "none" else seed_of(image, image_id)
-        rules = {"noise_rule": protocol.noise, "posterior": protocol.posterior}
-        self.extractor.forward([annotation.caption], [image], aggregator, self.config.t, noise, [seed], **rules)
+        self.forward([image], [annotation], aggregator, [noise], [image_id])
         return aggregator
+
+    def captures(
+        self,
+        images: Sequence[Picture],
+        annotations: Sequence[PromptAnnotation],
+        noise: Sequence[Tensor | None] | None = None,
+        image_ids: Sequence[str | None] | None = None,
+    ) -> Iterator[tuple[Aggregator, int]]:
+        """For each picture its capture and its place in it; as many pictures in one forward as `max_bytes` admits.
+
+        errors  BoundTooSmall where one picture takes more
+        """
+        noises = [None if each is None else each.reshape(1, *each.shape[-3:]) for each in noise or [None] * len(images)]
+        ids = [None] * len(images) if image_ids is None else list(image_ids)
+        start = 0
+        while start < len(images):
+            stop = start + self.admitted(len(images) - start)
+            aggregator = Aggregator(self.plan())
+            part = slice(start, stop)
+            self.forward(images[part], annotations[part], aggregator, noises[part], ids[part])
+            self.taken = max(self.taken, -(-getattr(aggregator, "peak_bytes", 0) // (stop - start)))
+            self.admitted(1)
+            yield from ((aggregator, number) for number in range(stop - start))
+            start = stop
+
+    def admitted(self, pictures: int) -> int:
+        """How many of the pictures one forward may take: one until it is known what a picture takes."""
+        if self.max_bytes is None:
+            return pictures
+        if self.taken > self.max_bytes:
+            side = self.config.img_size
+            raise BoundTooSmall(
+                f"max_bytes is {self.max_bytes:,}; one picture of {side} x {side} takes {self.taken:,} with this "
+                "config: allow that, or choose a smaller img_size or feat_size"
+            )
+        return min(pictures, self.max_bytes // self.taken) if self.taken else 1
+
+    def forward(
+        self,
+        images: Sequence[Picture],
+        annotations: Sequence[PromptAnnotation],
+        consumer: Consumer,
+        noises: Sequence[Tensor | None],
+        image_ids: Sequence[str | None],
+    ) -> None:
+        """One forward of several pictures; the consumer is fed while it runs."""
+        protocol = self.protocol
+        seeds = [None if protocol.seed == "none" else seed_of(*each) for each in zip(images, image_ids)]
+        rules = {"noise_rule": protocol.noise, "posterior": protocol.posterior}
+        captions = [annotation.caption for annotation in annotations]
+        self.extractor.forward(captions, images, consumer, self.config.t, list(noises), seeds, **rules)
 
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
         """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]"""
@@ -124,9 +207,9 @@ class Segmenter:
         background = maps[len(classes) :].amax(0, keepdim=True) if backgrounds else maps.new_zeros(1, *maps.shape[1:])
         return torch.cat([maps[: len(classes)], background])
 
-    def refine(self, scores: Tensor, capture: Aggregator) -> Tensor:
+    def refine(self, scores: Tensor, capture: Aggregator, number: int = 0, picture: Picture | None = None) -> Tensor:
         """Scores [n, g, g] along the self-attention of the same forward."""
-        return affinity(scores, capture.space_map()[0], self.config.affinity_order)
+        return affinity(scores, capture.space_map()[number], self.config.affinity_order)
 
     # ---- around it
 

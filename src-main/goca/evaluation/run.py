@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,8 @@ class Prediction:
     notes: Sequence[str] = ()
 
 
-Segmentor = Callable[[Sample], Prediction]
+# several samples at once; for one that it cannot use, the error instead
+Segmentor = Callable[[Sequence[Sample]], Sequence[Prediction | SampleError]]
 
 
 def metric_for(dataset: Dataset, config: DatasetConfig, protocol: Protocol, extra: Sequence[float] = ()) -> MeanIoU:
@@ -55,12 +56,14 @@ def count_images(
     *,
     rank: int = 0,
     world: int = 1,
+    batch_size: int = 1,
     progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> None:
     """Segment and count this process's share of the images; what the store holds already is not done again.
 
     ids             all images of the run; process `rank` of `world` takes every world-th of them
     load_segmentor  called once, and only if there is an image to segment
+    batch_size      images that are segmented at once; the counts do not depend on it
     metric          its settings decide what is counted; its own counts are only a by-product
     progress        wraps the ids that are left, such as tqdm
     An image that cannot be used is recorded with the reason; earlier skips are tried again.
@@ -68,9 +71,23 @@ def count_images(
     known = store.records()
     left = [image_id for image_id in ids[rank::world] if "cells" not in known.get(image_id, {})]
     segmentor = Once(load_segmentor)
+    ready: list[Read] = []
     for image_id in progress(left):
-        record = _count_image(dataset, image_id, segmentor, metric)
-        if record != known.get(image_id):  # the same skip for the same reason need not be said twice
+        read = _read(dataset, image_id, metric)
+        records = [read] if isinstance(read, dict) else []
+        if isinstance(read, Read):
+            ready.append(read)
+        if len(ready) == batch_size:
+            records += _count(ready, segmentor.ready(), metric)
+            ready = []
+        _keep(records, known, store)
+    if ready:
+        _keep(_count(ready, segmentor.ready(), metric), known, store)
+
+
+def _keep(records: Iterable[Record], known: Mapping[str, Record], store: RunStore) -> None:
+    for record in records:
+        if record != known.get(record["image"]):  # the same skip for the same reason need not be said twice
             store.append(record)
 
 
@@ -98,25 +115,45 @@ class Once:
         return self._segmentor
 
 
-def _count_image(dataset: Dataset, image_id: str, segmentor: Once, metric: MeanIoU) -> Record:
+@dataclass(frozen=True)
+class Read:
+    """A sample, its label map as it is counted, and the seconds that reading them took."""
+
+    sample: Sample
+    label: NDArray[np.integer]
+    seconds: float
+
+
+def _read(dataset: Dataset, image_id: str, metric: MeanIoU) -> Read | Record:
     start = time.perf_counter()
     try:
         sample = dataset.sample(image_id)
         label = metric.checked_label(_without_void(sample.label, metric))
-        read, segment = time.perf_counter() - start, segmentor.ready()
-        start = time.perf_counter()
-        prediction = segment(sample)
-        scores = None if prediction.scores is None else as_array(prediction.scores)
-        segmented = time.perf_counter()
-        if scores is None:
-            cells = metric.update_background(label)
-        else:
-            cells = metric.update(scores, label, prediction.class_ids)
     except (SampleError, LabelError) as error:
         return {"image": image_id, "skipped": str(error)}
-    seconds = {"read": read, "model": segmented - start, "evaluation": time.perf_counter() - segmented}
+    return Read(sample, label, time.perf_counter() - start)
+
+
+def _count(batch: Sequence[Read], segment: Segmentor, metric: MeanIoU) -> list[Record]:
+    """Segment several samples at once, and count each."""
+    start = time.perf_counter()
+    predictions = segment([read.sample for read in batch])
+    seconds = (time.perf_counter() - start) / len(batch)
+    return [_record(read, prediction, seconds, metric) for read, prediction in zip(batch, predictions, strict=True)]
+
+
+def _record(read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU) -> Record:
+    if isinstance(prediction, SampleError):
+        return {"image": read.sample.id, "skipped": str(prediction)}
+    start = time.perf_counter()
+    scores = None if prediction.scores is None else as_array(prediction.scores)
+    if scores is None:
+        cells = metric.update_background(read.label)
+    else:
+        cells = metric.update(scores, read.label, prediction.class_ids)
+    seconds = {"read": read.seconds, "model": model, "evaluation": time.perf_counter() - start}
     return {
-        "image": image_id,
+        "image": read.sample.id,
         "classes": [int(class_id) for class_id in prediction.class_ids],
         "lost": [int(class_id) for class_id in prediction.lost],
         "notes": list(prediction.notes),
