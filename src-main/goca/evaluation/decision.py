@@ -4,6 +4,9 @@ Class 0 is the background; its score b(T) depends on a threshold T and never fal
 scores what its map says, and 0 if it has no map. The highest score wins; ties go to the lowest class id; NaN beats
 everything. So one pixel is told by three numbers: its true class, the best class other than background, and `wins`:
 at how many of the ascending thresholds that class beats the background. At threshold i it does so iff i < wins.
+
+Nearly all pixels are decided by quick float32 upsampling, whose error is bounded; those where a comparison is closer
+than the bound are decided again by exact upsampling, so that the result is the exact one everywhere.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from goca.evaluation.upsample import Floats, upsampled_blocks
+from goca.evaluation.upsample import ERROR, Bilinear, Floats
 
 BackgroundRule = Callable[[Floats, np.float32], Floats]
+Numbers = NDArray[np.unsignedinteger]
 
 # the background's score from its map [h, w] and the threshold
 BACKGROUND_RULES: dict[str, BackgroundRule] = {
@@ -25,6 +29,8 @@ BACKGROUND_RULES: dict[str, BackgroundRule] = {
     "avg": lambda background, threshold: (threshold + background) / np.float32(2),
     "offset": lambda background, threshold: threshold + background,
 }
+LARGE = 1e30  # beyond it quick arithmetic could overflow
+POINTS = 1 << 12  # pixels that are decided again at once
 
 
 def count_cells(
@@ -44,17 +50,54 @@ def count_cells(
     thresholds  ascending
     returns     [cells, 4]   rows (label, class, wins, pixels), pixels > 0
     """
-    candidates = _candidates(class_ids, num_classes)
+    best, wins, ids = decide(scores, label.shape, class_ids, num_classes, background, thresholds)
     levels = len(thresholds) + 1
-    best, wins = _decide(scores, label.shape, [index for _, index in candidates], background, thresholds)
-    code = (label if ignore_index is None else np.where(label == ignore_index, num_classes, label)).astype(np.int64)
-    code *= levels * len(candidates)
-    code += (best.astype(np.uint32) * levels + wins).astype(np.int64)
-    pixels = np.bincount(code.ravel())[: num_classes * levels * len(candidates)]  # what is ignored lies behind
+    limit = (num_classes + 1) * levels * len(ids)
+    code = label.astype(np.min_scalar_type(limit))
+    if ignore_index is not None:
+        code[label == ignore_index] = num_classes
+    code *= code.dtype.type(levels * len(ids))
+    code += best.astype(code.dtype) * code.dtype.type(levels)
+    code += wins
+    pixels = np.bincount(code.ravel())[: num_classes * levels * len(ids)]  # what is ignored lies behind
     filled = np.flatnonzero(pixels)
-    labels, rest = np.divmod(filled, levels * len(candidates))
-    ids = np.array([class_id for class_id, _ in candidates])
+    labels, rest = np.divmod(filled, levels * len(ids))
     return np.stack([labels, ids[rest // levels], rest % levels, pixels[filled]], axis=1)
+
+
+def decide(
+    scores: Floats,
+    size: tuple[int, ...],
+    class_ids: Sequence[int],
+    num_classes: int,
+    background: str,
+    thresholds: Sequence[float],
+) -> tuple[Numbers, Numbers, NDArray[np.int64]]:
+    """For every pixel [H, W]: the place in `ids` of the class that scores best, and at how many thresholds it wins.
+
+    The third value is `ids`, ascending: those of `class_ids` and the first class that has no map.
+    """
+    candidates = _candidates(class_ids, num_classes)
+    nothing = np.zeros(scores.shape[1:], np.float32)
+    maps = np.stack([*(nothing if index is None else scores[index] for _, index in candidates), scores[-1]])
+    bilinear = Bilinear.between(len(scores), scores.shape[1:], *size)
+    best = np.zeros(size, np.min_scalar_type(len(candidates)))
+    wins = np.zeros(size, np.min_scalar_type(len(thresholds)))
+    rule, levels = BACKGROUND_RULES[background], [np.float32(threshold) for threshold in thresholds]
+    largest = np.abs(maps).max() + max(abs(level) for level in levels)
+    if largest < LARGE:  # and no NaN
+        for rows, block in bilinear.quickly(maps):
+            close = _quick(block, best[rows], wins[rows], rule, levels, np.float32(ERROR * largest))
+            row, column = np.nonzero(close)
+            for part in range(0, len(row), POINTS):
+                y, x = row[part : part + POINTS], column[part : part + POINTS]
+                points = bilinear.at(maps, y + rows.start, x)
+                best[rows][y, x], wins[rows][y, x] = _exact(points, rule, levels)
+    else:
+        with np.errstate(invalid="ignore"):  # 0 * inf
+            for rows, block in bilinear.exactly(maps):
+                best[rows], wins[rows] = _exact(block, rule, levels)
+    return best, wins, np.array([class_id for class_id, _ in candidates])
 
 
 def _candidates(class_ids: Sequence[int], num_classes: int) -> list[tuple[int, int | None]]:
@@ -64,30 +107,41 @@ def _candidates(class_ids: Sequence[int], num_classes: int) -> list[tuple[int, i
     return sorted([*known.items(), *([(absent, None)] if absent else [])], key=lambda candidate: candidate[0])
 
 
-def _decide(
-    scores: Floats,
-    size: tuple[int, ...],
-    candidates: Sequence[int | None],
-    background: str,
-    thresholds: Sequence[float],
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:
-    """For every pixel [H, W]: which candidate scores best, and at how many thresholds it beats the background."""
-    rule = BACKGROUND_RULES[background]
-    beats = np.greater if np.isfinite(scores).all() else _beats_with_nan
-    best = np.zeros(size, np.min_scalar_type(len(candidates)))
-    wins = np.zeros(size, np.min_scalar_type(len(thresholds)))
-    for rows, maps in upsampled_blocks(scores, *size):
-        first, *others = (np.float32(0) if index is None else maps[index] for index in candidates)
-        top = np.broadcast_to(first, maps.shape[1:])
-        for number, score in enumerate(others, start=1):
-            better = beats(score, top)
-            np.maximum(best[rows], better * best.dtype.type(number), out=best[rows])  # numbers only rise
-            top = np.maximum(top, score)  # NaN stays NaN
-        for threshold in thresholds:
-            wins[rows] += beats(top, rule(maps[-1], np.float32(threshold)))
+def _quick(
+    maps: Floats, best: Numbers, wins: Numbers, rule: BackgroundRule, levels: Sequence[np.float32], error: np.float32
+) -> NDArray[np.bool_]:
+    """Write `best` and `wins`, from maps that may be wrong by `error`; True where that leaves them uncertain."""
+    *classes, background = maps
+    top = maps[:-1].max(axis=0)
+    floor = top - 2 * error
+    rivals = np.zeros(top.shape, best.dtype)
+    for number, score in enumerate(classes):
+        near = (score >= floor).view(np.uint8)
+        rivals += near
+        if number:
+            best += near * best.dtype.type(number)
+    close = rivals != 1
+    lead = np.zeros(top.shape, wins.dtype)  # wins, were the lead smaller by twice the error
+    for level in levels:
+        score = rule(background, level)
+        wins += top > score
+        lead += floor > score + 2 * error
+    return close | (wins != lead)
+
+
+def _exact(maps: Floats, rule: BackgroundRule, levels: Sequence[np.float32]) -> tuple[Numbers, Numbers]:
+    """(best, wins) from exact maps of the candidates and the background, of any trailing shape."""
+    first, *others, background = maps
+    best, top = np.zeros(first.shape, np.min_scalar_type(len(maps))), first
+    for number, score in enumerate(others, start=1):
+        best[_beats(score, top)] = number
+        top = np.maximum(top, score)  # NaN stays NaN
+    wins = np.zeros(first.shape, np.min_scalar_type(len(levels)))
+    for level in levels:
+        wins += _beats(top, rule(background, level))
     return best, wins
 
 
-def _beats_with_nan(challenger: Floats | np.float32, holder: Floats) -> NDArray[np.bool_]:
+def _beats(challenger: Floats, holder: Floats) -> NDArray[np.bool_]:
     """challenger > holder where NaN counts as the highest value and ties stay with the holder."""
     return ~(challenger <= holder) & (holder == holder)
