@@ -30,6 +30,7 @@ class Plan:
     reference         layer id of the reference feature
     first_channel     only its first channel enters the reference affinity
     normalised_rows   rows of resized self maps sum to 1
+    dense             ids of dense features that are kept as they are
     """
 
     blocks: tuple[str, ...]
@@ -40,6 +41,7 @@ class Plan:
     reference: str
     first_channel: bool = False
     normalised_rows: bool = True
+    dense: tuple[str, ...] = ()
 
 
 @dataclass
@@ -53,11 +55,13 @@ class Aggregator:
     waiting: dict[str, Callable[[Tensor | None], Tensor]] = field(default_factory=dict)  # block -> rows -> [B, n, S]
     reference: Reference | None = None
     space: Tensor | None = None  # sum over space_blocks   [B, g*g, g*g]
+    dense: dict[str, Tensor] = field(default_factory=dict)  # layer id -> feature   [B, C, h, w]
     peak_bytes: int = 0  # the most that was held at once beyond the model's own forward
 
     def __post_init__(self) -> None:
         self.compared = [rule for rule in self.plan.layer_rules if LAYER_RULES[rule] is not None]
-        self.features: tuple[str, ...] = (self.plan.reference,) if self.compared else ()
+        reference = (self.plan.reference,) if self.compared else ()
+        self.features: tuple[str, ...] = tuple(dict.fromkeys((*reference, *self.plan.dense)))
         self.similarities = {rule: {} for rule in self.compared}
 
     # ---- while the forward runs
@@ -67,6 +71,11 @@ class Aggregator:
         self._account(attention.working_bytes)
 
     def feature(self, layer: str, feature: Tensor) -> None:
+        if layer in self.plan.dense:
+            self.dense[layer] = feature
+        if not self.compared or layer != self.plan.reference:
+            self._account(0)
+            return
         self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
         self._account(2 * self.reference.affinity.nbytes)
         for block in list(self.waiting):
@@ -113,7 +122,7 @@ class Aggregator:
         return mean if rows is None else None
 
     def _account(self, working: int) -> None:
-        kept: list[object] = [self.space]
+        kept: list[object] = [self.space, *self.dense.values()]
         if self.reference is not None:
             kept += [self.reference.affinity, *self.reference._adjoints.values()]
         for maps in (*self.token_maps.values(), *self.similarities.values()):

@@ -13,6 +13,7 @@ from typing import Any
 from goca.heads import HEAD_RULES
 from goca.layers import LAYER_RULES
 from goca.protocol import Protocol
+from goca.refine.chain import ChainError, Step, read_chain
 from goca.rescaling import RESCALE_RULES
 
 
@@ -40,7 +41,8 @@ class SegmenterConfig:
     ref_layer       dense feature that the reference affinity is made of
     cross_layers    cross maps that are aggregated: "all", ids, or patterns with braces {0..2} {1,3}
     self_layers     self maps that make the space map
-    affinity_order  how often the space map is applied; 0: no refinement
+    refine          steps of refinement, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
+    affinity_order  how often the step `affinity` applies the space map; 0: not at all
     keep_all_objects    one map per background entity, instead of one background map that is their maximum
     protocol        "paper", "released" or a mapping of switches
     """
@@ -55,6 +57,7 @@ class SegmenterConfig:
     head_method: str = "dot-product w/o clamp"
     layer_method: str = "dot-product similarity"
     rescale_method: str = "sum-1 rescaling + per-token renorm+"
+    refine: tuple[Any, ...] = ("affinity",)
     affinity_order: int = 2
     keep_all_objects: bool = False
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
@@ -72,6 +75,21 @@ class SegmenterConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps()))
+        along = [step.name for step in self.steps() if "space_map" in step.refinement.needs]
+        if along and not self.self_layers:
+            raise ConfigError(f"refine: {along[0]} moves scores along the space map; name its maps in self_layers")
+
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of `refine`."""
+        try:
+            return read_chain(self.refine)
+        except ChainError as error:
+            raise ConfigError(str(error)) from None
+
+    def dense_layers(self) -> tuple[str, ...]:
+        """The dense features that steps of `refine` look at."""
+        return tuple(dict.fromkeys(step.layer for step in self.steps() if step.layer))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for result files; `load_config` takes them back."""

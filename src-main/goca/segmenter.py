@@ -18,7 +18,7 @@ from goca.aggregation import Aggregator, Plan
 from goca.config import SegmenterConfig, load_config
 from goca.embedded import resolve
 from goca.prompts import PromptAnnotation, annotate, parse_brackets
-from goca.refine import affinity
+from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation
 
@@ -101,6 +101,8 @@ class Segmenter:
         if not isinstance(image, list | tuple):
             return self([image], [prompt], [noise], [image_id])[0]
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * len(image)
+        if len(prompts) != len(image):
+            raise ValueError(f"{len(image)} pictures and {len(prompts)} prompts; expected one each, or one for all")
         read = [self.read_prompt(each) for each in prompts]
         captures = self.captures(image, [annotation for annotation, _ in read], noise, image_id)
         return [
@@ -161,7 +163,7 @@ class Segmenter:
             aggregator = Aggregator(self.plan())
             part = slice(start, stop)
             self.forward(images[part], annotations[part], aggregator, noises[part], ids[part])
-            self.taken = max(self.taken, -(-getattr(aggregator, "peak_bytes", 0) // (stop - start)))
+            self.taken = max(self.taken, -(-aggregator.peak_bytes // (stop - start)))
             self.admitted(1)
             yield from ((aggregator, number) for number in range(stop - start))
             start = stop
@@ -208,8 +210,8 @@ class Segmenter:
         return torch.cat([maps[: len(classes)], background])
 
     def refine(self, scores: Tensor, capture: Aggregator, number: int = 0, picture: Picture | None = None) -> Tensor:
-        """Scores [n, g, g] along the self-attention of the same forward."""
-        return affinity(scores, capture.space_map()[number], self.config.affinity_order)
+        """Scores [n, g, g] through the config's chain -> [n, g, g], or [n, H, W] after a step at the picture's size."""
+        return run_chain(scores, self.config, Sources(capture, number, picture))
 
     # ---- around it
 
@@ -225,6 +227,7 @@ class Segmenter:
             reference=config.ref_layer,
             first_channel=self.protocol.reference_channels == "first",
             normalised_rows=self.protocol.self_map_rows == "normalised",
+            dense=config.dense_layers(),
         )
 
     def zero_empty(self, maps: Tensor, entities: Sequence[Sequence[int]], annotation: PromptAnnotation) -> Tensor:

@@ -1,0 +1,95 @@
+"""DenseCRF: pixels that are near each other, or near and alike in colour, prefer the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from goca.refine.errors import DenseCRFMissing, RefineError
+from goca.refine.pictures import bounded, check_maps, of_finite, read_picture
+from goca.rescaling import min_max
+
+BGR_MEAN = (104.008, 116.669, 122.675)
+LEAST_PROBABILITY = 1e-5  # unary energies are -log of at least this
+
+
+def dense_crf(
+    scores: Tensor,
+    image: Any,
+    protocol: str = "paper",
+    iterations: int = 10,
+    gaussian_sxy: float = 1,
+    gaussian_compat: float = 3,
+    bilateral_sxy: float = 67,
+    bilateral_srgb: float = 3,
+    bilateral_compat: float = 4,
+) -> Tensor:
+    """A fully connected CRF over the picture's pixels (Kraehenbuehl and Koltun, 2011), by mean field.
+
+    scores      [n, h, w]; brought to the picture's size (bicubic), clamped at 0, min-max per map
+    image       RGB, see `read_picture`
+    protocol    paper: the picture as it is, probabilities that sum to 1 at each pixel (equal where all maps are 0)
+                released: BGR minus its mean, wrapped into 0..255, and the maps themselves
+    returns     [n, H, W]  probabilities at the picture's size, sum 1; a single map becomes 1 everywhere,
+                a map with a NaN comes out as NaN and takes no part
+    errors      DenseCRFMissing, RefineError; warns PictureReduced where n * H * W passes 2^28
+    """
+    check_maps(scores)
+    if protocol not in CRF_INPUTS:
+        raise RefineError(f"dense_crf protocol {protocol!r} is not known; there are: {', '.join(CRF_INPUTS)}")
+    if iterations < 0:
+        raise RefineError(f"dense_crf iterations is {iterations}; it must be at least 0")
+    densecrf = load_densecrf()
+    picture = bounded(read_picture(image), len(scores))
+    probabilities, pixels = CRF_INPUTS[protocol]
+    rgb = np.ascontiguousarray(pixels(picture.permute(1, 2, 0).cpu().numpy()))  # [H, W, 3] uint8
+
+    def infer(maps: Tensor) -> Tensor:
+        n, (h, w) = len(maps), picture.shape[1:]
+        if n == 0:
+            return maps.new_zeros(0, h, w, dtype=torch.float32)
+        resized = F.interpolate(maps[None].float(), (h, w), mode="bicubic", align_corners=False)[0]
+        unary = -probabilities(min_max(resized.clamp(min=0))).clamp(LEAST_PROBABILITY, 1).log()
+        crf = densecrf.DenseCRF2D(w, h, n)
+        crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).cpu().numpy()))
+        crf.addPairwiseGaussian(sxy=gaussian_sxy, compat=gaussian_compat)
+        crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=rgb, compat=bilateral_compat)
+        found = np.array(crf.inference(iterations), dtype=np.float32)
+        return torch.from_numpy(found).view(n, h, w).to(scores.device)
+
+    return of_finite(scores, infer)
+
+
+def load_densecrf() -> Any:
+    """The module pydensecrf.densecrf. Raises DenseCRFMissing, which says how to install it."""
+    try:
+        from pydensecrf import densecrf
+    except ImportError as error:
+        raise DenseCRFMissing(
+            f"dense_crf needs pydensecrf ({error}); `pip install goca[crf]` compiles it (gcc is needed)"
+        ) from error
+    return densecrf
+
+
+def shares(maps: Tensor) -> Tensor:
+    """Maps divided by their sum at each pixel; equal shares where that is 0."""
+    total = maps.sum(0)
+    return torch.where(total > 0, maps / total, 1 / len(maps))
+
+
+def wrapped_bgr(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Minus the mean; the fraction is cut, and what is negative wraps modulo 256."""
+    return (rgb[..., ::-1].astype(np.float64) - BGR_MEAN).astype(np.int64).astype(np.uint8)
+
+
+Inputs = tuple[Callable[[Tensor], Tensor], Callable[[NDArray[np.float32]], NDArray[np.uint8]]]
+CRF_INPUTS: dict[str, Inputs] = {
+    "paper": (shares, lambda rgb: rgb.round().astype(np.uint8)),
+    "released": (lambda maps: maps, wrapped_bgr),
+}

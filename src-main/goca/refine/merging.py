@@ -1,0 +1,93 @@
+"""Map merging (after DiffSeg, Tian et al. 2024): self-attention maps that are alike become one region."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from goca.refine.errors import RefineError
+from goca.refine.pictures import check_maps, of_finite
+from goca.resizing import Grid
+
+EPSILON = 1e-4  # added before the logarithm
+ACCEPTED = 0.5  # a region goes to its best map only if the map's mean there is above
+
+
+def merge_maps(scores: Tensor, space_map: Tensor, threshold: float = 2e-4, stride: int = 4, rounds: int = 3) -> Tensor:
+    """Every region of merged self-attention goes to the map that is highest there.
+
+    scores      [n, h, w]  in 0..1
+    space_map   self-attention, row = query   [h*w, h*w] or [h, w, h, w]
+    threshold, stride, rounds   see `merge_proposals`
+    returns     [n, h, w]  0 or 1; all 0 in regions where no map's mean is above 0.5
+                a map with a NaN comes out as NaN and gets no region
+    errors      RefineError
+    """
+    check_maps(scores)
+    h, w = scores.shape[1:]
+    regions = merge_proposals(space_map, (h, w), threshold, stride, rounds).flatten(1).argmax(0)  # [h*w]
+
+    def assign(maps: Tensor) -> Tensor:
+        if len(maps) == 0:
+            return maps
+        members = torch.nn.functional.one_hot(regions).to(maps)  # [h*w, P]
+        means = maps.flatten(1) @ members / members.sum(0).clamp(min=1)  # [n, P]
+        best, owner = means.max(0)
+        chosen = torch.where(best > ACCEPTED, owner, -1)[regions]  # [h*w]
+        return (chosen == torch.arange(len(maps), device=maps.device)[:, None]).to(maps).view_as(maps)
+
+    return of_finite(scores, assign)
+
+
+def merge_proposals(
+    space_map: Tensor, grid: Grid, threshold: float = 2e-4, stride: int = 4, rounds: int = 3
+) -> Tensor:
+    """Self-attention maps of every `stride`-th pixel, merged while they are alike.
+
+    space_map   row = query   [h*w, h*w] or [h, w, h, w]
+    threshold   maps whose distance (`divergence`) lies below are merged into their mean, brought back to sum 1
+    rounds      in the first each proposal takes in all alike pixels; in later ones proposals take in each other,
+                greedily from the first
+    returns     [P, h, w]  each sums to 1; argmax over P gives regions
+    errors      RefineError
+    """
+    h, w = grid
+    if space_map.numel() != (h * w) ** 2:
+        raise RefineError(f"the space map has the shape {list(space_map.shape)}; expected {[h * w] * 2} or {[h, w] * 2}")
+    if not threshold >= 0 or stride < 1 or rounds < 1:
+        raise RefineError(f"threshold={threshold}, stride={stride}, rounds={rounds}; expected >= 0, >= 1, >= 1")
+    maps = space_map.reshape(h * w, h * w).float()
+    if not bool(maps.isfinite().all()):
+        raise RefineError("the space map holds NaN or infinite values, so nothing can be merged along it")
+    anchors = torch.arange(h * w, device=maps.device).view(h, w)[::stride, ::stride].flatten()
+    alike = divergence(maps[anchors], maps) < threshold  # [A, h*w]
+    alike[torch.arange(len(anchors)), anchors] = True
+    proposals = normalised(alike.to(maps) @ maps / alike.sum(1, keepdim=True))
+    for _ in range(rounds - 1):
+        proposals = merge_alike(proposals, threshold)
+    return proposals.unflatten(1, (h, w))
+
+
+def merge_alike(proposals: Tensor, threshold: float) -> Tensor:
+    """From the first on, each proposal that is left and all left ones that are like it become their mean   [P, S]"""
+    alike = divergence(proposals, proposals) < threshold
+    left = torch.ones(len(proposals), dtype=torch.bool, device=proposals.device)
+    merged = []
+    for number in range(len(proposals)):
+        if left[number]:
+            members = alike[number] & left
+            members[number] = True
+            merged.append(proposals[members].mean(0))
+            left &= ~members
+    return normalised(torch.stack(merged))
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Symmetric Kullback-Leibler: mean over pixels of (p - q) (log p - log q)   [P, S], [Q, S] -> [P, Q]"""
+    log_p, log_q = (p + EPSILON).log(), (q + EPSILON).log()
+    own = (p * log_p).sum(1)[:, None] + (q * log_q).sum(1)
+    return (own - p @ log_q.T - log_p @ q.T) / p.shape[1]
+
+
+def normalised(maps: Tensor) -> Tensor:
+    return maps / maps.sum(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

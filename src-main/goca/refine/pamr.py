@@ -1,0 +1,89 @@
+"""Pixel-adaptive mask refinement (Araslanov and Roth, 2020): masks spread to neighbours of like colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from goca.refine.errors import RefineError
+from goca.refine.pictures import bounded, check_maps, read_picture
+
+SOFTNESS = 0.1  # colour distances are measured in this share of the local standard deviation
+PLACES = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+
+
+def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8)) -> Tensor:
+    """Each map becomes a mean over neighbours, weighed by likeness of colour, `iterations` times.
+
+    scores      [n, h, w] or [B, n, h, w], each map on its own; brought to the picture's size (bilinear, corners on
+                corners)
+    image       RGB, see `read_picture`; for a batch one for all, or a sequence of them, of one size
+    dilations   distances of the eight neighbours; borders are repeated
+    returns     [n, H, W] or [B, n, H, W]; within each map's old range, a NaN spreads within its own map
+    errors      RefineError; warns PictureReduced where a picture has more than 7 million pixels
+    """
+    check_maps(scores, 4)
+    if iterations < 0 or not dilations or min(dilations) < 1:
+        raise RefineError(f"pamr iterations={iterations}, dilations={list(dilations)}; expected 0 or more, 1 or more")
+    if scores.ndim == 4:
+        several = isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4
+        images = image if several else [image] * len(scores)
+        if len(images) != len(scores):
+            raise RefineError(f"{len(scores)} sets of maps need as many pictures; there are {len(images)}")
+        return torch.stack([pamr(maps, each, iterations, dilations) for maps, each in zip(scores, images)])
+    picture = bounded(read_picture(image), max(len(scores), len(PLACES) * len(dilations))).to(scores.device)
+    weights = colour_weights(picture, dilations)  # [8 D, H, W]
+    if not len(scores):
+        return scores.new_zeros(0, *picture.shape[1:])
+    maps = F.interpolate(scores[None].float(), picture.shape[1:], mode="bilinear", align_corners=True)[0]
+    for _ in range(iterations):
+        moved = torch.zeros_like(maps)
+        for weight, shifted in zip(weights, neighbours(maps, dilations)):
+            moved.addcmul_(shifted, weight)
+        maps = moved
+    return maps
+
+
+def filtered_pamr(
+    scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8), window: int = 3
+) -> Tensor:
+    """`pamr`, then `median` over windows of that side; as the step `pamr` of a chain."""
+    return median(pamr(scores, image, iterations, dilations), window)
+
+
+def median(scores: Tensor, window: int = 3) -> Tensor:
+    """The median over a window around each pixel, per map; borders are repeated   [n, h, w], `window` is odd"""
+    check_maps(scores)
+    if window < 1 or window % 2 == 0:
+        raise RefineError(f"the median's window is {window}; expected an odd number of at least 1")
+    padded = F.pad(scores[None], (window // 2,) * 4, mode="replicate")[0]
+    parts = [each.unfold(0, window, 1).unfold(1, window, 1).flatten(2).median(-1).values for each in padded]
+    return torch.stack(parts) if parts else scores
+
+
+def colour_weights(picture: Tensor, dilations: Sequence[int]) -> Tensor:
+    """How much each neighbour says: softmax of -|colour difference| / (0.1 deviation), mean over colours
+
+    picture   [3, H, W];  deviation: of all neighbours and, once per dilation, the pixel itself (unbiased)
+    returns   [8 D, H, W]  sums to 1; equal where all neighbours have one colour
+    """
+    distance = 0
+    for colour in picture[:, None]:  # [1, H, W]
+        block = torch.cat(list(neighbours(colour, dilations, centre=True)))  # [9 D, H, W]
+        width = 1e-8 + SOFTNESS * block.std(0)
+        distance = distance + torch.cat([(each - colour).abs() / width for each in neighbours(colour, dilations)])
+    return (-distance / len(picture)).softmax(0)
+
+
+def neighbours(maps: Tensor, dilations: Sequence[int], centre: bool = False) -> Iterator[Tensor]:
+    """The maps shifted towards each of the eight neighbours at each dilation   [n, H, W] each, borders repeated"""
+    h, w = maps.shape[1:]
+    for d in dilations:
+        padded = F.pad(maps[None], (d,) * 4, mode="replicate")[0]
+        yield from (
+            padded[:, d + i * d : d + i * d + h, d + j * d : d + j * d + w] for i, j in PLACES if centre or i or j
+        )

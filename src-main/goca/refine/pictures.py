@@ -1,0 +1,73 @@
+"""Pictures and maps as the refinements want them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from goca.refine.errors import PictureReduced, RefineError
+
+LARGEST = 1 << 28  # numbers that one tensor of a refinement may hold: 1 GiB in float32
+
+
+def read_picture(image: Any) -> Tensor:
+    """A picture as RGB in 0..255   [3, H, W] float32
+
+    image   a PIL image or its file; or numbers in 0..255, [3, H, W] or [H, W, 3], perhaps in a batch of one
+            (where both fit, a tensor is read as the first and an array as the second)
+    errors  RefineError for another shape, NaN, or numbers that seem to lie in 0..1
+    """
+    if isinstance(image, str | Path):
+        with Image.open(image) as opened:
+            return read_picture(opened.convert("RGB"))
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    pixels = torch.as_tensor(image)
+    pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+    first, last = pixels.ndim == 3 and pixels.shape[0] == 3, pixels.ndim == 3 and pixels.shape[-1] == 3
+    if not (first or last) or 0 in pixels.shape:
+        raise RefineError(f"the picture has the shape {list(pixels.shape)}; expected RGB, [3, H, W] or [H, W, 3]")
+    if last and not (first and isinstance(image, Tensor)):
+        pixels = pixels.permute(2, 0, 1)
+    low, high = (float(limit) for limit in pixels.aminmax())
+    if not 0 <= low <= high <= 255 or (pixels.is_floating_point() and 0 < high <= 1):
+        raise RefineError(f"the picture's values lie in {low:g}..{high:g}; expected 0..255")
+    return pixels.float()
+
+
+def bounded(picture: Tensor, copies: int) -> Tensor:
+    """The picture, made smaller where so many maps of its size would pass LARGEST; with a warning   [3, H, W]"""
+    h, w = picture.shape[1:]
+    if copies * h * w <= LARGEST:
+        return picture
+    scale = (LARGEST / (copies * h * w)) ** 0.5
+    size = max(1, int(h * scale)), max(1, int(w * scale))
+    warnings.warn(
+        f"{copies} maps of {h} x {w} pixels are too many: refined at {size[0]} x {size[1]}", PictureReduced, 3
+    )
+    return F.interpolate(picture[None], size, mode="area")[0]
+
+
+def check_maps(scores: Tensor, *also: int) -> None:
+    """Raises RefineError for anything but maps [n, h, w], or with one of the other numbers of axes."""
+    if scores.ndim not in (3, *also) or 0 in scores.shape[-2:]:
+        raise RefineError(f"scores have the shape {list(scores.shape)}; expected one map per class, [n, h, w]")
+
+
+def of_finite(scores: Tensor, refine: Callable[[Tensor], Tensor]) -> Tensor:
+    """Refine the finite maps as if the others were not there; those come out as NaN   [n, h, w] -> [n, H, W]"""
+    finite = scores.isfinite().all(-1).all(-1)
+    if bool(finite.all()):
+        return refine(scores)
+    refined = refine(scores[finite])
+    result = refined.new_full((len(scores), *refined.shape[1:]), torch.nan)
+    result[finite] = refined
+    return result

@@ -1,0 +1,46 @@
+"""Prototypes: a class is the mean feature under its map, and a pixel goes to the nearest class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from goca.refine.errors import RefineError
+from goca.refine.pictures import check_maps, of_finite
+
+EPSILON = 1e-6
+
+
+def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The class whose prototype is nearest by cosine, as one map of 0 and 1 per class.
+
+    scores      [n, h, w]  brought to the feature's grid (nearest), where they weigh its mean
+    dense       [C, h', w']  a dense feature; brought to `size` (bicubic)
+    size        side, or (height, width), of the result
+    returns     [n, size, size]  one-hot over n; a map that is 0 on the feature's grid has no prototype and gets nothing,
+                a map with a NaN comes out as NaN and takes no part
+    errors      RefineError
+    """
+    check_maps(scores)
+    if dense.ndim != 3 or not bool(dense.isfinite().all()):
+        raise RefineError(f"the dense feature has the shape {list(dense.shape)}; expected finite values [C, h, w]")
+    target = (size, size) if isinstance(size, int) else tuple(size)
+    if min(target) < 1:
+        raise RefineError(f"size is {size}; it must be at least 1")
+    feature = dense.float().to(scores.device)
+    pixels = F.interpolate(feature[None], target, mode="bicubic", align_corners=False)[0]  # [C, H, W]
+
+    def nearest(maps: Tensor) -> Tensor:
+        if len(maps) == 0:
+            return maps.new_zeros(0, *target)
+        weights = F.interpolate(maps[None].float(), feature.shape[1:], mode="nearest")[0]  # [n, h', w']
+        mass = weights.sum((1, 2))[:, None]
+        means = torch.einsum("nhw,chw->nc", weights, feature) / (mass + EPSILON)
+        cosine = torch.einsum("nc,chw->nhw", F.normalize(means, dim=1), F.normalize(pixels, dim=0))
+        empty = (weights == 0).all(-1).all(-1)[:, None, None]
+        cosine = cosine.masked_fill(empty, -torch.inf)
+        best = cosine.argmax(0) == torch.arange(len(maps), device=maps.device)[:, None, None]
+        return (best & ~empty).to(maps)
+
+    return of_finite(scores, nearest)
