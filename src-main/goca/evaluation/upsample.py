@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1 << 18  # numbers that are upsampled at once: they stay in the processor's cache
+TILE, LINE = 32, 1 << 14  # outputs of one matrix product: rows or columns at most, and numbers in those rows
 SMALL = 128  # torch sums the four neighbours in another order where height + width are at most this, or n is 3
 ERROR = 2.0**-20  # bound on |quick - exact| / max|x|: eight roundings of float32
 
@@ -44,12 +45,19 @@ class Axis:
     def __getitem__(self, part: slice | NDArray[np.integer]) -> Axis:
         return Axis(self.low[part], self.high[part], self.weight[part])
 
-    def matrix(self, size: int) -> Floats:
-        """[outputs, size]: out = matrix @ x."""
-        matrix, outputs = np.zeros((len(self.low), size), np.float32), np.arange(len(self.low))
-        matrix[outputs, self.low] = 1 - self.weight
-        matrix[outputs, self.high] += self.weight
-        return matrix
+    def tiles(self, part: slice, size: int) -> Iterator[tuple[slice, slice, Floats]]:
+        """Some outputs of `part` at a time: (outputs, their source pixels, weights): x[outputs] = weights @ x[source].
+
+        Products of this size are not shared among threads, whose waiting would cost more than the product.
+        """
+        for start in range(part.start, part.stop, size):
+            here = slice(start, min(start + size, part.stop))
+            source = slice(self.low[here.start], self.high[here.stop - 1] + 1)
+            weights = np.zeros((here.stop - start, source.stop - source.start), np.float32)
+            each = np.arange(len(weights))
+            weights[each, self.low[here] - source.start] = 1 - self.weight[here]
+            weights[each, self.high[here] - source.start] += self.weight[here]
+            yield here, source, weights
 
     def as_rows(self) -> Axis:
         """For an axis that runs down, beside one that runs across."""
@@ -87,12 +95,15 @@ class Bilinear:
         yield from ((part, order(maps, down[part], across)) for part in self.blocks(len(maps)))
 
     def quickly(self, maps: Floats) -> Iterator[tuple[slice, Floats]]:
-        """The same to within ERROR * max|maps|, for finite maps: each pass is a product with the matrix of weights."""
-        down, across = self.rows.matrix(maps.shape[1]), self.columns.matrix(maps.shape[2])
-        wide = maps @ across.T  # [n, g, width]
+        """The same to within ERROR * max|maps|, for finite maps: each pass is a product with a matrix of weights."""
+        wide = np.empty((*maps.shape[:2], len(self.columns.low)), np.float32)  # [n, g, width]
+        for here, source, weights in self.columns.tiles(slice(0, wide.shape[2]), TILE):
+            np.matmul(maps[:, :, source], weights.T, out=wide[:, :, here])
         for part in self.blocks(len(maps)):
-            band = slice(self.rows.low[part.start], self.rows.high[part.stop - 1] + 1)  # the source rows it needs
-            yield part, down[part, band] @ wide[:, band]
+            block = np.empty((len(maps), part.stop - part.start, wide.shape[2]), np.float32)
+            for here, source, weights in self.rows.tiles(part, max(1, min(TILE, LINE // wide.shape[2]))):
+                np.matmul(weights, wide[:, source], out=block[:, here.start - part.start : here.stop - part.start])
+            yield part, block
 
 
 def upsample(maps: Floats, height: int, width: int) -> Floats:
