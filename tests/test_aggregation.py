@@ -4,10 +4,10 @@ import pytest
 import reference
 import torch
 from diffusion_feature import Attention, AttentionLayer
-from diffusion_feature.attention import LAYOUTS
+from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
 from goca.aggregation import Aggregator, Plan, aggregate_heads
 from goca.heads import HEAD_RULES, HeadOutputs, head_weights
-from goca.layers import LAYER_RULES, Reference, layer_weights
+from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
 from goca.resizing import adjoint_keys, nearest_index, resize_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +27,14 @@ def attention(layout, grid, heads=3, width=5, tokens=7, block="b", seed=0, dtype
     result = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     layer = AttentionLayer(block, layout, torch.nn.Identity(), lambda: W)
     return Attention(layer, q, k, v, None, None, result, grid, **LAYOUTS[layout](S, K))
+
+
+def similarity(rule, ref, rows, grid, step=None):
+    """Of a whole head-mean map [B, S, S] and the reference, fed in chunks."""
+    comparison = Comparison(ref, [rule], grid)
+    for queries in comparison.queries.split(step or len(comparison.queries)):
+        comparison.add(queries, rows[:, queries])
+    return comparison.similarities()[rule]
 
 
 def literal(a):
@@ -89,12 +97,14 @@ def test_heads_agree_with_the_equations(rule, seed):
     torch.testing.assert_close(maps, reference.aggregate_heads(A, V, W, rule), rtol=0, atol=TOLERANCE * scale**2)
 
 
-def test_chunks_of_queries_change_nothing(monkeypatch):
+@pytest.mark.parametrize("chunk", [1, 5, 24, 48, 72])  # rows of 24 keys
+def test_chunks_of_queries_and_heads_change_nothing(monkeypatch, chunk):
     cross, self_ = attention("cross", (4, 6)), attention("self", (4, 6))
     rule = "dot-product w/o clamp"
     maps, mean = aggregate_heads(cross, [rule])[rule], self_.head_mean()
-    monkeypatch.setattr("diffusion_feature.attention.CHUNK_BYTES", 4 * 3 * 24 * 5)
-    assert len(list(self_.chunks())) > 4
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 4 * 24 * chunk)
+    assert len(list(self_.chunks())) == -(-24 // min(chunk, 24))
+    assert next(len(heads) for _, heads in self_.chunks()) == (1 if chunk >= 3 * 24 else 2 if chunk >= 2 * 24 else 3)
     torch.testing.assert_close(aggregate_heads(cross, [rule])[rule], maps)
     torch.testing.assert_close(self_.head_mean(), mean)
 
@@ -132,19 +142,19 @@ def test_a_layer_that_is_the_reference_wins():
     ref = Reference(feature, first_only=False, normalised=True)
     uniform = torch.full((1, 16, 16), 1 / 16)
     for rule in ("dot-product similarity", "mse", "iou-like"):
-        itself, flat = (LAYER_RULES[rule](ref, maps, (4, 4)) for maps in (ref.affinity, uniform))
+        itself, flat = (similarity(rule, ref, maps, (4, 4)) for maps in (ref.affinity, uniform))
         assert float(itself) > float(flat)
 
 
-@pytest.mark.parametrize("rule", [name for name, similarity in LAYER_RULES.items() if similarity])
+@pytest.mark.parametrize("rule", [name for name, found in LAYER_RULES.items() if found])
 @pytest.mark.parametrize("grid", [(4, 6), (2, 3), (8, 12), (3, 5)])
 @pytest.mark.parametrize(("first_only", "normalised"), [(False, True), (True, False)])
-def test_similarity_agrees_with_the_equations(rule, grid, first_only, normalised):
+@pytest.mark.parametrize("step", [None, 4])
+def test_similarity_agrees_with_the_equations(rule, grid, first_only, normalised, step):
     feature = torch.randn(1, 8, 4, 6, generator=torch.Generator().manual_seed(1))
     S = attention("self", grid).head_mean()
     ref = Reference(feature, first_only, normalised)
-    rows = ref.rows(grid)
-    found = LAYER_RULES[rule](ref, S if rows is None else S[:, rows], grid)
+    found = similarity(rule, ref, S, grid, step)
     Ref = reference.reference_affinity(feature[0].double(), first_only)
     resized = reference.resize_self_map(S[0].double(), grid, (4, 6), normalised)
     torch.testing.assert_close(found[0].double(), reference.similarity(Ref, resized, rule), rtol=1e-4, atol=1e-6)
@@ -191,8 +201,3 @@ def test_the_stream_agrees_with_the_equations(first, normalised):
     torch.testing.assert_close(aggregator.space_map()[0].double(), space, rtol=0, atol=TOLERANCE)
 
 
-def test_a_waiting_layer_holds_queries_and_keys_where_they_are_smaller():
-    aggregator = Aggregator(Plan(("b",), (), (8, 8), ("average",), ("mse",), "F"))
-    wide, narrow = attention("self", (8, 8), heads=2, width=40), attention("self", (8, 8), heads=2, width=4)
-    assert aggregator._self_rows(narrow, None).__self__.value is None  # 2 * 8 < 64: compacted, to be computed later
-    assert not hasattr(aggregator._self_rows(wide, None), "__self__")  # 2 * 80 > 64: the mean map is smaller

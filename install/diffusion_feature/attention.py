@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer
 from diffusion_feature.errors import ExtractorError
 
-CHUNK_BYTES = 64 << 20  # what the probabilities of one chunk of queries may take
+CHUNK_BYTES = {"cpu": 8 << 20}  # what the probabilities of one chunk may take: a CPU's caches hold a small one
+LARGE_CHUNK = 64 << 20  # on other devices: few, large kernels
 SHORT_ROW = 32  # keys
 
 
@@ -62,49 +63,93 @@ class Attention:
         """Without values and result: what later maps need, and no more."""
         return dataclasses.replace(self, value=None, result=None)
 
-    def probabilities(self, chunk: slice = slice(None)) -> Tensor:
-        """softmax(scale * q k^T + mask) over all keys for a chunk of the queries, in float32   [B, H, s, K]"""
-        query = self.query[:, :, chunk]
-        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        logits = ((query * scale) @ self.key.transpose(-1, -2)).float()
-        if self.mask is not None:
-            mask = self.mask[..., chunk, :] if self.mask.shape[-2] > 1 else self.mask
-            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-        return softmax(logits)
+    def probabilities(self, queries: slice = slice(None), heads: slice = slice(None)) -> Tensor:
+        """softmax(scale * q k^T + mask) over all keys, of some queries and heads, in float32   [B, h, s, K]
 
-    def chunks(self) -> Iterator[slice]:
-        """The queries in slices whose probabilities stay within CHUNK_BYTES."""
+        Logits are made from queries and keys in float32: in 16 bits a logit of 10 is off by 0.03 (bfloat16).
+        """
+        query, key = self.query[:, heads, queries], self.key[:, heads]
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        logits = (query.float() * scale) @ key.float().transpose(-1, -2)
+        if self.mask is not None:
+            mask = self.mask[..., queries, :] if self.mask.shape[-2] > 1 else self.mask
+            mask = mask[:, heads] if mask.ndim == 4 and mask.shape[1] > 1 else mask
+            logits = logits.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else logits.add_(mask)
+        return softmax_(logits)
+
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """Queries and heads whose probabilities stay within the chunk's bytes: all queries first, then more heads."""
         batch, heads, queries, _ = self.query.shape
-        step = max(1, CHUNK_BYTES // (4 * batch * heads * self.key.shape[-2]))
-        for start in range(0, queries, step):
-            yield slice(start, min(start + step, queries))
+        rows = max(1, CHUNK_BYTES.get(self.query.device.type, LARGE_CHUNK) // (4 * batch * self.key.shape[-2]))
+        return min(queries, rows), min(heads, max(1, rows // queries))
+
+    def chunks(self) -> Iterator[tuple[slice, list[slice]]]:
+        """The queries in slices, each with slices of heads."""
+        step, group = self.chunk
+        heads = [slice(first, first + group) for first in range(0, self.heads, group)]
+        for start in range(0, self.query.shape[2], step):
+            yield slice(start, min(start + step, self.query.shape[2])), heads
+
+    def head_sums(self, wanted: Sequence[HeadSum]) -> Iterator[tuple[slice, list[Tensor]]]:
+        """Chunk by chunk of the queries what is wanted, all from one softmax: the chunk, and a [B, s, k] for each."""
+        for queries, groups in self.chunks():
+            sums: list[Tensor] = []
+            for heads in groups:
+                probabilities = self.probabilities(queries, heads)
+                parts = [each.of(probabilities, queries, heads) for each in wanted]
+                sums = [total.add_(part) for total, part in zip(sums, parts)] or parts
+                del probabilities, parts
+            yield queries, sums
 
     @property
     def working_bytes(self) -> int:
-        """What making maps takes at once: logits and probabilities of one chunk, and their mean over heads."""
-        batch, heads, queries, _ = self.query.shape
-        keys = self.key.shape[-2]
-        chunk = max(4 * batch * heads * keys, min(CHUNK_BYTES, 4 * batch * heads * queries * keys))
-        return 2 * chunk + 4 * batch * queries * keys
+        """What `head_sums` holds at once: probabilities of one chunk, weighed and not, and their sums over heads."""
+        step, group = self.chunk
+        return 4 * len(self.query) * step * self.key.shape[-2] * (2 * group + 2)
 
     def head_mean(self, selection: Tensor | None = None) -> Tensor:
         """Mean over heads of the self map, of all image queries or the selected ones   [B, n, S]"""
-        rows = self.rows(selection)
-        keys = self.image_keys
-        return whole([rows.probabilities(chunk).mean(1)[..., keys] for chunk in rows.chunks()])
+        assert self.image_keys is not None
+        total = HeadSum(self.image_keys)
+        return whole([part.div_(self.heads) for _, (part,) in self.rows(selection).head_sums([total])])
 
     def map(self, layout: str) -> Tensor:
         """All heads' "self" or "cross" map   [B, H, S, S or N]"""
         rows, keys = self.rows(), self.image_keys if layout == "self" else self.text_keys
         if keys is None:
             raise ExtractorError(f"{self.layer.block} has no {layout} map: it is a {self.layer.layout} attention")
-        return torch.cat([rows.probabilities(chunk)[..., keys] for chunk in rows.chunks()], dim=2)
+        maps = rows.query.new_empty(*rows.query.shape[:3], keys.stop - keys.start, dtype=torch.float32)
+        for queries, groups in rows.chunks():
+            for heads in groups:
+                maps[:, heads, queries] = rows.probabilities(queries, heads)[..., keys]
+        return maps
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Over the last axis [..., s, K]; short rows are turned: a CPU then runs along the queries, 15 times as fast."""
+@dataclass(frozen=True)
+class HeadSum:
+    """sum_h w_h(s) A_h(s, k) over some keys, to be taken while the probabilities pass.
+
+    weights   [B, H, S or 1]; None: 1 each
+    """
+
+    keys: slice
+    weights: Tensor | None = None
+
+    def of(self, probabilities: Tensor, queries: slice, heads: slice) -> Tensor:
+        """The share of a chunk's heads   [B, h, s, K] -> [B, s, k]"""
+        part = probabilities[..., self.keys]
+        if self.weights is not None:
+            w = self.weights[:, heads, queries] if self.weights.shape[2] > 1 else self.weights[:, heads]
+            part = part * w[..., None]
+        return part.sum(1) if part.shape[1] > 1 else part[:, 0]
+
+
+def softmax_(logits: Tensor) -> Tensor:
+    """Over the last axis [..., s, K], in place; short rows are turned: a CPU then runs along the queries, 15 times as
+    fast."""
     if logits.shape[-1] >= SHORT_ROW:
-        return logits.softmax(-1)
+        return torch.softmax(logits, -1, out=logits)
     return logits.transpose(-1, -2).contiguous().softmax(-2).transpose(-1, -2)
 
 
@@ -124,11 +169,11 @@ def grid_of(tokens: int, latents: tuple[int, int]) -> tuple[int, int]:
 
 
 def self_layout(image: int, keys: int) -> dict[str, Any]:
-    return {"image_queries": slice(None), "image_keys": slice(None), "text_keys": None}
+    return {"image_queries": slice(0, image), "image_keys": slice(0, keys), "text_keys": None}
 
 
 def cross_layout(image: int, keys: int) -> dict[str, Any]:
-    return {"image_queries": slice(None), "image_keys": None, "text_keys": slice(None)}
+    return {"image_queries": slice(0, image), "image_keys": None, "text_keys": slice(0, keys)}
 
 
 def text_first_layout(image: int, keys: int) -> dict[str, Any]:

@@ -1,22 +1,28 @@
 """Auto aggregation while the forward runs: every layer is reduced as soon as it has passed.
 
-A cross map becomes one head-aggregated map at its own resolution. A self map becomes a number once the reference
-affinity is known; until then its layer keeps the smaller of its queries and keys, or its head-mean map.
+One pass over chunks of queries and heads serves all that a layer is wanted for. A cross map becomes one
+head-aggregated map at its own resolution. A self map becomes a number once the reference affinity is known; until then
+its layer waits, as its queries and keys or as its head-mean map, whichever is smaller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from diffusion_feature import Attention
+from diffusion_feature.attention import HeadSum, whole
 from torch import Tensor
 
 from goca.heads import HEAD_RULES as HEAD_RULES
 from goca.heads import HeadOutputs, head_weights
-from goca.layers import LAYER_RULES, Reference, layer_weights
+from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
 from goca.resizing import Grid, nearest_rows, resize_maps, self_map
+from goca.waiting import HalfMap, Waiting, waiting
+
+Sink = Callable[[Tensor, Tensor], None]  # takes queries [s] and their rows of the head-mean self map [B, s, S]
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,20 @@ class Plan:
 
 @dataclass
 class Aggregator:
-    """A consumer of one forward (see diffusion_feature.tap), asked for maps afterwards."""
+    """A consumer of one forward (see diffusion_feature.tap), asked for maps afterwards.
+
+    peak_bytes   the most that it held at once while the forward ran: maps, waiting layers, the chunk at work
+    """
 
     plan: Plan
     token_maps: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # block -> head rule -> [B, S, N]
     grids: dict[str, Grid] = field(default_factory=dict)  # block -> its grid
     similarities: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # layer rule -> block -> [B]
-    waiting: dict[str, Callable[[Tensor | None], Tensor]] = field(default_factory=dict)  # block -> rows -> [B, n, S]
+    waiting: dict[str, Waiting] = field(default_factory=dict)  # block -> its head-mean self map, or what makes it
     reference: Reference | None = None
-    space: Tensor | None = None  # sum over space_blocks   [B, g*g, g*g]
+    space: Tensor | None = None  # mean over space_blocks   [B, g*g, g*g]
     dense: dict[str, Tensor] = field(default_factory=dict)  # layer id -> feature   [B, C, h, w]
-    peak_bytes: int = 0  # the most that was held at once beyond the model's own forward
+    peak_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.compared = [rule for rule in self.plan.layer_rules if LAYER_RULES[rule] is not None]
@@ -67,70 +76,75 @@ class Aggregator:
     # ---- while the forward runs
 
     def attention(self, attention: Attention) -> None:
-        self._reduce(attention)
-        self._account(attention.working_bytes)
+        block, grid = attention.layer.block, attention.grid
+        crossed = attention.text_keys is not None and block in self.plan.blocks
+        in_space = attention.image_keys is not None and block in self.plan.space_blocks
+        compared = attention.image_keys is not None and bool(self.compared) and block in self.plan.blocks
+        if not (crossed or in_space or compared):
+            return
+        self.grids[block] = grid
+        every = torch.arange(grid[0] * grid[1])
+        wanted, sinks = [every[:0]], list[Sink]()  # queries whose rows are made, and who takes rows of the self map
+        if crossed:
+            wanted.append(every)
+        if in_space:
+            wanted.append(nearest_rows(grid, self.plan.grid)[0])
+            sinks.append(partial(self._add_space, grid))
+        comparison = None
+        if compared and self.reference is not None:
+            comparison = Comparison(self.reference, self.compared, grid)
+            wanted.append(comparison.queries)
+            sinks.append(comparison.add)
+        elif compared:
+            self.waiting[block] = layer = waiting(attention, any(len(queries) == len(every) for queries in wanted))
+            if isinstance(layer, HalfMap):
+                wanted.append(every)
+                sinks.append(layer.add)
+        queries = torch.cat(wanted).unique()
+        maps = one_pass(attention, queries, self.plan.head_rules if crossed else (), sinks)
+        if crossed:
+            self.token_maps[block] = maps
+        if comparison is not None:
+            self._note(block, comparison)
+        self._account(attention.working_bytes if len(queries) else 0)
 
     def feature(self, layer: str, feature: Tensor) -> None:
         if layer in self.plan.dense:
             self.dense[layer] = feature
-        if not self.compared or layer != self.plan.reference:
-            self._account(0)
-            return
-        self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
-        self._account(2 * self.reference.affinity.nbytes)
-        for block in list(self.waiting):
-            self._compare(block, self.waiting.pop(block))
+        if self.compared and layer == self.plan.reference:
+            self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
+            for block in list(self.waiting):
+                self._compare(block)
+        self._account(0)
 
-    def _reduce(self, attention: Attention) -> None:
-        block = attention.layer.block
-        if attention.text_keys is not None and block in self.plan.blocks:
-            self.grids[block] = attention.grid
-            self.token_maps[block] = aggregate_heads(attention, self.plan.head_rules)
-        if attention.image_keys is not None:
-            in_space, compared = block in self.plan.space_blocks, self.compared and block in self.plan.blocks
-            mean = None
-            if in_space:
-                mean = self._add_space(attention)
-            if compared:
-                self.grids[block] = attention.grid
-                self._compare(block, self._self_rows(attention, mean))
+    def _compare(self, block: str) -> None:
+        """A layer that waited becomes a number."""
+        assert self.reference is not None
+        comparison, layer = Comparison(self.reference, self.compared, self.grids[block]), self.waiting[block]
+        for queries, rows in layer.rows(comparison.queries):
+            comparison.add(queries, rows)
+        self._account(layer.working_bytes)
+        self._note(block, comparison)
+        del self.waiting[block]
 
-    def _self_rows(self, attention: Attention, mean: Tensor | None) -> Callable[[Tensor | None], Tensor]:
-        """How to get rows of the head-mean self map, now or later, holding as little as possible until then."""
-        queries, width = attention.query.shape[2], attention.heads * attention.query.shape[3]
-        if mean is None and (self.reference is not None or 2 * width < queries):
-            return attention.compact().head_mean
-        found = attention.head_mean() if mean is None else mean
-        return lambda rows: found if rows is None else found[:, rows]
+    def _note(self, block: str, comparison: Comparison) -> None:
+        for rule, similarity in comparison.similarities().items():
+            self.similarities[rule][block] = similarity
 
-    def _compare(self, block: str, rows_of: Callable[[Tensor | None], Tensor]) -> None:
-        if self.reference is None:
-            self.waiting[block] = rows_of
-            return
-        grid = self.grids[block]
-        rows = rows_of(self.reference.rows(grid))  # [B, n, S]
-        for rule in self.compared:
-            self.similarities[rule][block] = LAYER_RULES[rule](self.reference, rows, grid)  # type: ignore[misc]
-
-    def _add_space(self, attention: Attention) -> Tensor | None:
-        """Adds to the space map; returns the whole head-mean map if it was made on the way."""
-        grid, target = attention.grid, self.plan.grid
-        rows = nearest_rows(grid, target)[0]
-        mean = attention.head_mean(rows if rows is None else rows.to(attention.query.device))  # [B, n, S]
-        part = self_map(mean, grid, target, self.plan.normalised_rows)
-        self.space = part if self.space is None else self.space + part
-        return mean if rows is None else None
+    def _add_space(self, grid: Grid, queries: Tensor, rows: Tensor) -> None:
+        tokens = self.plan.grid[0] * self.plan.grid[1]
+        if self.space is None:
+            self.space = rows.new_zeros(len(rows), tokens, tokens)
+        targets, part = self_map(rows, queries, grid, self.plan.grid, self.plan.normalised_rows)
+        self.space.index_add_(1, targets, part, alpha=1 / len(self.plan.space_blocks))
 
     def _account(self, working: int) -> None:
-        kept: list[object] = [self.space, *self.dense.values()]
-        if self.reference is not None:
-            kept += [self.reference.affinity, *self.reference._adjoints.values()]
-        for maps in (*self.token_maps.values(), *self.similarities.values()):
-            kept += maps.values()
-        for waiting in self.waiting.values():
-            kept += held_by(waiting)
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-                    for tensor in kept if isinstance(tensor, Tensor)}  # fmt: skip
+        kept = [] if self.reference is None else list(self.reference.tensors)
+        kept += [] if self.space is None else [self.space]
+        for tensors in (self.dense, *self.token_maps.values(), *self.similarities.values()):
+            kept += tensors.values()
+        kept += [tensor for layer in self.waiting.values() for tensor in layer.tensors]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
         self.peak_bytes = max(self.peak_bytes, sum(storages.values()) + working)
 
     # ---- afterwards
@@ -153,7 +167,7 @@ class Aggregator:
         for number, block in enumerate(self.plan.blocks):
             part = self.token_maps[block][head_rule] * weights[:, number, None, None]
             grid = self.grids[block]
-            total[grid] = total[grid] + part if grid in total else part
+            total[grid] = total[grid].add_(part) if grid in total else part
         summed = sum(resize_maps(maps, grid, self.plan.grid) for grid, maps in total.items())
         clamped = summed.clamp(min=0)  # type: ignore[union-attr]  # [B, g*g, N]
         return (clamped / clamped.sum(-1, keepdim=True)).unflatten(1, self.plan.grid)
@@ -161,31 +175,46 @@ class Aggregator:
     def space_map(self) -> Tensor:
         """Head-mean self-attention on the grid, mean over the plan's space_blocks   [B, g*g, g*g], row = query"""
         assert self.space is not None
-        return self.space / len(self.plan.space_blocks)
+        return self.space
 
 
-def held_by(rows: Callable[[Tensor | None], Tensor]) -> list[object]:
-    """The tensors that a waiting layer holds."""
-    attention = getattr(rows, "__self__", None)
-    if attention is not None:
-        return [attention.query, attention.key, attention.mask]
-    return [cell.cell_contents for cell in rows.__closure__ or ()]  # type: ignore[attr-defined]
+def aggregate_heads(attention: Attention, rules: Sequence[str]) -> dict[str, Tensor]:
+    """A(s, n) = sum_h w_h(s) A_h(s, n) for each rule   [B, S, N]"""
+    return one_pass(attention, torch.arange(attention.grid[0] * attention.grid[1]), rules)
 
 
-def aggregate_heads(attention: Attention, rules: Iterable[str]) -> dict[str, Tensor]:
-    """A(s, n) = sum_h w_h(s) A_h(s, n) for each rule   [B, S, N]
+def one_pass(
+    attention: Attention, queries: Tensor, rules: Sequence[str] = (), sinks: Sequence[Sink] = ()
+) -> dict[str, Tensor]:
+    """One softmax over some queries (ascending; with rules: all), chunk by chunk: token maps for each head rule
+    [B, S, N] are returned, rows of the head-mean self map are handed to the sinks."""
+    if len(queries) == 0:
+        return {}
+    every = len(queries) == attention.grid[0] * attention.grid[1]
+    rows = attention.rows(None if every else queries.to(attention.query.device))
+    weights = weigh_heads(rows, rules)
+    wanted = [HeadSum(rows.text_keys, weight) for weight in weights.values() if rows.text_keys is not None]
+    if sinks and rows.image_keys is not None:
+        wanted.append(HeadSum(rows.image_keys))
+    maps: dict[str, list[Tensor]] = {rule: [] for rule in rules}
+    for chunk, sums in rows.head_sums(wanted):
+        for rule, part in zip(maps, sums):
+            maps[rule].append(part)
+        if sinks:
+            mean = sums[-1].div_(rows.heads)  # [B, s, S]
+            for sink in sinks:
+                sink(queries[chunk], mean)
+    return {rule: whole(parts) for rule, parts in maps.items()}
+
+
+def weigh_heads(rows: Attention, rules: Sequence[str]) -> dict[str, Tensor]:
+    """w_h(s) for each rule   [B, H, S or 1]
 
     V_h is the text's; in joint attention the image's own. Layers whose heads cannot be weighed are averaged.
     """
-    rows, layer = attention.rows(), attention.layer
+    if not rules:
+        return {}
     assert rows.result is not None and rows.value is not None
     own_keys = rows.text_keys if rows.image_keys is None else rows.image_keys
-    heads = HeadOutputs(rows.result, layer.out_proj(), rows.value[:, :, own_keys])
-    weights = {rule: head_weights(heads, rule if layer.weighed else "average")[..., None] for rule in rules}
-    maps: dict[str, list[Tensor]] = {rule: [] for rule in weights}
-    for chunk in rows.chunks():
-        probabilities = rows.probabilities(chunk)[..., rows.text_keys]  # [B, H, s, N]
-        for rule, weight in weights.items():
-            part = weight if weight.shape[2] == 1 else weight[:, :, chunk]
-            maps[rule].append((probabilities * part).sum(1))
-    return {rule: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for rule, parts in maps.items()}
+    heads = HeadOutputs(rows.result, rows.layer.out_proj(), rows.value[:, :, own_keys])
+    return {rule: head_weights(heads, rule if rows.layer.weighed else "average") for rule in rules}

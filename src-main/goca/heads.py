@@ -35,15 +35,17 @@ class HeadOutputs:
     @cached_property
     def dot(self) -> Tensor:
         """<o_h, O>   [B, H, S]"""
-        P = self.values.transpose(1, 2).flatten(2)  # [B, S, C]
-        Q = (P @ self.out_proj.T) @ self.out_proj  # [B, S, C]
-        return (P * Q).unflatten(2, (self.values.shape[1], -1)).sum(-1, dtype=torch.float32).transpose(1, 2)
+        P = self.values.transpose(1, 2).flatten(2).float()  # [B, S, C]
+        out_proj = self.out_proj.float()
+        Q = torch.linalg.multi_dot([P.flatten(0, 1), out_proj.T, out_proj]).view_as(P)  # W W^T first where S is large
+        return Q.mul_(P).unflatten(2, (self.values.shape[1], -1)).sum(-1).transpose(1, 2)
 
     @cached_property
     def norm(self) -> Tensor:
         """|o_h|   [B, H, S]"""
-        gram = self.W @ self.W.transpose(1, 2)  # [H, d, d]
-        return ((self.values @ gram) * self.values).sum(-1, dtype=torch.float32).clamp(min=0).sqrt()
+        W, values = self.W.float(), self.values.float()
+        gram = W @ W.transpose(1, 2)  # [H, d, d]
+        return (values @ gram).mul_(values).sum(-1).clamp(min=0).sqrt()
 
     @cached_property
     def total(self) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from goca.resizing import Grid, adjoint_keys, bilinear_matrix, nearest_rows, self_map
+from goca.resizing import Grid, adjoint_keys, among, bilinear_matrix, nearest_rows, self_map
 
 
 class Reference:
@@ -22,14 +23,10 @@ class Reference:
         feature = feature[:, :1] if first_only else feature
         F = feature.float().flatten(2)  # [B, c, R]
         self.grid: Grid = (feature.shape[2], feature.shape[3])
-        self.affinity = ((F * F.shape[1] ** -0.5).transpose(1, 2) @ F).softmax(-1)  # [B, R, R]
+        logits = (F * F.shape[1] ** -0.5).transpose(1, 2) @ F
+        self.affinity = torch.softmax(logits, -1, out=logits)  # [B, R, R]
         self.normalised = normalised
         self._adjoints: dict[Grid, Tensor] = {}
-
-    def rows(self, grid: Grid) -> Tensor | None:
-        """The queries of a self map on `grid` that a comparison needs (None: all)."""
-        rows = nearest_rows(grid, self.grid)[0]
-        return rows if rows is None else rows.to(self.affinity.device)
 
     def adjoint(self, grid: Grid) -> Tensor:
         """Ref brought to another grid by the adjoint of resizing, once per grid   [B, n, S]
@@ -51,38 +48,71 @@ class Reference:
         down, across = (bilinear_matrix(s, t).sum(0).to(self.affinity) for s, t in zip(grid, self.grid))
         return torch.outer(down, across).flatten()
 
-    def resized(self, rows: Tensor, grid: Grid) -> Tensor:
-        """[B, n, S] -> [B, R, R]"""
-        return self_map(rows, grid, self.grid, self.normalised)
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.affinity, *self._adjoints.values()]
 
 
-def dot_product(reference: Reference, rows: Tensor, grid: Grid) -> Tensor:
+@dataclass(frozen=True)
+class Similarity:
+    """How alike the reference and a layer's head-mean self map are, from the map's rows as they come.
+
+    part     (reference, queries [s] in ascending order, their rows [B, s, S], the layer's grid) -> [B, k]
+    finish   the parts' sum over all chunks of rows [B, k] -> [B]
+    """
+
+    part: Callable[[Reference, Tensor, Tensor, Grid], Tensor]
+    finish: Callable[[Tensor], Tensor]
+
+
+def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
     """sum Ref * S, without resizing S."""
-    agreement = (reference.adjoint(grid) * rows).sum(-1)  # [B, n]
-    mass = reference.mass(grid)
-    return (agreement if mass is None else agreement / (rows @ mass)).sum(-1)
+    used, places = (index.to(rows.device) for index in among(nearest_rows(grid, reference.grid)[0], queries))
+    rows, adjoint, mass = rows[:, places], reference.adjoint(grid)[:, used], reference.mass(grid)
+    agreement = torch.linalg.vecdot(adjoint, rows)  # [B, n]
+    return (agreement if mass is None else agreement / (rows @ mass)).sum(-1, keepdim=True)
 
 
-def mse(reference: Reference, rows: Tensor, grid: Grid) -> Tensor:
-    """1 / sum_i |Ref_i - S_i|"""
-    return 1 / (reference.affinity - reference.resized(rows, grid)).norm(dim=-1).sum(-1)
+def distance(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
+    """sum_i |Ref_i - S_i|"""
+    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised)
+    return (reference.affinity[:, targets] - resized).norm(dim=-1).sum(-1, keepdim=True)
 
 
-def iou_like(reference: Reference, rows: Tensor, grid: Grid) -> Tensor:
-    """sum min / (sum max + 1e-4)"""
-    resized = reference.resized(rows, grid)
-    smaller, larger = (pick(reference.affinity, resized).sum((1, 2)) for pick in (torch.minimum, torch.maximum))
-    return smaller / (larger + 1e-4)
+def overlap(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
+    """sum min and sum max of Ref and S"""
+    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised)
+    expected = reference.affinity[:, targets]
+    return torch.stack([pick(expected, resized).sum((1, 2)) for pick in (torch.minimum, torch.maximum)], dim=-1)
 
 
-# rule -> similarity of (reference, rows of the layer's head-mean self map [B, n, S], its grid) -> [B];
 # None: all layers alike, no reference needed
-LAYER_RULES: dict[str, Callable[[Reference, Tensor, Grid], Tensor] | None] = {
-    "dot-product similarity": dot_product,
-    "mse": mse,
-    "iou-like": iou_like,
+LAYER_RULES: dict[str, Similarity | None] = {
+    "dot-product similarity": Similarity(dot_product, lambda sums: sums[:, 0]),
+    "mse": Similarity(distance, lambda sums: 1 / sums[:, 0]),
+    "iou-like": Similarity(overlap, lambda sums: sums[:, 0] / (sums[:, 1] + 1e-4)),
     "vanilla": None,
 }
+
+
+class Comparison:
+    """One layer against the reference, rule by rule, from rows of its head-mean self map as they come."""
+
+    def __init__(self, reference: Reference, rules: Iterable[str], grid: Grid):
+        self.reference, self.grid = reference, grid
+        self.rules = {rule: similarity for rule in rules if (similarity := LAYER_RULES[rule]) is not None}
+        self.sums: dict[str, Tensor] = {}
+        self.queries = nearest_rows(grid, reference.grid)[0]  # whose rows are needed
+
+    def add(self, queries: Tensor, rows: Tensor) -> None:
+        """queries [s] in ascending order, their rows [B, s, S]; some may not be needed"""
+        for rule, similarity in self.rules.items():
+            part = similarity.part(self.reference, queries, rows, self.grid)
+            self.sums[rule] = self.sums[rule] + part if rule in self.sums else part
+
+    def similarities(self) -> dict[str, Tensor]:
+        """rule -> [B]"""
+        return {rule: similarity.finish(self.sums[rule]) for rule, similarity in self.rules.items()}
 
 
 def layer_weights(similarities: Tensor) -> Tensor:

@@ -26,10 +26,16 @@ def nearest_index(source: Grid, target: Grid) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def nearest_rows(source: Grid, target: Grid) -> tuple[Tensor | None, Tensor]:
-    """The source queries that are used (None: all, in order), and for each target query its place among them."""
-    rows, places = nearest_index(source, target).unique(return_inverse=True)
-    return (None if len(rows) == source[0] * source[1] else rows), places
+def nearest_rows(source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
+    """The source queries that are used, in ascending order, and for each target query its place among them."""
+    return nearest_index(source, target).unique(return_inverse=True)
+
+
+def among(wanted: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of `wanted` are in `queries` (ascending), and where."""
+    places = torch.searchsorted(queries, wanted).clamp_(max=len(queries) - 1)
+    found = (queries[places] == wanted).nonzero().flatten()
+    return found, places[found]
 
 
 def resize_maps(maps: Tensor, source: Grid, target: Grid) -> Tensor:
@@ -55,13 +61,17 @@ def adjoint_keys(maps: Tensor, source: Grid, target: Grid) -> Tensor:
     return (rows.T @ (maps.unflatten(2, target) @ columns)).flatten(2)
 
 
-def self_map(rows: Tensor, source: Grid, target: Grid, normalised: bool) -> Tensor:
-    """A self map on another grid   [B, n, S] -> [B, R, R]
+def self_map(rows: Tensor, queries: Tensor, source: Grid, target: Grid, normalised: bool) -> tuple[Tensor, Tensor]:
+    """Rows of a self map on another grid   [B, s, S] -> the target queries that they serve [r], [B, r, R]
 
-    rows        the queries that `nearest_rows(source, target)` asks for
+    queries     of which the rows are, in ascending order   [s]
     normalised  rows brought back to sum 1; otherwise their mass grows with the target's size
     """
-    maps = resize_keys(rows, source, target)
-    if normalised and source != target:
+    if source == target:
+        return queries.to(rows.device), rows
+    targets, places = (index.to(rows.device) for index in among(nearest_index(source, target), queries))
+    used, places = places.unique(return_inverse=True)
+    maps = resize_keys(rows[:, used], source, target)
+    if normalised:
         maps = maps / maps.sum(-1, keepdim=True)
-    return maps if source == target else maps[:, nearest_rows(source, target)[1].to(maps.device)]
+    return targets, maps[:, places]

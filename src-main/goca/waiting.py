@@ -1,0 +1,86 @@
+"""Self maps that wait for the reference affinity, each in the smaller of two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from diffusion_feature import Attention
+from diffusion_feature.attention import HeadSum
+from torch import Tensor
+
+LIFT = 2.0**15  # what a row's largest value becomes in float16: small ones keep their digits down to 2^-29 of it
+ROWS = 256  # read back at once
+
+
+class Waiting(Protocol):
+    """A head-mean self map that can be read once its rows are asked for."""
+
+    @property
+    def tensors(self) -> list[Tensor]: ...  # what it holds
+
+    @property
+    def working_bytes(self) -> int: ...  # what reading its rows takes besides
+
+    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some queries (ascending) and their rows [B, s, S], until all that are asked for have come."""
+
+
+class Compact:
+    """Queries and keys: the map is made when it is asked for, and only the rows that are."""
+
+    def __init__(self, attention: Attention):
+        self.attention = attention.compact()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        found = [self.attention.query, self.attention.key, self.attention.mask]
+        return [tensor for tensor in found if tensor is not None]
+
+    @property
+    def working_bytes(self) -> int:
+        return self.attention.rows().working_bytes
+
+    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = self.attention.rows(queries.to(self.attention.query.device))
+        assert rows.image_keys is not None
+        for chunk, (total,) in rows.head_sums([HeadSum(rows.image_keys)]):
+            yield queries[chunk], total.div_(rows.heads)
+
+
+class HalfMap:
+    """The map in float16, each row scaled to its largest value: rounding is at most 2^-11 of a value, and unbiased."""
+
+    def __init__(self, attention: Attention):
+        batch, tokens = len(attention.query), attention.grid[0] * attention.grid[1]
+        self.half = attention.query.new_empty(batch, tokens, tokens, dtype=torch.float16)
+        self.scale = attention.query.new_empty(batch, tokens, 1, dtype=torch.float32)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.half, self.scale]
+
+    @property
+    def working_bytes(self) -> int:
+        return 8 * len(self.half) * min(ROWS, self.half.shape[1]) * self.half.shape[2]
+
+    def add(self, queries: Tensor, rows: Tensor) -> None:
+        """Consecutive queries [s] and their rows [B, s, S]"""
+        where = slice(int(queries[0]), int(queries[-1]) + 1)
+        largest = rows.amax(-1, keepdim=True).clamp_(min=1e-30)
+        self.half[:, where] = rows * (LIFT / largest)
+        self.scale[:, where] = largest / LIFT
+
+    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in queries.split(ROWS):
+            where = part.to(self.half.device)
+            yield part, self.half[:, where].float().mul_(self.scale[:, where])
+
+
+def waiting(attention: Attention, passing: bool) -> Compact | HalfMap:
+    """The smaller form; the map where all its rows are being made anyway (`passing`), for the sake of time."""
+    compact = Compact(attention)
+    tokens = attention.grid[0] * attention.grid[1]
+    smaller = sum(tensor.nbytes for tensor in compact.tensors) < 2 * len(attention.query) * tokens**2
+    return compact if smaller and not passing else HalfMap(attention)
