@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from goca import evaluation
 from goca.config import ConfigError, SegmenterConfig, load_config
 from goca.datasets import Dataset, DatasetConfig, DatasetError, load_dataset
-from goca.evaluation import AnnotationFile, Captions, NoiseFile, RunStore, Segmentor
+from goca.evaluation import AnnotationFile, Captions, MeanIoU, NoiseFile, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
 from goca.evaluation.provenance import revision, versions
+from goca.evaluation.store import Record
 from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import Protocol
 
 if TYPE_CHECKING:
     from goca.segmenter import Segmenter
 
+Kind = TypeVar("Kind", bound="Segmenter")
+TASKS = ("segmentation", "unsupervised")
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
 
@@ -47,7 +50,13 @@ class Benchmark:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Benchmark:
-        """From the fields of configs/config.yaml. Raises ConfigError, DatasetError or ProtocolError."""
+        """From the fields of configs/config.yaml; `task` picks the class. ConfigError, DatasetError, ProtocolError."""
+        if (task := config.get("task", TASKS[0])) not in TASKS:
+            raise ConfigError(f"task {task!r} is not known; there are: {', '.join(TASKS)}")
+        if task == "unsupervised":
+            from goca.unsupervised import UnsupervisedBenchmark
+
+            cls = UnsupervisedBenchmark
         model = load_config({**config["model"], "protocol": config.get("protocol", "paper")})
         if model.keep_all_objects:
             raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
@@ -77,23 +86,35 @@ class Benchmark:
         """
         dataset = load_dataset(self.dataset)
         ids = dataset.ids[: self.limit]
-        metric = evaluation.metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
-        source = self.prompts()
-        noise = NoiseFile(self.noise_file) if self.noise_file else None
+        metric, load = self.metric(dataset), self.loader(dataset)
         with RunStore(self.run_dir, self.settings(), rank) as store:
             evaluation.count_images(
-                dataset, ids, lambda: self.segmentor(dataset, source, noise, store), metric, store,
+                dataset, ids, lambda: load(store), metric, store,
                 rank=rank, world=world, batch_size=self.batch_size, progress=progress,
             )  # fmt: skip
             metric = metric.empty_copy()
             if (records := evaluation.collect(ids, metric, store)) is None:
                 return None
-            results = evaluation.summarise(
-                dataset, self.dataset, self.protocol, metric, records,
-                fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
-            )  # fmt: skip
+            results = self.results(dataset, metric, records, store)
             evaluation.write_results(store, results)
         return results
+
+    def metric(self, dataset: Dataset) -> MeanIoU:
+        """What counts."""
+        return evaluation.metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
+
+    def loader(self, dataset: Dataset) -> Callable[[RunStore], Segmentor]:
+        """What loads the model; prompts and noise are read at once, so that their errors come first."""
+        source = self.prompts()
+        noise = NoiseFile(self.noise_file) if self.noise_file else None
+        return lambda store: self.segmentor(dataset, source, noise, store)
+
+    def results(self, dataset: Dataset, metric: MeanIoU, records: Sequence[Record], store: RunStore) -> dict[str, Any]:
+        """What the counts say."""
+        return evaluation.summarise(
+            dataset, self.dataset, self.protocol, metric, records,
+            fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
+        )  # fmt: skip
 
     @property
     def protocol(self) -> Protocol:
@@ -137,12 +158,17 @@ class Benchmark:
         from goca.predictor import Predictor
         from goca.segmenter import Segmenter
 
-        segmenter = Segmenter.from_pretrained(None, self.model, _own_device(self.device), self.dtype, self.max_bytes)
-        store.declare({**_hardware(segmenter), "revision": revision(), "versions": versions()})
+        segmenter = self.load(Segmenter, store)
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
 
         return Predictor(segmenter, source, noise, self.seed)
+
+    def load(self, kind: type[Kind], store: RunStore) -> Kind:
+        """The model; the store is told what it runs on."""
+        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, self.max_bytes)
+        store.declare({**_hardware(segmenter), "revision": revision(), "versions": versions()})
+        return segmenter
 
     def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
         """Caption and present classes -> annotation, with the model's own tokenizers."""

@@ -75,9 +75,10 @@ def write_results(store: RunStore, results: Mapping[str, Any]) -> None:
 
 
 def evaluation_text(results: Mapping[str, Any]) -> str:
-    """One line per swept threshold, as published."""
+    """One line per swept threshold, as published; then the pixel accuracy, where regions were matched."""
     lines = ((line["mIoU"], line["threshold"]) for line in results["mIoU"]["swept"])
-    return "".join(f"mIoU: {'nan' if miou is None else miou} at background_threshold {t}\n" for miou, t in lines)
+    shown = "".join(f"mIoU: {'nan' if miou is None else miou} at background_threshold {t}\n" for miou, t in lines)
+    return f"{shown}pixel accuracy: {results['pixel_accuracy']}\n" if "pixel_accuracy" in results else shown
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -85,13 +86,14 @@ def table(results: Mapping[str, Any]) -> str:
     best, fixed = results["mIoU"]["best"], results["mIoU"]["fixed"]
     heads = [f"best ({best['threshold']:g})", f"fixed ({fixed['threshold']:g})"]
     rows = [("mIoU", best["mIoU"], fixed["mIoU"])]
+    rows += [("pixel accuracy", results["pixel_accuracy"], None)] if "pixel_accuracy" in results else []
     rows += [(each["name"], each["iou_best"], each["iou_fixed"]) for each in results["per_class"]]
     width = max(len(row[0]) for row in rows)
     lines = [f"{'':{width}}  {heads[0]:>12}  {heads[1]:>12}"]
     lines += [f"{name:{width}}  {_percent(a):>12}  {_percent(b):>12}" for name, a, b in rows]
     images = results["images"]
-    protocol = results["protocol"]["preset"] or "mixed"
-    lines.append(f"{images['counted']} of {images['listed']} images, protocol {protocol}; {ORACLE['classes']}")
+    protocol, oracle = results["protocol"]["preset"] or "mixed", next(iter(results["oracle"].values()))
+    lines.append(f"{images['counted']} of {images['listed']} images, protocol {protocol}; {oracle}")
     if skipped := images["skipped"]:
         lines += [f"{len(skipped)} skipped:", *(f"  {each['image']}: {each['reason']}" for each in skipped[:SHOWN])]
     if len(skipped) > SHOWN:

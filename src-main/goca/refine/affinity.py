@@ -22,8 +22,8 @@ def affinity(scores: Tensor, space_map: Tensor, order: int) -> Tensor:
         return scores
     if order < 0 or space_map.numel() != scores[0].numel() ** 2:
         raise RefineError(
-            f"affinity of order {order} on maps {list(scores.shape)} with a space map {list(space_map.shape)}; expected "
-            f"an order of at least 0 and a space map {[scores[0].numel()] * 2}"
+            f"affinity of order {order} on maps {list(scores.shape)} with a space map {list(space_map.shape)}; "
+            f"expected an order of at least 0 and a space map {[scores[0].numel()] * 2}"
         )
     empty = bool((scores[-1] == 0).all())
     moved = scores[:-1] if empty else scores

@@ -42,7 +42,7 @@ class Sources:
 
     def picture(self, step: Step) -> Any:
         if self.image is None:
-            raise PictureMissing(f"{step.name} looks at the picture, and this run has none: pass it, or leave the step out")
+            raise PictureMissing(f"{step.name} looks at the picture, and there is none: pass it, or leave the step out")
         return self.image
 
     def dense(self, step: Step) -> Tensor:

@@ -53,7 +53,8 @@ def merge_proposals(
     """
     h, w = grid
     if space_map.numel() != (h * w) ** 2:
-        raise RefineError(f"the space map has the shape {list(space_map.shape)}; expected {[h * w] * 2} or {[h, w] * 2}")
+        found, expected = list(space_map.shape), f"{[h * w] * 2} or {[h, w] * 2}"
+        raise RefineError(f"the space map has the shape {found}; expected {expected}")
     if not threshold >= 0 or stride < 1 or rounds < 1:
         raise RefineError(f"threshold={threshold}, stride={stride}, rounds={rounds}; expected >= 0, >= 1, >= 1")
     maps = space_map.reshape(h * w, h * w).float()

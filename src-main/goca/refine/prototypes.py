@@ -18,8 +18,8 @@ def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int]) -> Te
     scores      [n, h, w]  brought to the feature's grid (nearest), where they weigh its mean
     dense       [C, h', w']  a dense feature; brought to `size` (bicubic)
     size        side, or (height, width), of the result
-    returns     [n, size, size]  one-hot over n; a map that is 0 on the feature's grid has no prototype and gets nothing,
-                a map with a NaN comes out as NaN and takes no part
+    returns     [n, size, size]  one-hot over n; a map that is 0 on the feature's grid has no prototype and gets
+                nothing, a map with a NaN comes out as NaN and takes no part
     errors      RefineError
     """
     check_maps(scores)
