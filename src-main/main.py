@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 GROUPS = ("model", "dataset", "protocol")
 PLACES = r"roots\..+|dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file"
-NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes)=")
+NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload)=")
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffusion_feature.attention import Attention
+from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError, PromptCut, WrongFamily, layer_not_found
 from diffusion_feature.families import backbone
 from diffusion_feature.latents import read_picture, seeded
@@ -29,6 +30,8 @@ class FeatureExtractor:
     version    the family: a key of `diffusion_feature.families.VERSIONS`, e.g. "1-5"
     img_size   side of the square (or (height, width)) to which pictures are stretched
     pipeline   a diffusers pipeline object, a folder or a hub id
+    offload    "model", "sequential": weights wait on the CPU (see `devices.offload`); None: all on the device
+    int8_text  T5 in 8 bit, through bitsandbytes (a folder or hub id only)
     errors     VersionNotKnown, PipelineNotFound, PartMissing, WrongFamily, LayerNotFound
     """
 
@@ -40,11 +43,13 @@ class FeatureExtractor:
         dtype: str | torch.dtype = "auto",
         img_size: int | tuple[int, int] = 512,
         pipeline: Any = None,
+        offload: str | None = None,
+        int8_text: bool = False,
     ):
         if pipeline is None:
             raise ExtractorError("no pipeline: give a diffusers pipeline object, a folder or a hub id")
         self.backbone, self.version, self.img_size = backbone(version), version, img_size
-        self.parts = load_parts(pipeline, self.backbone, device, dtype)
+        self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text)
         self.layers = self.backbone.layers(self.denoiser)
         self.features = self.backbone.features(self.denoiser)
         refuse_unnamed(self.denoiser, [layer.module for layer in self.layers])
@@ -57,7 +62,7 @@ class FeatureExtractor:
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
+        return device_of(self.denoiser)
 
     @property
     def where(self) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion_feature.backbone import Parts
+from diffusion_feature.devices import like
 from diffusion_feature.errors import ExtractorError
 
 POSTERIORS = ("mean", "sample")
@@ -35,7 +36,7 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
     if posterior not in POSTERIORS:
         raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
-    weight = next(vae.parameters())
+    weight = like(vae)
     # the layout in which diffusers' own preprocessing hands pictures over; torch rounds differently in another
     pictures = pictures.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
     with one_cpu_thread():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,53 @@ from typing import Any
 import torch
 
 from diffusion_feature.backbone import Backbone, Parts
+from diffusion_feature.devices import offload
 from diffusion_feature.errors import ExtractorError, PartMissing, PipelineNotFound, WrongFamily
 
 DENOISERS = ("unet", "transformer")
+T5 = "T5EncoderModel"
 LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these, and of nothing else
 
 
-def load_parts(pipeline: Any, backbone: Backbone, device: str | torch.device, dtype: str | torch.dtype) -> Parts:
+def load_parts(
+    pipeline: Any,
+    backbone: Backbone,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    offloading: str | None = None,
+    int8_text: bool = False,
+) -> Parts:
     """The parts that the family needs, on the device, in eval mode.
 
     pipeline   a folder written by `save_pretrained`, a hub id, or a pipeline object (scheduler untouched)
     device     "auto": an accelerator where there is one; for a pipeline object: where it is
     dtype      "auto": float32 on a CPU, the family's 16-bit type on an accelerator; for a pipeline object: what it has
-    errors     PipelineNotFound, PartMissing, WrongFamily
+    offloading see `devices.offload`;  int8_text  a folder's T5 in 8 bit
+    errors     PipelineNotFound, PartMissing, WrongFamily, ExtractorError
     """
-    if isinstance(pipeline, str | Path):
-        place: torch.device | None = pick_device(device)
-        parts = read_parts(pipeline, backbone, pick_dtype(dtype, place, backbone.half))
+    read = isinstance(pipeline, str | Path)
+    place: torch.device | None = pick_device(device) if read or device != "auto" or offloading else None
+    if read:
+        kind, t5 = pick_dtype(dtype, place, backbone.half), int8(place) if int8_text else None
+        parts = read_parts(pipeline, backbone, kind, t5)
+    elif int8_text:
+        raise ExtractorError("int8_text needs a folder or a hub id: a pipeline object's weights are read already")
     else:
         parts = parts_of(pipeline, backbone)
-        place = None if device == "auto" else torch.device(device)
-    read = isinstance(pipeline, str | Path)  # in its types already: in float16 a T5 keeps some weights in float32
-    given = None if read or dtype == "auto" else dtype
-    return {name: settle(name, part, place, given) for name, part in parts.items()}
+    given = None if read or dtype == "auto" else dtype  # what was read has its types: a T5 keeps some in float32
+    settled = {name: settle(name, part, None if offloading else place, given) for name, part in parts.items()}
+    if offloading:
+        offload(settled, backbone.denoiser, offloading, place)  # type: ignore[arg-type]
+    return settled
+
+
+def int8(device: torch.device | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load a part in 8 bit."""
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ExtractorError("int8_text needs bitsandbytes: pip install 'goca[int8]'")
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
 
 
 def parts_of(pipeline: Any, backbone: Backbone) -> dict[str, Any]:
@@ -68,6 +93,8 @@ def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any
     """A module on its device, frozen in eval mode; a VAE that overflows in half precision is kept in float32."""
     if not isinstance(part, torch.nn.Module):
         return part
+    if getattr(part, "is_loaded_in_8bit", False):
+        return part.eval()
     if device is not None:
         part = part.to(device)
     if dtype is not None:
@@ -77,7 +104,10 @@ def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any
     return part.eval()
 
 
-def read_parts(location: str | Path, backbone: Backbone, dtype: torch.dtype) -> dict[str, Any]:
+def read_parts(
+    location: str | Path, backbone: Backbone, dtype: torch.dtype, t5: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The parts from a folder or the hub; `t5`: more arguments with which a T5 encoder is read."""
     index = read_index(str(location))
     if backbone.denoiser not in index and (other := other_denoiser(index, backbone)):
         raise wrong_family(f"{location} has a {other} ({index[other][1]})", backbone)
@@ -92,14 +122,15 @@ def read_parts(location: str | Path, backbone: Backbone, dtype: torch.dtype) -> 
             raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
         if name == backbone.denoiser and class_name != backbone.kind:
             raise wrong_family(f"{location}: the {name} is a {class_name}", backbone)
-        parts[name] = read_part(str(location), name, getattr(importlib.import_module(library), class_name), dtype)
+        kind, more = getattr(importlib.import_module(library), class_name), t5 or {}
+        parts[name] = read_part(str(location), name, kind, dtype, more if class_name == T5 else {})
         if name == backbone.denoiser:  # it comes first: nothing else is read in vain
             refuse_other(parts[name], backbone)
     return parts
 
 
-def read_part(location: str, name: str, kind: Any, dtype: torch.dtype) -> Any:
-    weights = {"torch_dtype": dtype, "use_safetensors": True} if issubclass(kind, torch.nn.Module) else {}
+def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Mapping[str, Any]) -> Any:
+    weights = {"torch_dtype": dtype, "use_safetensors": True, **more} if issubclass(kind, torch.nn.Module) else {}
     if "transformers" in kind.__module__ and weights:
         weights["dtype"] = weights.pop("torch_dtype")
     try:

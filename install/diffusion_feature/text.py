@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from diffusion_feature.devices import device_of
+
 
 def padded_tokens(tokenizer: Any, encoder: Any, prompts: list[str], length: int) -> tuple[dict[str, Tensor], list[str]]:
     """Token ids and masks, padded, on the encoder's device   [B, N], and what was cut of each prompt."""
@@ -13,8 +15,9 @@ def padded_tokens(tokenizer: Any, encoder: Any, prompts: list[str], length: int)
     cut = [""] * len(prompts)
     if (tokens["attention_mask"][:, -1] == 1).any():  # full to the last place: only then can something have been cut
         whole = tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
-        cut = [tokenizer.decode(ids[length - 1 : -1]).replace(" ,", ",").strip(" ,") for ids in whole]  # the end token is kept
-    device = next(encoder.parameters()).device
+        rest = [tokenizer.decode(ids[length - 1 : -1]) for ids in whole]  # the end token is kept
+        cut = [text.replace(" ,", ",").strip(" ,") for text in rest]
+    device = device_of(encoder)
     return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}, cut
 
 

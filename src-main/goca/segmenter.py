@@ -59,6 +59,8 @@ class Segmenter:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         max_bytes: int | None = None,
+        offload: str | None = None,
+        int8_text: bool = False,
     ) -> Segmenter:
         """A segmenter on a pretrained model.
 
@@ -66,12 +68,14 @@ class Segmenter:
         config     a name in configs/model, a mapping of fields or a SegmenterConfig
         device     "auto": an accelerator where there is one;  dtype "auto": float32 on a CPU, float16 elsewhere
         max_bytes  what the capture of one forward may hold beyond the model's own; larger batches are cut in parts
+        offload    "model", "sequential": weights wait on the CPU;  int8_text  T5 in 8 bit (bitsandbytes)
         errors     ConfigError, and those of FeatureExtractor
         """
         config = load_config(config)
         pipeline = config.pipeline if pipeline is None else pipeline
         pipeline = resolve(pipeline) if isinstance(pipeline, str) else pipeline
-        return cls(FeatureExtractor((), config.version, device, dtype, config.img_size, pipeline), config, max_bytes)
+        given = (config.version, device, dtype, config.img_size, pipeline, offload, int8_text)
+        return cls(FeatureExtractor((), *given), config, max_bytes)
 
     # ---- the method
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, DenseFeature
+from diffusion_feature.devices import weight_of
 
 
 def numbered(modules: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -27,7 +28,7 @@ def block_layers(blocks: Iterable[tuple[str, Any]]) -> list[AttentionLayer]:
 
 
 def out_projection(attention: Any) -> Tensor:
-    return attention.to_out[0].weight
+    return weight_of(attention.to_out[0])
 
 
 def block_features(blocks: Iterable[tuple[str, Any]]) -> dict[str, DenseFeature]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.devices import like, weight_of
 from diffusion_feature.families.blocks import numbered
 from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
 from diffusion_feature.latents import vae_latents
@@ -47,12 +48,12 @@ def single_blocks(transformer: Any) -> list[tuple[str, Any]]:
 
 def first_columns(block: Any) -> Tensor:
     """A single-stream block projects [attention, MLP] at once: the attention's part   [D, H*d]"""
-    return block.proj_out.weight[:, : block.attn.inner_dim]
+    return weight_of(block.proj_out)[:, : block.attn.inner_dim]
 
 
 def encode_flux(parts: Parts, prompts: list[str]) -> Conditioning:
     """T5's states [B, N, c], CLIP's pooled state [B, p]; places [N, 3] of text tokens are all zero."""
-    weight = next(parts["transformer"].parameters())
+    weight = like(parts["transformer"])
     states, _, cut = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], prompts, TEXT, masked=False)
     tokens, _ = clip_tokens(parts["tokenizer"], parts["text_encoder"], prompts)  # it tells the subject only
     arguments = {
@@ -85,7 +86,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     transformer, (h, w) = parts["transformer"], latents.shape[-2:]
     each = torch.ones(len(latents), device=latents.device)
     velocity = transformer(
-        pack(latents).to(next(transformer.parameters())),
+        pack(latents).to(like(transformer)),
         timestep=each * level.timestep / 1000,
         guidance=each * GUIDANCE if transformer.config.guidance_embeds else None,
         img_ids=places(h // PATCH, w // PATCH).to(latents.device),

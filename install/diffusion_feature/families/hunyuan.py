@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import block_features, block_layers, numbered
 from diffusion_feature.latents import picture_size, vae_latents
 from diffusion_feature.noise import variance_preserving
@@ -30,7 +31,7 @@ def hunyuan_features(transformer: Any) -> dict[str, DenseFeature]:
 
 def encode_bert_t5(parts: Parts, prompts: list[str]) -> Conditioning:
     """BERT's states [B, 77, c] and T5's [B, 256, c'] with their masks; the denoiser puts its own padding in."""
-    weight = next(parts["transformer"].parameters())
+    weight = like(parts["transformer"])
     bert, mask, cut = encoder_states(parts["tokenizer"], parts["text_encoder"], prompts, BERT, masked=True)
     t5, mask_t5, cut_t5 = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], prompts, T5, masked=True)
     arguments = {
@@ -62,7 +63,7 @@ def rotary(transformer: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
 
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     transformer = parts["transformer"]
-    weight = next(transformer.parameters())
+    weight = like(transformer)
     condition: dict[str, Tensor] = {}
     if transformer.config.use_style_cond_and_image_meta_size:
         sizes = [*ORIGINAL_SIZE, *picture_size(parts, latents), 0, 0]  # original, target, upper left corner of the crop

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import block_features, block_layers, numbered
 from diffusion_feature.latents import picture_size, vae_latents
 from diffusion_feature.noise import variance_preserving
@@ -27,14 +28,14 @@ def encode_t5(parts: Parts, prompts: list[str], length: int) -> Conditioning:
     """T5's states, in lower case; padding is masked   [B, N, c]"""
     prompts = [prompt.lower().strip() for prompt in prompts]
     states, mask, cut = encoder_states(parts["tokenizer"], parts["text_encoder"], prompts, length, masked=True)
-    weight = next(parts["transformer"].parameters())
+    weight = like(parts["transformer"])
     arguments = {"encoder_hidden_states": states.to(weight), "encoder_attention_mask": mask.to(weight.device)}
     return Conditioning(arguments, length, cut)
 
 
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     transformer = parts["transformer"]
-    weight = next(transformer.parameters())
+    weight = like(transformer)
     size: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if transformer.use_additional_conditions:  # PixArt-alpha at 1024
         h, w = picture_size(parts, latents)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered, out_projection
 from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
 from diffusion_feature.latents import vae_latents
@@ -37,7 +38,7 @@ def sd3_features(transformer: Any) -> dict[str, DenseFeature]:
 def encode_three(parts: Parts, prompts: list[str]) -> Conditioning:
     """Both CLIPs side by side, widened with zeros, then T5's tokens (zeros without a T5)   [B, 77 + 256, c]"""
     transformer = parts["transformer"]
-    weight, width = next(transformer.parameters()), transformer.config.joint_attention_dim
+    weight, width = like(transformer), transformer.config.joint_attention_dim
     first, pooled, cut = clip_penultimate(parts["tokenizer"], parts["text_encoder"], prompts)
     second, pooled_2, cut_2 = clip_penultimate(parts["tokenizer_2"], parts["text_encoder_2"], prompts)
     clip = torch.cat([first, second.to(first)], dim=-1).to(weight)
@@ -57,7 +58,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     transformer = parts["transformer"]
     timestep = torch.full((len(latents),), float(level.timestep), device=latents.device)
     known = conditioning.arguments
-    return transformer(latents.to(next(transformer.parameters())), timestep=timestep, return_dict=False, **known)[0]
+    return transformer(latents.to(like(transformer)), timestep=timestep, return_dict=False, **known)[0]
 
 
 def accepts(transformer: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
+from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import block_features, block_layers
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import variance_preserving
@@ -60,14 +61,14 @@ def encode_clip(parts: Parts, prompts: list[str]) -> Conditioning:
     encoder, unet = parts["text_encoder"], parts["unet"]
     tokens, cut = clip_tokens(parts["tokenizer"], encoder, prompts)
     mask = tokens["attention_mask"] if getattr(encoder.config, "use_attention_mask", False) else None
-    states = encoder(tokens["input_ids"], attention_mask=mask)[0].to(next(unet.parameters()))
+    states = encoder(tokens["input_ids"], attention_mask=mask)[0].to(like(unet))
     return Conditioning({"encoder_hidden_states": states}, length=states.shape[1], cut=cut)
 
 
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     unet = parts["unet"]
     timestep = torch.full((len(latents),), int(level.timestep), device=latents.device)
-    return unet(latents.to(next(unet.parameters())), timestep, **conditioning.arguments, return_dict=False)[0]
+    return unet(latents.to(like(unet)), timestep, **conditioning.arguments, return_dict=False)[0]
 
 
 def accepts(unet: Any) -> bool:

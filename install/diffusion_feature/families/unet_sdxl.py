@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import Backbone, Conditioning, NoiseLevel, Parts
+from diffusion_feature.devices import like
 from diffusion_feature.families.unet_sd import unet_features, unet_layers
 from diffusion_feature.latents import picture_size, vae_latents
 from diffusion_feature.noise import variance_preserving
@@ -18,7 +19,7 @@ AESTHETIC_SCORE = 6.0  # what UNets that ask for one are told
 
 def encode_two_clips(parts: Parts, prompts: list[str]) -> Conditioning:
     """The states of both encoders before their last layer [B, N, c1 + c2]; the second one's projected text [B, p]."""
-    weight = next(parts["unet"].parameters())
+    weight = like(parts["unet"])
     first, _, cut = clip_penultimate(parts["tokenizer"], parts["text_encoder"], prompts)
     second, pooled, cut_2 = clip_penultimate(parts["tokenizer_2"], parts["text_encoder_2"], prompts)
     states = torch.cat([first, second.to(first)], dim=-1).to(weight)

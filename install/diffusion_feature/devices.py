@@ -1,0 +1,71 @@
+"""Where a module computes, also while its weights lie elsewhere: offloading as diffusers' pipelines do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_feature.errors import ExtractorError
+
+ORDER = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae")  # in which parts are used; the denoiser comes last
+
+WHOLE = ("HunyuanDiTAttentionPool",)  # modules that use their layers' weights without calling the layers
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device on which it computes: that of its weights, or the one to which they are moved for it."""
+    device = next(module.parameters()).device
+    hooked = module.modules() if device.type == "meta" else [module]
+    found = (getattr(getattr(each, "_hf_hook", None), "execution_device", None) for each in hooked)
+    return torch.device(next((place for place in found if place is not None), device))
+
+
+def like(module: nn.Module) -> Tensor:
+    """An empty tensor of the device and type in which it computes: `tensor.to(like(module))`."""
+    return torch.empty(0, device=device_of(module), dtype=next(module.parameters()).dtype)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Its weight, also before it has been moved to where it is used."""
+    if module.weight.device.type != "meta":  # type: ignore[union-attr]
+        return module.weight  # type: ignore[return-value]
+    hook: Any = module._hf_hook
+    return hook.weights_map["weight"].to(hook.execution_device)
+
+
+def offload_whole(parts: Sequence[nn.Module], device: torch.device) -> None:
+    """Each part is on the device from its first use until the next one's."""
+    from accelerate import cpu_offload_with_hook
+
+    previous = None
+    for part in parts:
+        _, previous = cpu_offload_with_hook(part, device, prev_module_hook=previous)
+
+
+def offload_layers(parts: Sequence[nn.Module], device: torch.device) -> None:
+    """Each layer's weights are on the device while it computes."""
+    from accelerate import cpu_offload
+
+    for part in parts:
+        cpu_offload(part, device, offload_buffers=len(part._parameters) > 0, preload_module_classes=[*WHOLE])
+
+
+OFFLOADS: dict[str, Callable[[Sequence[nn.Module], torch.device], None]] = {
+    "model": offload_whole,
+    "sequential": offload_layers,
+}
+
+
+def offload(parts: Mapping[str, Any], denoiser: str, mode: str, device: torch.device) -> None:
+    """Keep the modules among the parts on the CPU, and move them to the device when they are used.
+
+    mode     "model": a part at a time, little slower; "sequential": a layer at a time, least memory
+    errors   ExtractorError for another mode
+    """
+    if mode not in OFFLOADS:
+        raise ExtractorError(f"offload {mode!r} is not known; there are: {', '.join(OFFLOADS)}")
+    used = [parts[name] for name in (*ORDER, denoiser) if isinstance(parts.get(name), nn.Module)]
+    OFFLOADS[mode](used, device)

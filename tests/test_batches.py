@@ -1,0 +1,117 @@
+"""Several pictures in one forward: what comes out is what each gives alone; bounds on what a batch may hold."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from diffusion_feature import PromptCut
+from goca.benchmark import Benchmark
+from goca.config import ConfigError
+from goca.config import folder as configs
+from goca.prompts import PromptAnnotation
+from goca.segmenter import BoundTooSmall, Segmenter
+from omegaconf import OmegaConf
+from PIL import Image
+from tiny import FAMILIES, SD_CONFIG
+
+PROMPTS = ["cat, grass, sky", "dog", "wall, sky, cat, dog"]
+
+
+def drawn(count, side=(44, 30)):
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (count, *side[::-1], 3), generator=generator, dtype=torch.uint8)
+    return [Image.fromarray(each.numpy()) for each in pixels]
+
+
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES.keys())
+def family_seg(request, tmp_path_factory):
+    folder = request.param.save(tmp_path_factory.mktemp("batches") / "pipeline")
+    return Segmenter.from_pretrained(str(folder), request.param.config, device="cpu")
+
+
+def test_score_maps_of_a_batch_are_those_of_single_pictures(family_seg):
+    pictures, names = drawn(3), ["a", "b", "c"]
+    annotations = [family_seg.read_prompt(prompt)[0] for prompt in PROMPTS]
+    captures = family_seg.captures(pictures, annotations, image_ids=names)
+    for picture, annotation, name, (capture, number) in zip(pictures, annotations, names, captures, strict=True):
+        alone = family_seg.score_maps(picture, annotation, image_id=name)
+        found = family_seg.rescale(capture.attention_map()[number], annotation)
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-4)
+    together = family_seg(pictures, PROMPTS, image_id=names)
+    alone = family_seg(pictures[1], PROMPTS[1], image_id="b")
+    assert together[1].names == alone.names and together[1].class_ids == alone.class_ids
+    # random weights refine towards a constant map, and the closing min-max stretches what is left of the rounding
+    torch.testing.assert_close(together[1].scores, alone.scores, rtol=0, atol=5e-3)
+
+
+def test_refined_scores_of_a_batch_on_a_trained_model():
+    seg = Segmenter.from_pretrained(None, "mini-sd", device="cpu")
+    pictures, prompts, names = drawn(3, (128, 128)), ["tree, sky, grass", "house, sea", "star, wall"], ["a", "b", "c"]
+    for found, *one in zip(seg(pictures, prompts, image_id=names), pictures, prompts, names, strict=True):
+        torch.testing.assert_close(found.scores, seg(*one[:2], image_id=one[2]).scores, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def seg(tiny_sd):
+    return Segmenter.from_pretrained(str(tiny_sd), SD_CONFIG, device="cpu")
+
+
+def test_one_prompt_for_all_and_noise_for_one(seg):
+    pictures = drawn(2)
+    near = {"rtol": 0, "atol": 5e-3}
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = seg(pictures, "cat, sky", noise=[noise, None], image_id=["a", "b"])
+    torch.testing.assert_close(found[0].scores, seg(pictures[0], "cat, sky", noise).scores, **near)
+    torch.testing.assert_close(found[1].scores, seg(pictures[1], "cat, sky", image_id="b").scores, **near)
+    assert seg([], []) == []
+    with pytest.raises(ValueError, match="2 pictures and 3 prompts"):
+        seg(pictures, PROMPTS)
+
+
+def test_a_bound_cuts_a_batch_in_parts_and_changes_no_score(seg, monkeypatch):
+    sizes = []
+    forward = seg.extractor.forward
+    monkeypatch.setattr(seg.extractor, "forward", lambda prompts, *rest, **rules: sizes.append(len(prompts)) or
+                        forward(prompts, *rest, **rules))  # fmt: skip
+    pictures = drawn(5)
+    free = seg(pictures, "cat, sky")
+    assert sizes == [5] and seg.taken > 0
+    bound = Segmenter(seg.extractor, seg.config, max_bytes=2 * seg.taken + seg.taken // 2)
+    for found, expected in zip(bound(pictures, "cat, sky"), free, strict=True):
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=5e-3)
+    assert sizes == [5, 1, 2, 2]
+    tight = Segmenter(seg.extractor, seg.config, max_bytes=100)
+    with pytest.raises(BoundTooSmall, match=rf"max_bytes is 100; one picture of 32 x 32 takes {bound.taken:,} with"):
+        tight(pictures, "cat, sky")
+
+
+def test_what_a_batch_warns_of_is_told_by_the_picture(seg):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        seg(drawn(2), ["cat", PromptAnnotation("cat, dog, grass, wall, sky, cat, dog, grass", [1], {1: [1]}, [0], [])])
+    cut = [each.message for each in caught if isinstance(each.message, PromptCut)]
+    assert [(each.number, each.cut) for each in cut] == [(1, "cat, dog, grass")]
+
+
+# ---- runs
+
+
+def run(folder, **more):
+    dataset = OmegaConf.to_container(OmegaConf.load(configs().parent / "dataset" / "scenes.yaml"))
+    model = OmegaConf.to_container(OmegaConf.load(configs() / "mini-sd.yaml"))
+    values = {"model": model, "dataset": dataset, "run_dir": folder, "limit": 7, "device": "cpu", **more}
+    assert Benchmark.of(values).run() is not None
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_counts_do_not_depend_on_the_batch_size(tmp_path):
+    results = [run(tmp_path / str(size), batch_size=size) for size in (1, 3)]
+    assert results[0]["counts"] == results[1]["counts"]
+    assert results[0]["images"]["counted"] == 7
+
+
+@pytest.mark.parametrize("given", [{"batch_size": 0}, {"max_bytes": "2 GB"}])
+def test_sizes_that_are_none(tmp_path, given):
+    with pytest.raises(ConfigError, match="must be a whole number of at least 1"):
+        run(tmp_path, **given)
