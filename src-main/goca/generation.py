@@ -1,0 +1,121 @@
+"""What is kept of a generation: which steps count, the half with the prompt, means over steps, a word's map."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_feature import Attention
+from PIL import Image
+from torch import Tensor
+
+from goca.aggregation import Aggregator
+
+
+class TraceError(ValueError):
+    """A generation that cannot be traced, or was not; the message says what to do."""
+
+
+@dataclass
+class Conditional:
+    """A consumer that hands on the last `count` of a batch: under guidance, the half with the prompt."""
+
+    consumer: Aggregator
+    count: int
+
+    @property
+    def features(self) -> Collection[str]:
+        return self.consumer.features
+
+    def attention(self, attention: Attention) -> None:
+        size, last = len(attention.query), slice(-self.count, None)
+        cut = {
+            name: value[last]
+            for name in ("query", "key", "value", "mask", "result")
+            if (value := getattr(attention, name)) is not None and value.ndim == 4 and len(value) == size
+        }
+        self.consumer.attention(dataclasses.replace(attention, **cut))
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        self.consumer.feature(layer, feature[-self.count :])
+
+
+@dataclass
+class Means(Aggregator):
+    """The mean of several forwards' Aggregators, asked as one of them is; memory does not grow with their number."""
+
+    token_mean: Tensor | None = None  # [B, g, g, N]
+    count: int = 0
+
+    def add(self, step: Aggregator) -> None:
+        self.count += 1
+        self.token_mean = self._moved(self.token_mean, step.attention_map())
+        if step.space is not None:
+            self.space = self._moved(self.space, step.space_map())
+        for layer, feature in step.dense.items():
+            self.dense[layer] = self._moved(self.dense.get(layer), feature.float())
+
+    def _moved(self, mean: Tensor | None, value: Tensor) -> Tensor:
+        return value.clone() if mean is None else mean.lerp_(value, 1 / self.count)
+
+    def attention_map(self, head_rule: str | None = None, layer_rule: str | None = None) -> Tensor:
+        """[B, g, g, N]"""
+        assert self.token_mean is not None
+        return self.token_mean
+
+    def space_map(self) -> Tensor:
+        """[B, g*g, g*g], row = query"""
+        assert self.space is not None
+        return self.space
+
+
+@dataclass(frozen=True)
+class WordMap:
+    """Where a word is in a generated picture.
+
+    map      after rescaling   [g, g]; 0..1 under the default rule
+    raw      attention to the word, mean over its tokens, as a share of all tokens   [g, g]
+    """
+
+    word: str
+    tokens: tuple[int, ...]
+    map: Tensor
+    raw: Tensor
+    picture: Any = None
+
+    def overlay(self, picture: Any = None) -> Image.Image:
+        """The map over the generated picture, or over another one. Raises TraceError where none is known."""
+        from goca.visualize import heat_overlay  # matplotlib
+
+        shown = self.picture if picture is None else picture
+        if shown is None:
+            raise TraceError("the pipeline returned no picture (output_type='latent'?); hand it over: overlay(picture)")
+        return heat_overlay(shown, self.map)
+
+
+def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool]:
+    """Whether a step counts, by its number from 0."""
+    if steps is None or steps == "all":
+        return lambda step: True
+    if isinstance(steps, slice):
+        start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
+        if start < 0 or stride < 1 or (stop is not None and stop < 0):
+            raise TraceError(f"steps={steps}: how many steps there will be is not known; count forward, from 0")
+        return lambda step: step >= start and (stop is None or step < stop) and (step - start) % stride == 0
+    if isinstance(steps, str):
+        raise TraceError(f"steps={steps!r} is not known; there are: 'all', a slice, a list of step numbers")
+    numbers = frozenset(steps)
+    if not numbers or any(not isinstance(number, int) or number < 0 for number in numbers):
+        raise TraceError(f"steps={sorted(numbers, key=str)}: expected step numbers from 0 up")
+    return numbers.__contains__
+
+
+def sides(given: Mapping[str, Any], patch: int) -> tuple[int, tuple[int, int]]:
+    """Batch size, and the latents' (h, w), from what the denoiser is called with."""
+    latents = given["sample"] if "sample" in given else given["hidden_states"]
+    if latents.ndim == 4:
+        return len(latents), (latents.shape[-2], latents.shape[-1])
+    h, w = (int(last) + 1 for last in given["img_ids"].reshape(-1, 3)[:, 1:].amax(0))  # Flux: tokens and their places
+    return len(latents), (h * patch, w * patch)

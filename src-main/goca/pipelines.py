@@ -1,0 +1,61 @@
+"""A diffusers pipeline object that is in use: which config fits it, and its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diffusion_feature import FeatureExtractor
+from diffusion_feature.families import backbone
+from diffusion_feature.loading import refuse_other
+
+
+class ConfigNotKnown(ValueError):
+    """A pipeline whose model none of configs/model is made for."""
+
+
+def of_unet(pipe: Any, config: Any) -> str | None:
+    if config.addition_embed_type == "text_time":
+        return "sdxl"
+    return {768: "sd15", 1024: "sd21", 96: "mini-sd"}.get(config.cross_attention_dim)
+
+
+def of_pixart(pipe: Any, config: Any) -> str:
+    if "Sigma" not in type(pipe).__name__:
+        return "pixart-alpha"
+    return "pixart-sigma-512" if config.sample_size == 64 else "pixart-sigma"
+
+
+# class of the denoiser -> the config's name, from the pipeline and the denoiser's own config; None: not known
+CONFIGS: dict[str, Callable[[Any, Any], str | None]] = {
+    "UNet2DConditionModel": of_unet,
+    "PixArtTransformer2DModel": of_pixart,
+    "HunyuanDiT2DModel": lambda pipe, config: "hunyuan",
+    "FluxTransformer2DModel": lambda pipe, config: "flux",
+    "SD3Transformer2DModel": lambda pipe, config: "sd35-medium" if config.qk_norm else "sd3",
+}
+
+
+def config_of(pipe: Any) -> str:
+    """The name in configs/model that fits a pipeline. Raises ConfigNotKnown where none is known."""
+    denoiser: Any = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    kind = type(denoiser).__name__
+    name = CONFIGS[kind](pipe, denoiser.config) if kind in CONFIGS else None
+    if name is None:
+        raise ConfigNotKnown(f"no config is known for the {kind} of this {type(pipe).__name__}; give one: config=...")
+    return name
+
+
+class PipelineLayers(FeatureExtractor):
+    """The layers of a pipeline that is in use: nothing of it is loaded, moved or brought to another type."""
+
+    def __init__(self, pipe: Any, version: str):
+        self.backbone, self.version = backbone(version), version
+        names = self.backbone.parts + self.backbone.optional
+        self.parts = {name: part for name in names if (part := getattr(pipe, name, None)) is not None}
+        if self.backbone.denoiser not in self.parts:
+            found, asked = type(pipe).__name__, self.backbone.denoiser
+            raise ConfigNotKnown(f"{found} has no {asked!r}, but {self.backbone.name} has; choose another config")
+        refuse_other(self.denoiser, self.backbone)
+        self.layers = self.backbone.layers(self.denoiser)
+        self.features = self.backbone.features(self.denoiser)

@@ -1,0 +1,94 @@
+"""The words of a free prompt, and where they are among its tokens.
+
+    words = PromptWords("a dog on the grass", tokenizer)
+    words.content             # {"dog": [2], "grass": [5]}
+    words.positions("dog")    # [2]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from .annotation import PromptAnnotation
+from .tokens import tokenise
+
+# words that name nothing that could be seen
+FUNCTION_WORDS = frozenset(
+    """
+    a an the and or nor but of in on at by to from for with without into onto over under above below behind beside
+    between near next through across against around along inside outside up down off out is are was were be been
+    being am has have had do does did will would can could it its this that these those there here he she they his
+    her their them him i my we our you your who which what while as so than then not no very
+    """.split()  # noqa: SIM905 - a list of words is read, not its quotes
+)
+
+
+class WordNotFound(ValueError):
+    """A word that is not in the prompt, or whose tokens were cut off; the message names the words that are there."""
+
+
+class PromptWords:
+    """Words of a prompt as token positions in the sequence that the denoiser attends to.
+
+    prompt         the text as the text encoder reads it
+    tokenizer(s)   as for goca.prompts.annotate
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        tokenizer: Any,
+        tokenizer_2: Any = None,
+        max_length: int | None = None,
+        max_length_2: int | None = None,
+    ):
+        self.prompt = prompt
+        tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
+        self.tokens = tokenise(prompt, tokenizers, [max_length, max_length_2])
+
+    @cached_property
+    def content(self) -> dict[str, list[int]]:
+        """Every word that names something, in lower case and in the prompt's order -> its tokens, all occurrences."""
+        found = dict.fromkeys(word.lower() for word in re.findall(r"[^\W_]+(?:['-][^\W_]+)*", self.prompt))
+        positions = {word: self._find(word) for word in found if word not in FUNCTION_WORDS}
+        return {word: tokens for word, tokens in positions.items() if tokens}
+
+    @property
+    def content_tokens(self) -> list[int]:
+        """What per-pixel rescaling divides by."""
+        return sorted({token for tokens in self.content.values() for token in tokens})
+
+    def positions(self, word: str) -> list[int]:
+        """The tokens of a word, or of several words in a row, at every occurrence. Raises WordNotFound."""
+        wanted = " ".join(word.split())
+        found = self._find(wanted) if wanted else []
+        if not found:
+            there = ", ".join(self.content) or "(none)"
+            why = "was cut off" if wanted and self._spans(wanted) else "is not in the prompt"
+            raise WordNotFound(f"{word!r} {why} {self.prompt!r}; its words: {there}")
+        return found
+
+    def annotation(self, wanted: Sequence[str] | None = None) -> tuple[PromptAnnotation, dict[int, str]]:
+        """The wanted words as classes 1, 2, ... (None: every content word), the other content words as background."""
+        names = list(dict.fromkeys(self.content if wanted is None else wanted))
+        classes = {number: self.positions(name) for number, name in enumerate(names, start=1)}
+        taken = {token for tokens in classes.values() for token in tokens}
+        others = [tokens for tokens in self.content.values() if not taken.intersection(tokens)]
+        sentence = [token.position for token in self.tokens if token.kind == "global"]
+        annotation = PromptAnnotation(self.prompt, sorted({*self.content_tokens, *taken}), classes, sentence, others)
+        return annotation, dict(enumerate(names, start=1))
+
+    def _spans(self, word: str) -> list[tuple[int, int]]:
+        pattern = r"\s+".join(map(re.escape, word.split()))
+        return [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", self.prompt, re.IGNORECASE)]
+
+    def _find(self, word: str) -> list[int]:
+        spans = self._spans(word)
+        return [
+            token.position
+            for token in self.tokens
+            if token.kind == "word" and any(token.span[0] < end and start < token.span[1] for start, end in spans)
+        ]
