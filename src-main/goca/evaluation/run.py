@@ -73,19 +73,20 @@ def count_images(
     segmentor = Once(load_segmentor)
     ready: list[Read] = []
     for image_id in progress(left):
-        read = _read(dataset, image_id, metric)
+        read = read_image(dataset, image_id, metric)
         records = [read] if isinstance(read, dict) else []
         if isinstance(read, Read):
             ready.append(read)
         if len(ready) == batch_size:
             records += _count(ready, segmentor.ready(), metric)
             ready = []
-        _keep(records, known, store)
+        keep(records, known, store)
     if ready:
-        _keep(_count(ready, segmentor.ready(), metric), known, store)
+        keep(_count(ready, segmentor.ready(), metric), known, store)
 
 
-def _keep(records: Iterable[Record], known: Mapping[str, Record], store: RunStore) -> None:
+def keep(records: Iterable[Record], known: Mapping[str, Record], store: RunStore) -> None:
+    """Write the records that say something new."""
     for record in records:
         if record != known.get(record["image"]):  # the same skip for the same reason need not be said twice
             store.append(record)
@@ -124,7 +125,8 @@ class Read:
     seconds: float
 
 
-def _read(dataset: Dataset, image_id: str, metric: MeanIoU) -> Read | Record:
+def read_image(dataset: Dataset, image_id: str, metric: MeanIoU) -> Read | Record:
+    """An image and its label as the metric counts it, or the record of why it is skipped."""
     start = time.perf_counter()
     try:
         sample = dataset.sample(image_id)
@@ -139,10 +141,11 @@ def _count(batch: Sequence[Read], segment: Segmentor, metric: MeanIoU) -> list[R
     start = time.perf_counter()
     predictions = segment([read.sample for read in batch])
     seconds = (time.perf_counter() - start) / len(batch)
-    return [_record(read, prediction, seconds, metric) for read, prediction in zip(batch, predictions, strict=True)]
+    return [record_of(read, prediction, seconds, metric) for read, prediction in zip(batch, predictions, strict=True)]
 
 
-def _record(read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU) -> Record:
+def record_of(read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU) -> Record:
+    """Count one image: its record. `model`: the seconds that its prediction took."""
     if isinstance(prediction, SampleError):
         return {"image": read.sample.id, "skipped": str(prediction)}
     start = time.perf_counter()
