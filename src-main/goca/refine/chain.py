@@ -24,6 +24,7 @@ from goca.refine.prototypes import prototypes
 
 if TYPE_CHECKING:
     from goca.aggregation import Aggregator
+    from goca.views import Average
     from goca.config import SegmenterConfig
 
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Sources:
     """What steps may look at besides the scores: one picture of a capture, and the picture itself."""
 
-    capture: Aggregator
+    capture: Aggregator | Average
     number: int = 0
     image: Any = None
 

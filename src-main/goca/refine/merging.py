@@ -87,7 +87,7 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     """Symmetric Kullback-Leibler: mean over pixels of (p - q) (log p - log q)   [P, S], [Q, S] -> [P, Q]"""
     log_p, log_q = (p + EPSILON).log(), (q + EPSILON).log()
     own = (p * log_p).sum(1)[:, None] + (q * log_q).sum(1)
-    return (own - p @ log_q.T - log_p @ q.T) / p.shape[1]
+    return ((own - p @ log_q.T - log_p @ q.T) / p.shape[1]).clamp(min=0)
 
 
 def normalised(maps: Tensor) -> Tensor:

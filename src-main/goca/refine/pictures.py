@@ -21,9 +21,9 @@ LARGEST = 1 << 28  # numbers that one tensor of a refinement may hold: 1 GiB in 
 def read_picture(image: Any) -> Tensor:
     """A picture as RGB in 0..255   [3, H, W] float32
 
-    image   a PIL image or its file; or numbers in 0..255, [3, H, W] or [H, W, 3], perhaps in a batch of one
-            (where both fit, a tensor is read as the first and an array as the second)
-    errors  RefineError for another shape, NaN, or numbers that seem to lie in 0..1
+    image   a PIL image or its file; or numbers, [3, H, W] or [H, W, 3], perhaps in a batch of one (where both fit, a
+            tensor is read as the first and an array as the second): 0..255, or fractions none of which is above 1
+    errors  RefineError for another shape, other values or NaN
     """
     if isinstance(image, str | Path):
         with Image.open(image) as opened:
@@ -38,9 +38,9 @@ def read_picture(image: Any) -> Tensor:
     if last and not (first and isinstance(image, Tensor)):
         pixels = pixels.permute(2, 0, 1)
     low, high = (float(limit) for limit in pixels.aminmax())
-    if not 0 <= low <= high <= 255 or (pixels.is_floating_point() and 0 < high <= 1):
-        raise RefineError(f"the picture's values lie in {low:g}..{high:g}; expected 0..255")
-    return pixels.float()
+    if not 0 <= low <= high <= 255:
+        raise RefineError(f"the picture's values lie in {low:g}..{high:g}; expected 0..255, or 0..1")
+    return pixels.float() * 255 if pixels.is_floating_point() and high <= 1 else pixels.float()
 
 
 def bounded(picture: Tensor, copies: int) -> Tensor:
