@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from goca.prompts import CaptionError, load_tokenizers, read_annotations
+from goca.prompts import CaptionError, annotate, load_tokenizers, read_annotations
+from goca.segmenter import Segmenter
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tiny import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "src-main" / "captioner.py"
@@ -100,8 +102,7 @@ def test_tokenizers_come_with_the_length_of_their_pipeline(goldens):
 
 
 @pytest.mark.parametrize("index, message", [
-    ({"_class_name": "StableDiffusion3Pipeline"}, "not known"),
-    ({"_class_name": "WavePipeline"}, "known are pipelines named StableDiffusion,"),
+    ({"_class_name": "WavePipeline"}, "known are pipelines named StableDiffusion3,"),
     ({"_class_name": "StableDiffusionPipeline"}, "names no tokenizer"),
     ({"_class_name": "StableDiffusionPipeline", "tokenizer": ["os", "system"]}, "os.system"),
 ])
@@ -109,3 +110,15 @@ def test_other_pipelines(tmp_path, index, message):
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(CaptionError, match=message):
         load_tokenizers(tmp_path)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokenizers_alone_make_the_annotation_that_the_whole_pipeline_makes(name, tmp_path):
+    family = FAMILIES[name]
+    folder = str(family.save(tmp_path / "pipeline"))
+    seg = Segmenter.from_pretrained(folder, family.config, device="cpu")
+    alone = seg.extractor.backbone.tokenizers(load_tokenizers(folder))
+    names = [[], ["cat"], ["grass"], ["sky"]]
+    found = annotate("cat, grass, sky", names, [1, 2, 3], **alone, add_background=False, add_missing=False)
+    assert found.to_json() == seg.read_prompt("cat, grass, sky")[0].to_json()
+    assert sorted(found.rescaling_token_id) == sorted(family.prompt[0])

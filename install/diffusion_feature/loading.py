@@ -129,8 +129,9 @@ def read_parts(
     return parts
 
 
-def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Mapping[str, Any]) -> Any:
-    weights = {"torch_dtype": dtype, "use_safetensors": True, **more} if issubclass(kind, torch.nn.Module) else {}
+def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Mapping[str, Any] | None = None) -> Any:
+    weighs = issubclass(kind, torch.nn.Module)
+    weights: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True, **(more or {})} if weighs else {}
     if "transformers" in kind.__module__ and weights:
         weights["dtype"] = weights.pop("torch_dtype")
     try:

@@ -10,7 +10,7 @@ TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 # start of the pipeline's class name -> tokens per tokenizer, the pipelines' own defaults; None: the tokenizer's limit
 LIMITS: dict[str, tuple[int | None, ...]] = {
-    "StableDiffusion3": (),  # three encoders: not known here
+    "StableDiffusion3": (None,),  # entities are looked for among the first CLIP's tokens
     "StableDiffusion": (None, None),
     "PixArtSigma": (300,),
     "PixArtAlpha": (120,),
