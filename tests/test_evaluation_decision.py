@@ -80,3 +80,9 @@ def test_more_classes_than_a_byte_counts():
     np.testing.assert_array_equal(ids[best], 1 + full[:-1].argmax(axis=0))
     margin = full[:-1].max(axis=0) > np.float32(THRESHOLDS)[:, None, None] + full[-1]
     np.testing.assert_array_equal(wins, margin.sum(axis=0))
+
+
+@pytest.mark.parametrize("width", range(1, 40))
+def test_a_background_that_rounds_to_either_side_of_a_threshold(width):
+    scores = np.stack([np.full((1, 1), -1, np.float32), np.full((1, 1), 0.1, np.float32)])
+    agrees(scores, np.zeros((1, width), np.uint8), [1], background="avg")

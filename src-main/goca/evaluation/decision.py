@@ -121,12 +121,12 @@ def _quick(
         if number:
             best += near * best.dtype.type(number)
     close = rivals != 1
-    lead = np.zeros(top.shape, wins.dtype)  # wins, were the lead smaller by twice the error
+    ceiling, sure = top + 2 * error, np.zeros(top.shape, wins.dtype)
     for level in levels:
         score = rule(background, level)
-        wins += top > score
-        lead += floor > score + 2 * error
-    return close | (wins != lead)
+        wins += ceiling > score  # thresholds at which the class may win
+        sure += floor > score  # thresholds at which it must
+    return close | (wins != sure)
 
 
 def _exact(maps: Floats, rule: BackgroundRule, levels: Sequence[np.float32]) -> tuple[Numbers, Numbers]:
