@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from goca.evaluation.decision import BACKGROUND_RULES, count_cells
+from goca.evaluation.decision import BACKGROUND_RULES, count_cells, decide
+from goca.evaluation.metrics import ImageCounts, class_iou, image_counts, mean_iou
 
-EPSILON = 1e-8  # added to the union, as in the released evaluation
 ABSENT_RULES = ("zero", "skip")
 
 
@@ -135,15 +135,26 @@ class MeanIoU:
 
     def per_class(self) -> NDArray[np.float64]:
         """IoU [thresholds, classes]; a class with neither prediction nor label is 0, or NaN under absent="skip"."""
-        intersection, union = self.intersection, self.union
-        iou = intersection / (EPSILON + union)
-        return np.where(union == 0, np.nan, iou) if self.absent == "skip" else iou
+        return class_iou(self.intersection, self.union, self.absent)
 
     def compute(self) -> dict[float, float]:
         """mIoU at each threshold; NaN if absent="skip" and nothing was counted."""
-        counted = [row[~np.isnan(row)] for row in self.per_class()]
-        means = [float(row.mean()) if row.size else float("nan") for row in counted]
-        return dict(zip(self.thresholds, means))
+        return dict(zip(self.thresholds, mean_iou(self.per_class()).tolist()))
+
+    def image_counts(self, images: Sequence[ArrayLike], threshold: float) -> ImageCounts:
+        """Counts of each image at one of the thresholds, from what `update` returned for it."""
+        return image_counts(images, self.num_classes, self._ascending.index(threshold))
+
+    def predict(
+        self, scores: Any, label: NDArray[np.integer], class_ids: Sequence[int], threshold: float
+    ) -> NDArray[np.integer]:
+        """Class ids [H, W] that `update` counts for a checked label at any one threshold; scores None: background."""
+        if scores is None:
+            return np.zeros(label.shape, np.int64)
+        scores = np.ascontiguousarray(as_array(scores), np.float32)
+        self._check_scores(scores, [int(class_id) for class_id in class_ids])
+        best, wins, ids = decide(scores, label.shape, class_ids, self.num_classes, self.background, [threshold])
+        return np.where(wins > 0, ids[best], 0)
 
     def _settings(self) -> tuple:
         return self.num_classes, self.background, self.thresholds, self.ignore_index, self.absent

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goca.datasets import Dataset, DatasetConfig, class_label
+from goca.evaluation.breakdown import confusions, extremes, metric_values, number
 from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation.metrics import ImageCounts
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record, RunStore, write_text
 from goca.protocol import Protocol
@@ -43,13 +45,19 @@ def summarise(
     miou = metric.compute()
     swept = {threshold: miou[threshold] for threshold in config.thresholds}
     best = max(swept, key=lambda threshold: -math.inf if math.isnan(swept[threshold]) else swept[threshold])
+    names = [class_label(dataset.class_names, class_id) for class_id in range(metric.num_classes)]
+    images = [record["cells"] for record in records if "cells" in record]
+    at_best, at_fixed = (metric.image_counts(images, threshold) for threshold in (best, fixed))
     return {
         "mIoU": {
-            "best": {"threshold": best, "mIoU": _number(swept[best])},
-            "fixed": {"threshold": fixed, "mIoU": _number(miou[fixed])},
-            "swept": [{"threshold": threshold, "mIoU": _number(value)} for threshold, value in swept.items()],
+            "best": {"threshold": best, "mIoU": number(swept[best])},
+            "fixed": {"threshold": fixed, "mIoU": number(miou[fixed])},
+            "swept": [{"threshold": threshold, "mIoU": number(value)} for threshold, value in swept.items()],
         },
-        "per_class": _per_class(dataset, metric, best, fixed),
+        "metrics": metric_values(metric, config.thresholds, at_best, at_fixed, (best, fixed)),
+        "per_class": _per_class(names, metric, best, fixed, at_best),
+        "confusion": confusions(metric, names, best),
+        "extremes": extremes(metric, names, records, fixed),
         "images": _images(records),
         "labels": getattr(dataset, "found", None),
         "oracle": dict(ORACLE),
@@ -101,18 +109,22 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _per_class(dataset: Dataset, metric: MeanIoU, best: float, fixed: float) -> list[dict[str, Any]]:
+def _per_class(
+    names: Sequence[str], metric: MeanIoU, best: float, fixed: float, at_best: ImageCounts
+) -> list[dict[str, Any]]:
     iou = dict(zip(metric.thresholds, metric.per_class()))
-    pixels = metric.confusion[0].sum(axis=1)
+    intersection, union, pixels = at_best.total()
     return [
         {
             "id": class_id,
-            "name": class_label(dataset.class_names, class_id),
-            "iou_best": _number(iou[best][class_id]),
-            "iou_fixed": _number(iou[fixed][class_id]),
+            "name": name,
+            "iou_best": number(iou[best][class_id]),
+            "iou_fixed": number(iou[fixed][class_id]),
             "label_pixels": int(pixels[class_id]),
+            "predicted_pixels_best": int(union[class_id] + intersection[class_id] - pixels[class_id]),
+            "images": int((at_best.labelled[:, class_id] > 0).sum()),
         }
-        for class_id in range(metric.num_classes)
+        for class_id, name in enumerate(names)
     ]
 
 
@@ -144,10 +156,6 @@ def _seconds(records: Sequence[Record]) -> dict[str, float | None]:
     spent = [each["seconds"] for each in records if "seconds" in each]
     names = ("read", "model", "evaluation")
     return {name: round(sum(each[name] for each in spent) / len(spent), 6) if spent else None for name in names}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _percent(value: float | None) -> str:

@@ -162,11 +162,17 @@ def append_line(file: FileIO, line: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file that is there whole or not at all. Raises RunError."""
+    """A file in UTF-8 that is there whole or not at all. Raises RunError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all; its folder is made. Raises RunError."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,0 +1,124 @@
+"""What is read off counts of pixels: IoU and its relatives, and how far they could lie for another draw of images.
+
+All of them are functions of three counts per class: `intersection` (pixels of the class that were predicted as it),
+`union` (pixels of the class or predicted as it) and `labelled` (pixels of the class).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+EPSILON = 1e-8  # added to the union, as in the released evaluation
+RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+CHUNK = 1 << 19  # weights that are drawn at once: resamples x images
+
+Counts = NDArray[np.int64] | NDArray[np.float64]
+
+
+class ImageCounts(NamedTuple):
+    """The three counts of every image at one threshold, each [images, classes]."""
+
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    labelled: NDArray[np.int64]
+
+    def total(self) -> ImageCounts:
+        """Those of the whole data set, each [classes]."""
+        return ImageCounts(*(counts.sum(axis=0) for counts in self))
+
+
+def class_iou(intersection: Counts, union: Counts, absent: str) -> NDArray[np.float64]:
+    """IoU of each class [..., C]; one with neither prediction nor label is 0, or NaN under absent="skip"."""
+    iou = intersection / (EPSILON + union)
+    return np.where(union == 0, np.nan, iou) if absent == "skip" else iou
+
+
+def mean_iou(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the classes [..., C] that are not NaN; NaN where there is none."""
+    return _ratio(np.nansum(iou, axis=-1), (~np.isnan(iou)).sum(axis=-1))
+
+
+def metrics(intersection: Counts, union: Counts, labelled: Counts, absent: str) -> dict[str, NDArray[np.float64]]:
+    """The numbers by name, each [...], from counts [..., C]; NaN where nothing was counted.
+
+    mIoU                      mean of IoU_c over classes
+    mIoU_without_background   the same without class 0
+    frequency_weighted_IoU    sum of f_c IoU_c, f_c being the share of labelled pixels that are of class c
+    pixel_accuracy            labelled pixels that were predicted right, as a share
+    """
+    iou, pixels = class_iou(intersection, union, absent), labelled.sum(axis=-1)
+    return {
+        "mIoU": mean_iou(iou),
+        "mIoU_without_background": mean_iou(iou[..., 1:]),
+        "frequency_weighted_IoU": _ratio((labelled * np.nan_to_num(iou)).sum(axis=-1), pixels),
+        "pixel_accuracy": _ratio(intersection.sum(axis=-1), pixels),
+    }
+
+
+def image_counts(images: Sequence[ArrayLike], num_classes: int, level: int) -> ImageCounts:
+    """Counts of each image at one threshold.
+
+    images  per image, rows (label, class, wins, pixels) as in goca.evaluation.decision
+    level   the threshold's place among the ascending ones: a class is predicted where level < wins, else background;
+            one beyond the classes counts as no prediction
+    """
+    cells = [np.asarray(each, np.int64).reshape(-1, 4) for each in images]
+    image = np.repeat(np.arange(len(cells)), [len(each) for each in cells])
+    label, best, wins, pixels = np.concatenate([np.zeros((0, 4), np.int64), *cells]).T
+    predicted = np.where(level < wins, best, 0)
+
+    def count(classes: NDArray, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+        places = (image * num_classes + classes)[kept]
+        sums = np.bincount(places, pixels[kept], minlength=len(cells) * num_classes)  # float64: exact to 2^53
+        return sums.astype(np.int64).reshape(len(cells), num_classes)
+
+    intersection, labelled = count(label, label == predicted), count(label, label < num_classes)
+    return ImageCounts(intersection, labelled + count(predicted, predicted < num_classes) - intersection, labelled)
+
+
+def image_iou(counts: ImageCounts) -> NDArray[np.float64]:
+    """IoU of each image: the mean over the classes that it shows or that were predicted in it; NaN if all is void."""
+    return mean_iou(class_iou(counts.intersection, counts.union, absent="skip"))
+
+
+def bootstrap(
+    counts: ImageCounts, absent: str, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = SEED
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of `metrics` over draws of as many images, with replacement; NaN without images.
+
+    The same counts in the same order and the same seed give the same intervals.
+    """
+    draws: dict[str, list[NDArray[np.float64]]] = {}
+    for weights in _resampled(len(counts.labelled), resamples, seed):
+        sums = (weights @ each for each in map(np.float64, counts))  # whole numbers below 2^53: exact in any order
+        for name, values in metrics(*sums, absent).items():
+            draws.setdefault(name, []).append(values)
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
+    return {name: _interval(np.concatenate(values), tails) for name, values in draws.items()}
+
+
+def _resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each image was drawn: arrays [some of the resamples, images]."""
+    draw, step = np.random.default_rng(seed), max(1, CHUNK // max(images, 1))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        if not images:
+            yield np.zeros((rows, 0))
+            continue
+        places = draw.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        yield np.bincount(places.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
+
+
+def _interval(values: NDArray[np.float64], tails: Sequence[float]) -> tuple[float, float]:
+    defined = values[~np.isnan(values)]
+    low, high = np.percentile(defined, tails) if len(defined) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _ratio(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
+    """NaN where the denominator is 0."""
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), np.nan)
