@@ -26,7 +26,8 @@ RULES: dict[str, Mapping[str, Any]] = {
     "layer_method": LAYER_RULES,
     "rescale_method": RESCALE_RULES,
 }
-LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0}  # the blur reflects two pixels, so 3 at least
+METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.PREDICTORS
+LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class SegmenterConfig:
     refine          steps of refinement, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
     affinity_order  how often the step `affinity` applies the space map; 0: not at all
     keep_all_objects    one map per background entity, instead of one background map that is their maximum
+    flips, draws, timesteps    further looks whose maps are averaged with the first (goca.views): mirrored; that many
+                    noise draws in all, seeded by the image's id and their number; timesteps besides t
+    method          one of METHODS
     protocol        "paper", "released" or a mapping of switches
     """
 
@@ -60,6 +64,10 @@ class SegmenterConfig:
     refine: tuple[Any, ...] = ("affinity",)
     affinity_order: int = 2
     keep_all_objects: bool = False
+    flips: bool = False
+    draws: int = 1
+    timesteps: tuple[int, ...] = ()
+    method: str = "goca"
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
     pipeline: str | None = None
 
@@ -68,13 +76,18 @@ class SegmenterConfig:
         for name in ("cross_layers", "self_layers"):
             layers = getattr(self, name)
             object.__setattr__(self, name, layers if isinstance(layers, str) else tuple(layers))
-        for name, rules in RULES.items():
+        for name, rules in {**RULES, "method": METHODS}.items():
             if (rule := getattr(self, name)) not in rules:
                 raise ConfigError(f"{name} {rule!r} is not known; there are: {', '.join(rules)}")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        object.__setattr__(self, "timesteps", tuple(self.timesteps))
+        if wrong := [t for t in self.timesteps if not isinstance(t, int) or isinstance(t, bool) or t < 0]:
+            raise ConfigError(f"timesteps holds {wrong[0]!r}; expected whole numbers of at least 0")
+        if not isinstance(self.flips, bool):
+            raise ConfigError(f"flips is {self.flips!r}; expected true or false")
         object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps()))
         along = [step.name for step in self.steps() if "space_map" in step.refinement.needs]
         if along and not self.self_layers:

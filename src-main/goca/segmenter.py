@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from goca.aggregation import Aggregator, Plan
-from goca.config import SegmenterConfig, load_config
+from goca.config import ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
 from goca.prompts import PromptAnnotation, annotate, parse_brackets
 from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation
+from goca.views import Capture, View, observed, views
 
 Picture = Image.Image | str | Path
 Prompt = str | PromptAnnotation
@@ -44,6 +45,8 @@ class Segmenter:
     def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig, max_bytes: int | None = None):
         self.max_bytes, self.taken = max_bytes, 0  # bytes that a capture may hold; that one picture was seen to take
         self.extractor, self.config, self.protocol = extractor, config, config.protocol
+        if config.method != "goca":
+            raise ConfigError(f"method {config.method!r} is another one's: goca.predictor.PREDICTORS has it, for runs")
         ids, where = extractor.layer_ids(), extractor.where
         self.blocks = [name.removesuffix("-cross-map") for name in
                        expand_layers(config.cross_layers, ids, "-cross-map", where)]  # fmt: skip
@@ -115,7 +118,7 @@ class Segmenter:
         ]
 
     def scores(
-        self, capture: Aggregator, number: int, annotation: PromptAnnotation, picture: Picture | None = None
+        self, capture: Capture, number: int, annotation: PromptAnnotation, picture: Picture | None = None
     ) -> Tensor:
         """Refined class maps and the background's, of one picture of a capture   [n, g, g]"""
         attention = capture.attention_map()[number]  # [g, g, N]  heads, then layers
@@ -139,14 +142,12 @@ class Segmenter:
         image_id: str | None = None,
         head_rules: Sequence[str] = (),
         layer_rules: Sequence[str] = (),
-    ) -> Aggregator:
+    ) -> Capture:
         """One forward, reduced: `.attention_map(head_rule, layer_rule)` and `.space_map()` can be asked for afterwards.
 
         The rules are the config's unless others are listed; every combination comes from the same forward.
         """
-        aggregator = Aggregator(self.plan(head_rules, layer_rules))
-        self.forward([image], [annotation], aggregator, [noise], [image_id])
-        return aggregator
+        return self.observe(self.plan(head_rules, layer_rules), [image], [annotation], [noise], [image_id])
 
     def captures(
         self,
@@ -154,7 +155,7 @@ class Segmenter:
         annotations: Sequence[PromptAnnotation],
         noise: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
-    ) -> Iterator[tuple[Aggregator, int]]:
+    ) -> Iterator[tuple[Capture, int]]:
         """For each picture its capture and its place in it; as many pictures in one forward as `max_bytes` admits.
 
         errors  BoundTooSmall where one picture takes more
@@ -164,12 +165,11 @@ class Segmenter:
         start = 0
         while start < len(images):
             stop = start + self.admitted(len(images) - start)
-            aggregator = Aggregator(self.plan())
             part = slice(start, stop)
-            self.forward(images[part], annotations[part], aggregator, noises[part], ids[part])
-            self.taken = max(self.taken, -(-aggregator.peak_bytes // (stop - start)))
+            capture = self.observe(self.plan(), images[part], annotations[part], noises[part], ids[part])
+            self.taken = max(self.taken, -(-capture.peak_bytes // (stop - start)))
             self.admitted(1)
-            yield from ((aggregator, number) for number in range(stop - start))
+            yield from ((capture, number) for number in range(stop - start))
             start = stop
 
     def admitted(self, pictures: int) -> int:
@@ -184,6 +184,23 @@ class Segmenter:
             )
         return min(pictures, self.max_bytes // self.taken) if self.taken else 1
 
+    def observe(
+        self,
+        plan: Plan,
+        images: Sequence[Picture],
+        annotations: Sequence[PromptAnnotation],
+        noises: Sequence[Tensor | None],
+        image_ids: Sequence[str | None],
+    ) -> Capture:
+        """What the plan keeps of several pictures: of one forward, or averaged over all that the config asks for."""
+
+        def look(view: View) -> Aggregator:
+            aggregator = Aggregator(plan)
+            self.forward(images, annotations, aggregator, noises, image_ids, view)
+            return aggregator
+
+        return observed(views(self.config), look)
+
     def forward(
         self,
         images: Sequence[Picture],
@@ -191,13 +208,19 @@ class Segmenter:
         consumer: Consumer,
         noises: Sequence[Tensor | None],
         image_ids: Sequence[str | None],
+        view: View | None = None,
     ) -> None:
-        """One forward of several pictures; the consumer is fed while it runs."""
-        protocol = self.protocol
-        seeds = [None if protocol.seed == "none" else seed_of(*each) for each in zip(images, image_ids)]
+        """One forward of several pictures as `view` looks at them; the consumer is fed while it runs.
+
+        noises   for the first draw; others are drawn
+        """
+        protocol, view = self.protocol, view or View(self.config.t)
+        seeds = [None if protocol.seed == "none" else view.seed(seed_of(*each)) for each in zip(images, image_ids)]
         rules = {"noise_rule": protocol.noise, "posterior": protocol.posterior}
         captions = [annotation.caption for annotation in annotations]
-        self.extractor.forward(captions, images, consumer, self.config.t, list(noises), seeds, **rules)
+        pictures = [view.picture(image) for image in images]
+        drawn = list(noises) if view.draw == 0 else [None] * len(images)
+        self.extractor.forward(captions, pictures, consumer, view.t, drawn, seeds, **rules)
 
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
         """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]"""
@@ -213,7 +236,7 @@ class Segmenter:
         background = maps[len(classes) :].amax(0, keepdim=True) if backgrounds else maps.new_zeros(1, *maps.shape[1:])
         return torch.cat([maps[: len(classes)], background])
 
-    def refine(self, scores: Tensor, capture: Aggregator, number: int = 0, picture: Picture | None = None) -> Tensor:
+    def refine(self, scores: Tensor, capture: Capture, number: int = 0, picture: Picture | None = None) -> Tensor:
         """Scores [n, g, g] through the config's chain -> [n, g, g], or [n, H, W] after a step at the picture's size."""
         return run_chain(scores, self.config, Sources(capture, number, picture))
 

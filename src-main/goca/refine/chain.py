@@ -23,16 +23,15 @@ from goca.refine.pamr import filtered_pamr, median
 from goca.refine.prototypes import prototypes
 
 if TYPE_CHECKING:
-    from goca.aggregation import Aggregator
-    from goca.views import Average
     from goca.config import SegmenterConfig
+    from goca.views import Capture
 
 
 @dataclass(frozen=True)
 class Sources:
     """What steps may look at besides the scores: one picture of a capture, and the picture itself."""
 
-    capture: Aggregator | Average
+    capture: Capture
     number: int = 0
     image: Any = None
 
