@@ -18,7 +18,9 @@ EXTRAS = {
     "int8": ["bitsandbytes>=0.45,<1"],  # Flux's T5 in 8 bit, on CUDA
     "slurm": ["hydra-submitit-launcher>=1.2,<2"],
 }
-TOOLS = ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3", "playwright>=1.45,<2"]
+EXTRAS["eval"] = [*EXTRAS["crf"], *EXTRAS["slurm"]]  # whatever a benchmark run may ask for
+TOOLS = ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3", "playwright>=1.45,<2",
+         "setuptools>=77"]
 goca_packages = [f"goca.{name}" for name in find_packages("src-main/goca")]
 
 setup(
@@ -30,7 +32,9 @@ setup(
               "goca", *goca_packages, "goca.configs"],
     package_dir={"diffusion_feature": "install/diffusion_feature", "goca": "src-main/goca", "goca.configs": "configs"},
     package_data={"goca.configs": ["*.yaml", "*/*.yaml", "hydra/*/*.yaml"], "goca.embedded": ["**/*"],
+                  "goca": ["py.typed"], "diffusion_feature": ["py.typed"], "goca.cli": ["*.yaml"],
                   "goca.datasets": ["classes/*.json"], "goca.labeling": ["vocabulary/*.json"]},
+    entry_points={"console_scripts": ["goca = goca.cli:main"]},
     install_requires=requirements(),
     extras_require={**EXTRAS, "dev": TOOLS, "test": [*TOOLS, *EXTRAS["crf"], *EXTRAS["app"]]},
 )

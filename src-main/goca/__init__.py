@@ -7,7 +7,14 @@ Names are looked up when they are first used, so that `goca.datasets` and `goca.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
+    from goca.config import SegmenterConfig, load_config
+    from goca.prompts import PromptAnnotation
+    from goca.protocol import Protocol
+    from goca.segmentation import Segmentation
+    from goca.segmenter import Segmenter
 
 _HOME = {
     "Protocol": "goca.protocol",
@@ -17,10 +24,14 @@ _HOME = {
     "SegmenterConfig": "goca.config",
     "load_config": "goca.config",
 }
-__all__ = sorted(_HOME)
+__all__ = ["PromptAnnotation", "Protocol", "Segmentation", "Segmenter", "SegmenterConfig", "load_config"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"goca has no {name!r}; it has: {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

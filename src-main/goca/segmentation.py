@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,40 @@ class Segmentation:
         offset = threshold * (ids == BACKGROUND)
         return ids[(scores + offset[:, None, None]).argmax(0)].cpu()
 
+    def masks(self, label: Tensor | None = None) -> dict[int, Tensor]:
+        """Where each class is, by its id   [H, W] bool on the CPU; the background only where it holds a pixel
+
+        label   a label map made before (of any size and threshold); None: `label_map()`
+        """
+        label = self.label_map() if label is None else label
+        masks = {class_id: label == class_id for class_id in self.classes()}
+        return {class_id: mask for class_id, mask in masks.items() if class_id != BACKGROUND or mask.any()}
+
+    def summary(self, label: Tensor | None = None) -> list[dict[str, Any]]:
+        """Per class of `masks`: id, name, area, mean_score, max_score, in numbers that JSON can hold.
+
+        area        share of the label map's pixels, 0..1
+        mean_score  over the grid cells that the class holds; None if it holds none
+        max_score   over the whole grid; None where the map is NaN
+        """
+        label, names = self.label_map() if label is None else label, self.classes()
+        return [
+            {"id": class_id, "name": names[class_id], "area": float(mask.double().mean()),
+             **self._scores_of(class_id, label)}
+            for class_id, mask in self.masks(label).items()
+        ]  # fmt: skip
+
+    def classes(self) -> dict[int, str]:
+        """Class id -> name, in the order of the maps."""
+        return dict(zip(self.class_ids, self.names))
+
+    def _scores_of(self, class_id: int, label: Tensor) -> dict[str, float | None]:
+        own = torch.tensor([each == class_id for each in self.class_ids])
+        scores = self.scores.detach().float().cpu()[own].amax(0)  # [g, g]; several background maps count as one
+        cells = F.interpolate(label[None, None].double(), size=tuple(scores.shape), mode="nearest-exact")[0, 0]
+        held = scores[cells == class_id]
+        return {"mean_score": _number(held.mean()), "max_score": _number(scores.max())}
+
     def overlay(self, size: tuple[int, int] | None = None, strength: float = 0.6) -> Any:
         """The picture under the label map's colours, as a PIL image (on white, if the picture is not known)."""
         label = self.label_map(size).numpy()
@@ -56,16 +91,30 @@ class Segmentation:
 
     def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
         """The label map as a palette PNG of class ids 0..255; written beside `path`, then renamed: never half there."""
-        label = self.label_map(size).numpy()
-        if label.max(initial=0) > 255:
-            raise ValueError(f"class id {label.max()} does not fit a palette PNG (0..255); use label_map() instead")
-        picture = Image.fromarray(label.astype(np.uint8), mode="P")
-        picture.putpalette(voc_palette().flatten().tolist())
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            picture.save(temporary, format="PNG")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save_picture(label_image(self.label_map(size)), path)
+
+
+def label_image(label: Tensor) -> Image.Image:
+    """A label map of class ids 0..255 as a palette picture in PASCAL VOC's colours. Raises ValueError beyond 255."""
+    ids = label.numpy()
+    if ids.max(initial=0) > 255:
+        raise ValueError(f"class id {ids.max()} does not fit a palette PNG (0..255); use label_map() instead")
+    picture = Image.fromarray(ids.astype(np.uint8), mode="P")
+    picture.putpalette(voc_palette().flatten().tolist())
+    return picture
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """The picture as a PNG; written beside `path`, then renamed: never half there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        picture.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _number(value: Tensor) -> float | None:
+    return number if math.isfinite(number := float(value)) else None

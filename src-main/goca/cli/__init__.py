@@ -1,0 +1,68 @@
+"""The console command `goca`: a table of subcommands, each a module of its own.
+
+A module's first docstring line is its line in `goca --help`. It has `add_arguments(parser)` and `run(args) -> int`,
+the exit status; what takes long to import is imported inside `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+
+COMMANDS = {"segment": "goca.cli.segment", "doctor": "goca.cli.doctor"}
+INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand. 0: all went well; 1: an error, or something was left out; 2: arguments that make no sense."""
+    args = make_parser().parse_args(argv)
+    try:
+        with quiet(args.debug):
+            return args.run(args)
+    except (Exception, KeyboardInterrupt) as error:
+        if args.debug:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            print("stopped", file=sys.stderr)
+            return INTERRUPTED
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if not named(error):
+            print("This is not one of GoCA's own errors; --debug shows where it came from.", file=sys.stderr)
+        return 1
+
+
+@contextmanager
+def quiet(debug: bool) -> Iterator[None]:
+    """Without what other libraries log below an error, unless it is asked for."""
+    before = logging.root.manager.disable
+    logging.disable(before if debug else max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def named(error: BaseException) -> bool:
+    """Whether the error's message was written for a reader: GoCA's own, or the system's about a file."""
+    return type(error).__module__.split(".")[0] in ("goca", "diffusion_feature") or isinstance(error, OSError)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="goca", description="Segmentation from text-to-image diffusion models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for name, module in COMMANDS.items():
+        command = import_module(module)
+        summary, _, rest = (inspect.getdoc(command) or "").partition("\n\n")
+        own = commands.add_parser(
+            name, help=summary[:1].lower() + summary[1:].rstrip("."), description=summary, epilog=rest,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        own.add_argument("--debug", action="store_true", help="show tracebacks, and warnings of other libraries")
+        own.set_defaults(run=command.run)
+        command.add_arguments(own)
+    return parser

@@ -1,0 +1,123 @@
+"""Say what works on this machine, and what mends the rest.
+
+goca doctor
+goca doctor --model sd15 --pipeline FOLDER --dataset voc --root /data/VOCdevkit/VOC2012
+
+Each line ends in ok or in the command that mends it. Sizes of models are estimates: weights and the method's own memory
+beyond one forward. Ends by segmenting one picture with the chosen pipeline. Exit status 1: something needed is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from goca.cli.segment import EMBEDDED, add_model_arguments, chosen_model, load
+
+if TYPE_CHECKING:
+    from goca.cli.machine import Line, Memory
+
+PICTURE, PROMPT = "JPEGImages/test_00000.png", "star, wall, snow"  # of the embedded scenes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--dataset", metavar="NAME", help="look through a data set's folder: voc, ade20k, ...")
+    parser.add_argument("--root", metavar="FOLDER", help="that folder (default: the config's)")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="the picture to segment (default: an embedded one)")
+    parser.add_argument("--prompt", default=PROMPT, help=f"its words (default: {PROMPT!r})")
+
+
+def run(args: argparse.Namespace) -> int:
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from goca.cli import machine, places
+    from goca.config import load_config
+
+    model = chosen_model(args.model, args.pipeline)
+    pipeline = args.pipeline or str(load_config(model).pipeline)
+    found = machine.memory(args.device)
+    lines = [*show("versions", machine.versions())]
+    lines += show("device", [machine.device_line(found)])
+    lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
+    lines += show("programs", machine.programs())
+    lines += show("places", places.pipeline(pipeline))
+    if args.dataset:
+        bar = partial(tqdm, desc=args.dataset, unit="image", disable=None, leave=False)
+        lines += show("", places.dataset(args.dataset, args.root, bar))
+    else:
+        lines += show("", [machine.Line("dataset", "none asked for", "goca doctor --dataset NAME --root FOLDER")])
+    readable = all(line.ok for line in lines if line.what == "pipeline")
+    lines += show("one picture", [trial(model, args, found) if readable else not_tried(model, "the pipeline")])
+    return int(any(line.needed and not line.ok for line in lines))
+
+
+def show(title: str, lines: Iterable[Line]) -> list[Line]:
+    """Print lines as they are found, and keep them."""
+    if title:
+        print(title)
+    kept = []
+    for line in lines:
+        print(line, flush=True)
+        kept.append(line)
+    return kept
+
+
+def trial(model: str, args: argparse.Namespace, found: Memory) -> Line:
+    """Segment one picture, if the model fits, and say how long it took."""
+    from goca.cli.machine import GB, Line, footprints, width_of
+
+    width, _ = width_of(args.dtype, found.device)
+    wanted = next((each.bytes(width) for each in footprints() if each.model == base_of(model)), 0.0)
+    if wanted > found.free:
+        return not_tried(model, f"memory: it needs {wanted / GB:.1f} GB")
+    try:
+        return Line(model, timed(model, args), needed=True)
+    except Exception as error:
+        if args.debug:
+            raise
+        found_text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Line(model, found_text, f"goca doctor --model {model} --debug", needed=True)
+
+
+def timed(model: str, args: argparse.Namespace) -> str:
+    """One picture: seconds for the model, and for the picture."""
+    from goca.cli.pictures import read
+    from goca.cli.segment import kept_warnings
+    from goca.embedded import resolve
+
+    path = args.image or Path(resolve("goca:scenes")) / PICTURE
+    start = time.perf_counter()
+    segmenter = load(model, args)
+    loaded = time.perf_counter()
+    picture, _ = read(path)
+    with kept_warnings(args.debug) as warned:
+        segmentation = segmenter(picture, args.prompt, image_id=path.name)
+    rows = segmentation.summary()
+    done = time.perf_counter()
+    for warning in warned:
+        print(warning, file=sys.stderr)
+    areas = ", ".join(f"{row['name']} {row['area']:.0%}" for row in rows)
+    return f"{path.name}: {areas}; read in {loaded - start:.1f} s, segmented in {done - loaded:.2f} s"
+
+
+def base_of(model: str) -> str:
+    """The first config of the same pipeline that has a footprint of its own."""
+    from goca.cli.machine import footprints
+    from goca.config import load_config
+
+    pipeline = load_config(model).pipeline
+    same = (each.model for each in footprints() if load_config(each.model).pipeline == pipeline)
+    return next(same, model)
+
+
+def not_tried(model: str, lacks: str) -> Line:
+    from goca.cli.machine import Line
+
+    return Line(model, f"not tried, for want of {lacks}", f"goca doctor --model {EMBEDDED}", needed=True)

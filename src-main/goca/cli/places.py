@@ -1,0 +1,111 @@
+"""What `goca doctor` says of places: a pipeline folder, the hub, a data set's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from goca.cli.machine import Line
+
+if TYPE_CHECKING:
+    from goca.datasets import DatasetConfig
+
+PATIENCE = 5  # seconds that the hub is given
+WEIGHTS = ("*.safetensors",)
+WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "safety_checker")
+ELSEWHERE = "goca segment IMAGE --pipeline FOLDER --model CONFIG"
+
+
+def pipeline(place: str) -> Iterator[Line]:
+    """Whether a pipeline can be read: a folder's parts one by one, a hub id in the cache or over the net."""
+    from goca.embedded import resolve
+
+    folder = Path(resolve(place)).expanduser()
+    yield from [folder_line(place, folder)] if folder.exists() else [hub_line(place)]
+
+
+def folder_line(place: str, folder: Path) -> Line:
+    index = folder / "model_index.json"
+    fetch = f"hf download HUB_ID --local-dir {place}"
+    if not index.is_file():
+        return Line("pipeline", f"{place} has no model_index.json", fetch, needed=True)
+    try:
+        named = json.loads(index.read_text())
+    except ValueError as error:
+        return Line("pipeline", f"{index} is not JSON: {error}", fetch, needed=True)
+    parts = [name for name, value in named.items() if isinstance(value, list) and value[0] is not None]
+    missing = [name for name in parts if not complete(folder / name)]
+    if missing:
+        return Line("pipeline", f"{place} lacks {', '.join(missing)}", fetch, needed=True)
+    return Line("pipeline", f"{place}: {named.get('_class_name')}, {', '.join(parts)}")
+
+
+def complete(part: Path) -> bool:
+    """Whether a part's folder is there, with weights where it has any; all of them, where they are split."""
+    if part.name.startswith(WITHOUT_WEIGHTS):
+        return part.name.startswith(("feature", "image", "safety")) or part.is_dir()  # these three are never read
+    found = {file.name for pattern in WEIGHTS for file in part.glob(pattern)}
+    for index in part.glob("*.safetensors.index.json"):
+        try:
+            found &= found if set(json.loads(index.read_text())["weight_map"].values()) <= found else set()
+        except (ValueError, LookupError, AttributeError):
+            return False
+    return bool(found)
+
+
+def hub_line(place: str) -> Line:
+    """Whether the hub has the pipeline and gives it to us; else whether it was fetched before."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        if isinstance(hub.try_to_load_from_cache(place, "model_index.json"), str):
+            return Line("pipeline", f"{place} is in the hub's cache")
+        hub.get_hf_file_metadata(hub.hf_hub_url(place, "model_index.json"), timeout=PATIENCE)
+    except HFValidationError:
+        return Line("pipeline", f"{place} is no folder and no hub id", ELSEWHERE, needed=True)
+    except GatedRepoError:
+        return Line("pipeline", f"{place}: accept its terms on the hub, then log in", "hf auth login", needed=True)
+    except RepositoryNotFoundError:
+        return Line("pipeline", f"the hub has no {place}, or not for this login", "hf auth login", needed=True)
+    except Exception as error:  # whatever the hub's HTTP client raises
+        return Line("pipeline", f"{place}: the hub is not reached ({type(error).__name__})", ELSEWHERE, needed=True)
+    return Line("pipeline", f"{place} can be fetched from the hub")
+
+
+def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Iterable[str]] = iter) -> Iterator[Line]:
+    """Whether a data set's folder is complete: every picture and label opened."""
+    from goca.config import folder
+    from goca.datasets import DatasetError, load_dataset
+    from goca.datasets.check import examine
+
+    known = sorted(file.stem for file in (folder().parent / "dataset").glob("*.yaml"))
+    command = f"goca doctor --dataset {name} --root FOLDER"
+    if name not in known:
+        found = f"{name!r} is not known; there are: {', '.join(known)}"
+        yield Line("dataset", found, "goca doctor --dataset NAME --root FOLDER", needed=True)
+        return
+    try:
+        config = dataset_config(name, root)
+        report = examine(load_dataset(config), config, progress=progress)
+    except DatasetError as error:
+        yield Line("dataset", f"{name}: {str(error).splitlines()[0]}", command, needed=True)
+        return
+    if report.ready:
+        yield Line("dataset", f"{name}: {report.looked_at} pictures and labels")
+        return
+    counts = ", ".join(f"{len(images)} with {kind}" for kind, images in report.found.items()) or "another list"
+    yield Line("dataset", f"{name}: {counts}; {'; '.join(report.fixes())}", command, needed=True)
+
+
+def dataset_config(name: str, root: str | None) -> DatasetConfig:
+    """configs/dataset/NAME.yaml, with another root if one is given."""
+    from omegaconf import OmegaConf
+
+    from goca.config import folder
+    from goca.datasets import DatasetConfig
+
+    fields: Any = OmegaConf.to_container(OmegaConf.load(folder().parent / "dataset" / f"{name}.yaml"))
+    return DatasetConfig.of({**fields, **({"root": root} if root else {})})

@@ -1,0 +1,119 @@
+"""What `goca segment` leaves of a picture: label map, overlay, masks and a JSON record, under names that cannot leave
+their folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from goca.colours import overlay, voc_palette
+from goca.evaluation.store import write_text
+from goca.segmentation import Segmentation, label_image, save_picture
+
+UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
+LONGEST = 150  # bytes of a name; file systems take 255, and endings are to be added
+
+
+class OutputsClash(ValueError):
+    """A result that would be written over a picture that is to be read."""
+
+
+def file_name(text: str) -> str:
+    """The text as part of a file name: no separators or control characters, no dots or spaces at its ends, not long."""
+    safe = UNSAFE.sub("_", text).strip(" .")
+    return safe.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore") or "_"
+
+
+def distinct(texts: Iterable[str]) -> list[str]:
+    """File names for the texts, in order; a name that is taken gets -2, -3, ... Capitals make no difference."""
+    names: list[str] = []
+    first = [file_name(text) for text in texts]
+    taken: set[str] = set()
+    reserved = {name.casefold() for name in first}
+    for name in first:
+        new, number = name, 1
+        while new.casefold() in taken or (number > 1 and new.casefold() in reserved):
+            number += 1
+            new = f"{name}-{number}"
+        taken.add(new.casefold())
+        names.append(new)
+    return names
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the results of one picture go."""
+
+    folder: Path
+    stem: str
+
+    @property
+    def overlay(self) -> Path:
+        return self.folder / f"{self.stem}-overlay.png"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / f"{self.stem}-labels.png"
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / f"{self.stem}-masks"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.stem}.json"
+
+
+def places_of(pictures: Sequence[Path], folder: Path) -> list[Places]:
+    """One set of places per picture, no two alike. Raises OutputsClash where a result would replace a picture."""
+    found = [Places(folder, stem) for stem in distinct(path.stem for path in pictures)]
+    inputs = {path.resolve() for path in pictures}
+    for place, path in zip(found, pictures):
+        for file in (place.overlay, place.labels, place.record):
+            if file.resolve() in inputs:
+                raise OutputsClash(f"the result {file} of {path} would replace a picture; choose another --out folder")
+    return found
+
+
+def write(
+    place: Places, picture: Image.Image, segmentation: Segmentation, label: Tensor, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write all results of a picture, the overlay first; returns the JSON record. Each file is there whole or not.
+
+    Masks that an earlier record lists and this one does not are removed.
+    """
+    place.folder.mkdir(parents=True, exist_ok=True)
+    save_picture(overlay(picture, label), place.overlay)
+    save_picture(label_image(label), place.labels)
+    masks, names = segmentation.masks(label), segmentation.classes()
+    files = {class_id: f"{name}.png" for class_id, name in zip(masks, distinct(names[each] for each in masks))}
+    before = masks_before(place)
+    place.masks.mkdir(exist_ok=True)
+    for class_id, mask in masks.items():
+        save_picture(Image.fromarray(mask.numpy()), place.masks / files[class_id])
+    colours = voc_palette()
+    classes = [
+        {**row, "colour": "#{:02x}{:02x}{:02x}".format(*colours[row["id"]]), "mask": files[row["id"]]}
+        for row in segmentation.summary(label)
+    ]
+    whole = {**record, "classes": classes}
+    write_text(place.record, json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    for file in before - set(files.values()):
+        (place.masks / file).unlink(missing_ok=True)
+    return whole
+
+
+def masks_before(place: Places) -> set[str]:
+    """The mask files that an earlier record of the same picture lists."""
+    try:
+        listed = {each["mask"] for each in json.loads(place.record.read_text(encoding="utf-8"))["classes"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+    return {file for file in listed if isinstance(file, str) and file == f"{file_name(Path(file).stem)}.png"}

@@ -1,0 +1,217 @@
+"""Segment pictures by a list of words.
+
+goca segment photo.jpg --prompt "cat, grass, wall"
+goca segment photos/ --prompt "cat, grass, wall" --model sd15 --pipeline FOLDER --out results
+
+Per picture: NAME-overlay.png, NAME-labels.png (a palette of class ids), NAME-masks/ (a PNG per class) and NAME.json
+(areas, scores, settings). Parts stand in brackets behind what they belong to: "(cat, tail), grass". Pictures are turned
+upright as EXIF says, of 16 bits the high 8 are kept, what is transparent is laid on white. Pictures of the same name
+from several folders get -2, -3, ... in the order given. Exit status 1: words were cut, or a picture could not be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from goca.protocol import PRESETS
+
+if TYPE_CHECKING:
+    from goca.cli.results import Places
+    from goca.segmenter import Segmenter
+
+EMBEDDED = "mini-sd"
+OURS = ("goca", "diffusion_feature")
+
+
+class ModelNotChosen(ValueError):
+    """A pipeline without the config of its family."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns such as 'photos/*.jpg'")
+    parser.add_argument("--prompt", required=True, help='what is in the pictures: "cat, grass, wall"')
+    add_model_arguments(parser)
+    parser.add_argument("--protocol", default="paper", choices=PRESETS, help="which formulas (default: paper)")
+    parser.add_argument("--threshold", type=float, default=0.0, metavar="T",
+                        help="pixels where no class scores T (0 to 1) are background, label 0; default 0")  # fmt: skip
+    parser.add_argument("--frame", type=int, metavar="N", help="which frame of animated pictures, from 0")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model, --pipeline, --device, --dtype: what every subcommand that loads a model takes."""
+    parser.add_argument("--model", metavar="CONFIG", help=f"a config, such as sd15, sdxl, flux (default: {EMBEDDED})")
+    parser.add_argument("--pipeline", metavar="PLACE", help="a pipeline folder or hub id (default: the config's own)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
+
+
+def run(args: argparse.Namespace) -> int:
+    from goca.cli.pictures import find
+    from goca.cli.results import places_of
+    from goca.prompts import parse_brackets
+
+    pictures = find(args.images)
+    places = places_of(pictures, args.out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not parse_brackets(args.prompt):
+        raise empty_prompt(args.prompt)
+    model = chosen_model(args.model, args.pipeline)
+    segmenter = load(model, args)
+    work = Work(segmenter, args, model)
+    work.introduce()
+    return work.run(pictures, places)
+
+
+def empty_prompt(prompt: str) -> ValueError:
+    from goca.segmenter import NoClass
+
+    return NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+
+
+def chosen_model(model: str | None, pipeline: str | None) -> str:
+    """The config's name; only the embedded model needs none. Raises ModelNotChosen."""
+    from goca.embedded import PREFIX
+
+    if model is None and pipeline not in (None, PREFIX + EMBEDDED):
+        raise ModelNotChosen(f"--pipeline {pipeline} needs the config of its family, e.g. --model sd15 or --model sdxl")
+    return model or EMBEDDED
+
+
+def load(model: str, args: argparse.Namespace) -> Segmenter:
+    from goca.config import load_config
+    from goca.segmenter import Segmenter
+
+    config = load_config(model, protocol=getattr(args, "protocol", "paper"))
+    return Segmenter.from_pretrained(args.pipeline, config, args.device, args.dtype)
+
+
+@dataclass
+class Work:
+    """One call of the command: a segmenter, and what is said while it goes through the pictures."""
+
+    segmenter: Segmenter
+    args: argparse.Namespace
+    model: str
+    said: set[str] = field(default_factory=set)  # what is true of many pictures is said once
+    lost: bool = False  # words were cut, or a picture could not be used
+
+    @property
+    def pipeline(self) -> str:
+        return self.args.pipeline or str(self.segmenter.config.pipeline)
+
+    def introduce(self) -> None:
+        """What the embedded model does not know; which words do not fit into the prompt."""
+        from goca.embedded import PREFIX
+
+        annotation, names = self.segmenter.read_prompt(self.args.prompt)
+        if self.pipeline == PREFIX + EMBEDDED:
+            known = embedded_words()
+            self.say(f"{EMBEDDED}, the embedded model, knows only its own drawn scenes: {', '.join(known)}.")
+            if strange := [word for word in words_of(annotation.caption) if word not in known]:
+                self.say(f"It does not know: {', '.join(strange)}. For photographs choose another --model.")
+        if cut := [names[class_id] for class_id in annotation.lost_classes()]:
+            self.lost = True
+            self.say(f"These words did not fit into the prompt and have no area: {', '.join(cut)}. Name fewer at once.")
+
+    def run(self, pictures: Sequence[Path], places: Sequence[Places]) -> int:
+        """Segment one picture after the other; one that cannot be used is named and left out."""
+        from tqdm import tqdm
+
+        from goca.cli.pictures import PictureUnreadable
+
+        left_out = 0
+        for path, place in zip(tqdm(pictures, unit="picture", disable=None), places):
+            try:
+                self.segment(path, place)
+            except (PictureUnreadable, FileNotFoundError) as error:
+                left_out += 1
+                self.say(f"{type(error).__name__}: {error}")
+        if left_out and len(pictures) > 1:
+            self.say(f"{left_out} of {len(pictures)} pictures could not be used")
+        return int(self.lost or left_out > 0)
+
+    def segment(self, path: Path, place: Places) -> None:
+        from goca.cli.pictures import read
+        from goca.cli.results import write
+
+        start = time.perf_counter()
+        picture, notes = read(path, self.args.frame)
+        with kept_warnings(self.args.debug) as warned:
+            segmentation = self.segmenter(picture, self.args.prompt, image_id=path.name)
+        label = segmentation.label_map(threshold=self.args.threshold)
+        self.tell(path, notes, warned)
+        record = {
+            "image": path.name,
+            "size": {"width": picture.width, "height": picture.height},
+            "prompt": self.args.prompt,
+            "model": self.model,
+            "pipeline": self.pipeline,
+            "protocol": self.segmenter.protocol.to_dict(),
+            "threshold": self.args.threshold,
+            "device": str(self.segmenter.extractor.device),
+            "notes": notes + warned,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        self.report(path, place, write(place, picture, segmentation, label, record))
+
+    def tell(self, path: Path, notes: Sequence[str], warned: Sequence[str]) -> None:
+        for note in notes:
+            self.say(f"{path.name}: {note}")
+        self.lost |= bool(warned)
+        for warning in warned:
+            self.say(warning)
+
+    def report(self, path: Path, place: Places, record: dict[str, Any]) -> None:
+        from tqdm import tqdm
+
+        lines = [f"{path.name}: {place.overlay}, {place.labels.name}, {place.record.name}, {place.masks.name}/"]
+        width = max(len(row["name"]) for row in record["classes"])
+        for row in record["classes"]:
+            mean = "     -" if row["mean_score"] is None else f"{row['mean_score']:6.2f}"
+            lines.append(f"  {row['name']:<{width}}  {row['area']:6.1%} of the picture   mean score {mean}")
+        tqdm.write("\n".join(lines), file=sys.stdout)
+
+    def say(self, line: str) -> None:
+        """A line beside the results, once."""
+        from tqdm import tqdm
+
+        if line not in self.said:
+            self.said.add(line)
+            tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def kept_warnings(debug: bool) -> Iterator[list[str]]:
+    """GoCA's own warnings as lines; those of other libraries are shown only with --debug."""
+    kept: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield kept
+    for warning in caught:
+        if warning.category.__module__.split(".")[0] in OURS:
+            kept.append(f"{warning.category.__name__}: {warning.message}")
+        elif debug:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def embedded_words() -> list[str]:
+    """What the embedded model was trained to know, from its card."""
+    from goca.embedded import PREFIX, resolve
+
+    card = (Path(resolve(PREFIX + EMBEDDED)) / "README.md").read_text(encoding="utf-8")
+    listed = card.partition("\nWords: ")[2].partition(".")[0]
+    return [word.strip() for word in listed.split(",")]
+
+
+def words_of(caption: str) -> list[str]:
+    """The words of a caption, each once, without brackets and commas."""
+    return list(dict.fromkeys(caption.translate(str.maketrans("(),", "   ")).split()))
