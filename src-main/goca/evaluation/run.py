@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
+from goca.evaluation.gallery import Gallery
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
 from goca.evaluation.store import Record, RunStore
 from goca.protocol import Protocol
@@ -57,6 +58,7 @@ def count_images(
     rank: int = 0,
     world: int = 1,
     batch_size: int = 1,
+    drawn_at: float | None = None,
     progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> None:
     """Segment and count this process's share of the images; what the store holds already is not done again.
@@ -65,12 +67,14 @@ def count_images(
     load_segmentor  called once, and only if there is an image to segment
     batch_size      images that are segmented at once; the counts do not depend on it
     metric          its settings decide what is counted; its own counts are only a by-product
+    drawn_at        the threshold at which the worst and best images are kept as thumbnails; None: none are
     progress        wraps the ids that are left, such as tqdm
     An image that cannot be used is recorded with the reason; earlier skips are tried again.
     """
     known = store.records()
     left = [image_id for image_id in ids[rank::world] if "cells" not in known.get(image_id, {})]
     segmentor = Once(load_segmentor)
+    gallery = None if drawn_at is None else Gallery(store.folder, metric, drawn_at, list(known.values()))
     ready: list[Read] = []
     for image_id in progress(left):
         read = read_image(dataset, image_id, metric)
@@ -78,11 +82,11 @@ def count_images(
         if isinstance(read, Read):
             ready.append(read)
         if len(ready) == batch_size:
-            records += _count(ready, segmentor.ready(), metric)
+            records += _count(ready, segmentor.ready(), metric, gallery)
             ready = []
         keep(records, known, store)
     if ready:
-        keep(_count(ready, segmentor.ready(), metric), known, store)
+        keep(_count(ready, segmentor.ready(), metric, gallery), known, store)
 
 
 def keep(records: Iterable[Record], known: Mapping[str, Record], store: RunStore) -> None:
@@ -136,16 +140,19 @@ def read_image(dataset: Dataset, image_id: str, metric: MeanIoU) -> Read | Recor
     return Read(sample, label, time.perf_counter() - start)
 
 
-def _count(batch: Sequence[Read], segment: Segmentor, metric: MeanIoU) -> list[Record]:
+def _count(batch: Sequence[Read], segment: Segmentor, metric: MeanIoU, gallery: Gallery | None) -> list[Record]:
     """Segment several samples at once, and count each."""
     start = time.perf_counter()
     predictions = segment([read.sample for read in batch])
     seconds = (time.perf_counter() - start) / len(batch)
-    return [record_of(read, prediction, seconds, metric) for read, prediction in zip(batch, predictions, strict=True)]
+    pairs = zip(batch, predictions, strict=True)
+    return [record_of(read, prediction, seconds, metric, gallery) for read, prediction in pairs]
 
 
-def record_of(read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU) -> Record:
-    """Count one image: its record. `model`: the seconds that its prediction took."""
+def record_of(
+    read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU, gallery: Gallery | None = None
+) -> Record:
+    """Count one image: its record. `model`: the seconds that its prediction took; `gallery` may draw it."""
     if isinstance(prediction, SampleError):
         return {"image": read.sample.id, "skipped": str(prediction)}
     start = time.perf_counter()
@@ -155,6 +162,8 @@ def record_of(read: Read, prediction: Prediction | SampleError, model: float, me
     else:
         cells = metric.update(scores, read.label, prediction.class_ids)
     seconds = {"read": read.seconds, "model": model, "evaluation": time.perf_counter() - start}
+    if gallery is not None:
+        gallery.offer(read.sample.id, read.sample.image, read.label, scores, prediction.class_ids, cells)
     return {
         "image": read.sample.id,
         "classes": [int(class_id) for class_id in prediction.class_ids],
