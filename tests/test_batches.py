@@ -97,18 +97,20 @@ def test_what_a_batch_warns_of_is_told_by_the_picture(seg):
 # ---- runs
 
 
-def run(folder, **more):
+def run(folder, world=1, **more):
     dataset = OmegaConf.to_container(OmegaConf.load(configs().parent / "dataset" / "scenes.yaml"))
     model = OmegaConf.to_container(OmegaConf.load(configs() / "mini-sd.yaml"))
     values = {"model": model, "dataset": dataset, "run_dir": folder, "limit": 7, "device": "cpu", **more}
-    assert Benchmark.of(values).run() is not None
+    summaries = [Benchmark.of(values).run(rank=rank, world=world) for rank in range(world)]
+    assert [summary is not None for summary in summaries] == [False] * (world - 1) + [True]
     return json.loads((folder / "results.json").read_text())
 
 
-def test_counts_do_not_depend_on_the_batch_size(tmp_path):
-    results = [run(tmp_path / str(size), batch_size=size) for size in (1, 3)]
-    assert results[0]["counts"] == results[1]["counts"]
-    assert results[0]["images"]["counted"] == 7
+def test_counts_do_not_depend_on_batches_or_processes(tmp_path):
+    alone, *others = (run(tmp_path / f"{world}-{size}", world, batch_size=size)
+                      for world, size in ((1, 1), (1, 3), (2, 2), (3, 1)))  # fmt: skip
+    assert alone["images"]["counted"] == 7
+    assert all(other["counts"] == alone["counts"] for other in others)
 
 
 @pytest.mark.parametrize("given", [{"batch_size": 0}, {"max_bytes": "2 GB"}])

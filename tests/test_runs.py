@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -58,6 +59,28 @@ def test_killed_in_mid_run_it_goes_on_where_it_stopped(goldens, alone, tmp_path)
     results = Benchmark.of(commands.values(*given(goldens), f"run_dir={tmp_path / 'run'}")).run()
     assert results["counts"] == alone["counts"] and len(counted(tmp_path / "run")) == 5
     assert set(before) <= set(counted(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_killed_many_times_at_random_moments(tmp_path, batch_size):
+    given = ["model=mini-sd", "dataset=scenes", "limit=120", "device=cpu"]
+    chance, kills = random.Random(batch_size), 0
+    while kills < 8:
+        process = start(tmp_path, MAIN, *given, f"batch_size={batch_size}", "run_dir=run")
+        try:
+            process.communicate(timeout=chance.uniform(1, 12))
+            break  # it came to its end
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+    assert kills > 1
+    killed, alone = (
+        Benchmark.of(commands.values(*given, f"run_dir={tmp_path / name}")).run() for name in ("run", "alone")
+    )
+    assert killed["counts"] == alone["counts"]
+    assert counted(tmp_path / "run") == counted(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
