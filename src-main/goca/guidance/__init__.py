@@ -1,0 +1,11 @@
+"""Semantic-aware guidance (S-CFG): each region of the picture is guided as strongly as the foreground, from any masks.
+
+    with SemanticGuidance(pipe, "sd15", prompt) as guidance:
+        image = pipe(prompt, guidance_scale=5).images[0]
+"""
+
+from goca.guidance.context import SemanticGuidance
+from goca.guidance.rate import GuidanceError, guidance_rate
+from goca.guidance.segmentors import SEGMENTORS, PromptTokens, Segmentor
+
+__all__ = ["SEGMENTORS", "GuidanceError", "PromptTokens", "Segmentor", "SemanticGuidance", "guidance_rate"]

@@ -1,0 +1,251 @@
+"""`SemanticGuidance`: a stock diffusers pipeline, guided by regions while the context lasts.
+
+The pipeline combines its two halves as uncond + scale * (text - uncond). A forward hook on the denoiser hands it
+uncond + rate * (text - uncond) in place of text, so that the pipeline's own formula gives the guidance of each pixel,
+with any scheduler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusion_feature import AttentionTap, Consumer, FeatureExtractor, PromptCut
+from diffusion_feature.families import backbone
+from torch import Tensor, nn
+
+from goca.config import SegmenterConfig, load_config
+from goca.guidance.rate import GuidanceError, check_scale, guidance_rate
+from goca.guidance.segmentors import SEGMENTORS, PromptTokens, Segmentor
+from goca.prompts.tokens import Token, tokenise
+from goca.segmenter import Segmenter
+
+# denoiser -> what its pipeline does to a prompt before it is tokenised
+READ = {"PixArtTransformer2DModel": lambda prompt: prompt.lower().strip()}
+
+LONG = 100_000  # tokens: more than any prompt has
+
+
+class SemanticGuidance:
+    """A context in which `pipe(prompt, ...)`, or a direct call of its denoiser on [uncond, text], is guided by regions.
+
+    pipe            a diffusers pipeline that guides by doubling its batch: Stable Diffusion 1 and 2, SDXL, PixArt, ...
+    config          of the method: a name in configs/model, a mapping of fields or a SegmenterConfig
+    prompt          what the pipeline will be called with; one, or a list
+    segmentor       "goca", "s-cfg", an object with the methods of `Segmentor`; None: the pipeline is left alone
+    guidance_scale  None: that of the pipeline's call; for a denoiser called directly that of the pipeline's last
+                    call, or else its default
+
+    After each call of the denoiser: `token_mask` [B, N, g, g], `foreground_mask` [B, 1, g, g], `rate` [B, 1, h, w],
+    for the B pictures in the order of the pipeline (those of one prompt side by side).
+    Outside `with`, or after it, the pipeline is as it was. guidance_rescale has to be 0.
+    errors          GuidanceError; those of load_config and FeatureExtractor
+    warns           PromptCut where a prompt is longer than the text encoder reads
+    """
+
+    token_mask: Tensor | None = None
+    foreground_mask: Tensor | None = None
+    rate: Tensor | None = None
+
+    def __init__(
+        self,
+        pipe: Any,
+        config: str | Mapping[str, Any] | SegmenterConfig,
+        prompt: str | Sequence[str],
+        segmentor: str | Segmentor | None = "goca",
+        guidance_scale: float | None = None,
+    ):
+        self.pipe, self.prompts = pipe, [prompt] if isinstance(prompt, str) else list(prompt)
+        self.guidance_scale, self.call_scale = guidance_scale, None
+        self.kind: type | None = None  # the pipeline's class, while it is watched
+        self.hooks: list[Any] = []
+        self.running: tuple[AttentionTap, Consumer] | None = None
+        self.segmentor: Segmentor | None = None
+        if segmentor is None:
+            return
+        if guidance_scale is not None:
+            check_scale(guidance_scale)
+        segmenter = segmenter_of(pipe, load_config(config))
+        self.extractor = segmenter.extractor
+        self.tokens = [prompt_tokens(each, self.extractor) for each in self.prompts]
+        self.segmentor = named_segmentor(segmentor, segmenter) if isinstance(segmentor, str) else segmentor
+
+    def __enter__(self) -> SemanticGuidance:
+        if self.segmentor is not None:
+            self.kind = type(self.pipe)
+            if hasattr(self.kind, "guided_by_regions"):
+                raise GuidanceError("this pipeline is guided by regions already; leave the other context first")
+            self.pipe.__class__ = watched(self.kind, self._called)
+            denoiser = self.extractor.denoiser
+            self.hooks = [
+                denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
+                denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            ]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stop(RuntimeError)  # a forward that was broken off by Ctrl-C has left its tap open
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+        if self.kind is not None:
+            self.pipe.__class__, self.kind = self.kind, None
+
+    # ---- the pipeline's call
+
+    def _called(self, arguments: Mapping[str, Any]) -> None:
+        prompt, scale = arguments.get("prompt"), arguments.get("guidance_scale")
+        if prompt is not None and ([prompt] if isinstance(prompt, str) else list(prompt)) != self.prompts:
+            raise GuidanceError(f"the context was made for {self.prompts!r}, the pipeline is called with {prompt!r}")
+        if arguments.get("guidance_rescale"):
+            rescale = arguments["guidance_rescale"]
+            raise GuidanceError(f"guidance_rescale is {rescale}; it would see the text half already weighed: use 0")
+        if scale is None:
+            raise GuidanceError(f"{type(self.pipe).__name__} takes no guidance_scale: it cannot be guided")
+        check_scale(scale)
+        self.call_scale = scale
+
+    @property
+    def scale(self) -> float:
+        """The guidance scale that rates are made for."""
+        if self.guidance_scale is not None:
+            return self.guidance_scale
+        if self.call_scale is not None:
+            return self.call_scale
+        last = getattr(self.pipe, "_guidance_scale", None)
+        found = last if last is not None else default_scale(type(self.pipe))
+        check_scale(found)
+        return found
+
+    # ---- one forward of the denoiser
+
+    def _before(self, denoiser: nn.Module, args: Any, kwargs: Any) -> None:
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        self._check_batch(sample)
+        assert self.segmentor is not None
+        latents = (sample.shape[-2], sample.shape[-1])
+        consumer = self.segmentor.consumer(latents)
+        tap = self.extractor.tap(consumer, latents)
+        self.running = (tap.__enter__(), consumer)
+
+    @torch.no_grad()
+    def _after(self, denoiser: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if output is None:  # the forward raised
+            self._stop(RuntimeError)
+            return None
+        consumer = self._stop(None)
+        assert self.segmentor is not None
+        uncond, text = sample_of(output).chunk(2)  # [B, C, h, w]
+        copies = len(text) // len(self.tokens)
+        tokens = [each for each in self.tokens for _ in range(copies)]
+        self.token_mask, self.foreground_mask = self.segmentor.masks(consumer, tokens)
+        self.rate = guidance_rate(uncond, text, self.token_mask, self.foreground_mask, self.scale)
+        guided = uncond + self.rate.to(text) * (text - uncond)
+        return with_sample(output, torch.cat([uncond, guided]))
+
+    def _stop(self, error: type | None) -> Consumer | None:
+        """Close the tap of the running forward; without an error it checks that every attention was seen."""
+        if self.running is None:
+            return None
+        (tap, consumer), self.running = self.running, None
+        tap.__exit__(error, None, None)
+        return consumer
+
+    def _check_batch(self, sample: Tensor) -> None:
+        half, odd = divmod(len(sample), 2)
+        if odd or half == 0 or half % len(self.prompts):
+            raise GuidanceError(
+                f"the denoiser got {len(sample)} latents for {len(self.prompts)} prompts; expected an unconditional "
+                "and a text half of as many pictures each. A distilled model, or a guidance scale of 1, has no halves."
+            )
+        if not torch.equal(sample[:half], sample[half:]):
+            raise GuidanceError(
+                "the two halves of the denoiser's batch are different latents, so they are no unconditional and text "
+                "half of the same pictures"
+            )
+
+
+def watched(kind: type, called: Callable[[Mapping[str, Any]], None]) -> type:
+    """The same pipeline class, but its call tells its arguments first; not every pipeline keeps its guidance scale."""
+    signature = inspect.signature(kind.__call__)
+
+    @functools.wraps(kind.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        called(bound.arguments)
+        return kind.__call__(self, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__, "guided_by_regions": True})
+
+
+def default_scale(kind: type) -> float:
+    parameter = inspect.signature(kind.__call__).parameters.get("guidance_scale")
+    if parameter is None or parameter.default is inspect.Parameter.empty:
+        raise GuidanceError(f"{kind.__name__} does not tell its guidance scale; give guidance_scale=...")
+    return parameter.default
+
+
+def segmenter_of(pipe: Any, config: SegmenterConfig) -> Segmenter:
+    """The method on the pipeline's own denoiser; all other parts are only named, and none is changed."""
+    family = backbone(config.version)
+    names = family.parts + family.optional
+    parts = {name: getattr(pipe, name, None) for name in {"unet", "transformer", *names}}
+    named = {
+        name: SimpleNamespace() if isinstance(part, nn.Module) and name != family.denoiser else part
+        for name, part in parts.items()
+        if part is not None
+    }
+    denoiser: Any = parts[family.denoiser]
+    if (width := getattr(getattr(denoiser, "config", None), "time_cond_proj_dim", None)) is not None:
+        raise GuidanceError(f"{type(pipe).__name__} is distilled (time_cond_proj_dim {width}): it has no guidance")
+    training = isinstance(denoiser, nn.Module) and denoiser.training
+    view = type(type(pipe).__name__, (SimpleNamespace,), {})(**named)  # of that name, for messages
+    segmenter = Segmenter(FeatureExtractor((), config.version, img_size=config.img_size, pipeline=view), config)
+    if training:
+        denoiser.train()
+    return segmenter
+
+
+def named_segmentor(name: str, segmenter: Segmenter) -> Segmentor:
+    if name not in SEGMENTORS:
+        raise GuidanceError(f"segmentor {name!r} is not known; there are: {', '.join(SEGMENTORS)}, None, or an object")
+    return SEGMENTORS[name](segmenter)
+
+
+def prompt_tokens(prompt: str, extractor: FeatureExtractor) -> PromptTokens:
+    """Where the words of a prompt are. Raises GuidanceError where there is none."""
+    known = extractor.backbone.tokenizers(extractor.parts)
+    tokenizers = [known[name] for name in ("tokenizer", "tokenizer_2") if name in known]
+    lengths = [known[name] for name in ("max_length", "max_length_2") if name in known]
+    read = READ.get(type(extractor.denoiser).__name__, str)(prompt)
+    tokens = tokenise(read, tokenizers, lengths)
+    words = [token for token in tokens if is_word(token)]
+    if not words:
+        raise GuidanceError(f"the prompt {prompt!r} has no words, so there is nothing to be guided to")
+    whole = tokenise(read, tokenizers, [LONG] * len(lengths))
+    if len(whole) > len(tokens):
+        cut = read[words[-1].span[1] :].strip()
+        warnings.warn(PromptCut(prompt, cut, tokens[-1].position + 1), stacklevel=3)
+    sentence = next(token.position for token in tokens if token.kind == "global")
+    return PromptTokens(tuple(token.position for token in words), sentence)
+
+
+def is_word(token: Token) -> bool:
+    """No special token; a word mark that stands alone counts."""
+    return token.kind == "word" or (token.kind == "special" and not token.piece)
+
+
+def sample_of(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample
+
+
+def with_sample(output: Any, sample: Tensor) -> Any:
+    """The same kind of output with another sample."""
+    return (sample, *output[1:]) if isinstance(output, tuple) else dataclasses.replace(output, sample=sample)
