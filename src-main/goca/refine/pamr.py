@@ -71,11 +71,11 @@ def colour_weights(picture: Tensor, dilations: Sequence[int]) -> Tensor:
     picture   [3, H, W];  deviation: of all neighbours and, once per dilation, the pixel itself (unbiased)
     returns   [8 D, H, W]  sums to 1; equal where all neighbours have one colour
     """
-    distance = 0
+    distance = picture.new_zeros((len(PLACES) - 1) * len(dilations), *picture.shape[1:])
     for colour in picture[:, None]:  # [1, H, W]
         block = torch.cat(list(neighbours(colour, dilations, centre=True)))  # [9 D, H, W]
         width = 1e-8 + SOFTNESS * block.std(0)
-        distance = distance + torch.cat([(each - colour).abs() / width for each in neighbours(colour, dilations)])
+        distance += torch.cat([(each - colour).abs() / width for each in neighbours(colour, dilations)])
     return (-distance / len(picture)).softmax(0)
 
 
