@@ -105,6 +105,14 @@ def installed(**versions):
     return version
 
 
+def test_a_missing_package_is_said_before_anything_is_imported(capsys, monkeypatch):
+    versions = {each.name: "1" for each in machine.requirements(None) if each.name != "diffusers"}
+    monkeypatch.setattr(machine.metadata, "version", installed(**versions))
+    monkeypatch.setattr(machine, "memory", lambda _: pytest.fail("went on"))
+    code, lines = doctor(capsys)
+    assert code == 1 and "pip install 'diffusers" in line_of(lines, "diffusers")
+
+
 def memory(gigabytes):
     return machine.Memory(torch.device("cpu"), "cpu", int(gigabytes * 1e9), int(gigabytes * 1e9))
 

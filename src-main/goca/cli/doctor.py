@@ -33,29 +33,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from goca.cli.machine import MISSING, versions
+
+    lines = show("versions", versions())
+    if any(line.found == MISSING for line in lines):
+        print("The rest needs these packages first.")
+        return 1
+    lines += examined(args, chosen_model(args.model, args.pipeline))
+    return int(any(line.needed and not line.ok for line in lines))
+
+
+def examined(args: argparse.Namespace, model: str) -> list[Line]:
+    """What comes after the versions; it imports what those lines are about."""
+    from goca.cli import machine, places
+    from goca.config import load_config
+
+    pipeline = args.pipeline or str(load_config(model).pipeline)
+    found = machine.memory(args.device)
+    lines = show("device", [machine.device_line(found)])
+    lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
+    lines += show("programs", machine.programs())
+    lines += show("places", places.pipeline(pipeline))
+    readable = lines[-1].ok
+    lines += show("", dataset_lines(args))
+    return lines + show("one picture", [trial(model, args, found) if readable else not_tried(model, "the pipeline")])
+
+
+def dataset_lines(args: argparse.Namespace) -> Iterable[Line]:
     from functools import partial
 
     from tqdm import tqdm
 
-    from goca.cli import machine, places
-    from goca.config import load_config
+    from goca.cli.machine import Line
+    from goca.cli.places import dataset
 
-    model = chosen_model(args.model, args.pipeline)
-    pipeline = args.pipeline or str(load_config(model).pipeline)
-    found = machine.memory(args.device)
-    lines = [*show("versions", machine.versions())]
-    lines += show("device", [machine.device_line(found)])
-    lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
-    lines += show("programs", machine.programs())
-    lines += show("places", places.pipeline(pipeline))
-    if args.dataset:
-        bar = partial(tqdm, desc=args.dataset, unit="image", disable=None, leave=False)
-        lines += show("", places.dataset(args.dataset, args.root, bar))
-    else:
-        lines += show("", [machine.Line("dataset", "none asked for", "goca doctor --dataset NAME --root FOLDER")])
-    readable = all(line.ok for line in lines if line.what == "pipeline")
-    lines += show("one picture", [trial(model, args, found) if readable else not_tried(model, "the pipeline")])
-    return int(any(line.needed and not line.ok for line in lines))
+    if not args.dataset:
+        return [Line("dataset", "none asked for", "goca doctor --dataset NAME --root FOLDER")]
+    return dataset(args.dataset, args.root, partial(tqdm, desc=args.dataset, unit="image", disable=None, leave=False))
 
 
 def show(title: str, lines: Iterable[Line]) -> list[Line]:

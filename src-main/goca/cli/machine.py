@@ -17,6 +17,7 @@ GB = 1e9
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONAL = {"pydensecrf": ("crf", "DenseCRF refinement"), "gradio": ("app", "the page")}  # module -> extra, what for
 OLDEST = (3, 11)
+MISSING = "not installed"
 MEASURED = Path(__file__).resolve().parents[3] / "docs" / "benchmark.json"  # in a checkout
 
 
@@ -64,7 +65,7 @@ def version_line(requirement: Any) -> Line:
     try:
         found = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return Line(requirement.name, "not installed", install, needed=True)
+        return Line(requirement.name, MISSING, install, needed=True)
     fits = requirement.specifier.contains(found, prereleases=True)
     return Line(requirement.name, f"{found} ({requirement.specifier})", None if fits else install, needed=True)
 
@@ -87,7 +88,7 @@ def optional_line(module: str, extra: str, purpose: str) -> Line:
         import_module(module)
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == module
-        what = "not installed" if missing else f"cannot be imported: {error}"
+        what = MISSING if missing else f"cannot be imported: {error}"
         packages = " ".join(f"'{each.name}{each.specifier}'" for each in requirements(extra))
         return Line(module, f"{what} ({purpose})", f"pip install {packages}")
     return Line(module, f"installed ({purpose})")
@@ -167,7 +168,7 @@ def footprints() -> list[Footprint]:
 def measured_bytes(model: str, file: Path = MEASURED) -> float | None:
     """The method's peak beyond the forward, in bytes, from the benchmark's figures."""
     try:
-        value = json.loads(file.read_text())["models"][model]["method_bytes"]
+        value = json.loads(file.read_text())["models"][model]["held bytes"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return float(value) if isinstance(value, int | float) else None

@@ -102,6 +102,7 @@ class Work:
     args: argparse.Namespace
     model: str
     said: set[str] = field(default_factory=set)  # what is true of many pictures is said once
+    of_prompt: list[str] = field(default_factory=list)  # notes that every record gets
     lost: bool = False  # words were cut, or a picture could not be used
 
     @property
@@ -117,10 +118,12 @@ class Work:
             known = embedded_words()
             self.say(f"{EMBEDDED}, the embedded model, knows only its own drawn scenes: {', '.join(known)}.")
             if strange := [word for word in words_of(annotation.caption) if word not in known]:
-                self.say(f"It does not know: {', '.join(strange)}. For photographs choose another --model.")
+                self.of_prompt.append(f"{EMBEDDED} does not know: {', '.join(strange)}; choose another --model")
         if cut := [names[class_id] for class_id in annotation.lost_classes()]:
             self.lost = True
-            self.say(f"These words did not fit into the prompt and have no area: {', '.join(cut)}. Name fewer at once.")
+            self.of_prompt.append(f"cut, since the prompt is too long, and without area: {', '.join(cut)}; name fewer")
+        for note in self.of_prompt:
+            self.say(note)
 
     def run(self, pictures: Sequence[Path], places: Sequence[Places]) -> int:
         """Segment one picture after the other; one that cannot be used is named and left out."""
@@ -158,7 +161,7 @@ class Work:
             "protocol": self.segmenter.protocol.to_dict(),
             "threshold": self.args.threshold,
             "device": str(self.segmenter.extractor.device),
-            "notes": notes + warned,
+            "notes": self.of_prompt + notes + warned,
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.report(path, place, write(place, picture, segmentation, label, record))
@@ -192,9 +195,12 @@ class Work:
 @contextmanager
 def kept_warnings(debug: bool) -> Iterator[list[str]]:
     """GoCA's own warnings as lines; those of other libraries are shown only with --debug."""
+    from goca.segmenter import EmptyClass
+
     kept: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", EmptyClass)  # said of the prompt already, by the words' names
         yield kept
     for warning in caught:
         if warning.category.__module__.split(".")[0] in OURS:
