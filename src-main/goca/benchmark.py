@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from goca import evaluation
 from goca.config import ConfigError, SegmenterConfig, load_config
-from goca.datasets import Dataset, DatasetConfig, DatasetError, load_dataset
+from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.evaluation import AnnotationFile, Captions, MeanIoU, NoiseFile, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
 from goca.evaluation.provenance import revision, versions
@@ -46,6 +46,8 @@ class Benchmark:
     dtype: str
     batch_size: int
     max_bytes: int | None
+    offload: str | None
+    int8_text: bool
     values: Mapping[str, Any]
 
     @classmethod
@@ -73,6 +75,8 @@ class Benchmark:
             dtype=config.get("dtype", "auto"),
             batch_size=_count("batch_size", config.get("batch_size", 1)),
             max_bytes=_count("max_bytes", config.get("max_bytes")),
+            offload=config.get("offload"),
+            int8_text=config.get("int8_text", False),
             values=config,
         )
 
@@ -90,13 +94,16 @@ class Benchmark:
         with RunStore(self.run_dir, self.settings(), rank) as store:
             evaluation.count_images(
                 dataset, ids, lambda: load(store), metric, store,
-                rank=rank, world=world, batch_size=self.batch_size, progress=progress,
+                rank=rank, world=world, batch_size=self.batch_size, drawn_at=self.drawn_at, progress=progress,
             )  # fmt: skip
-            metric = metric.empty_copy()
-            if (records := evaluation.collect(ids, metric, store)) is None:
-                return None
-            results = self.results(dataset, metric, records, store)
-            evaluation.write_results(store, results)
+            return self.sum_up(dataset, ids, metric.empty_copy(), store)
+
+    def sum_up(self, dataset: Dataset, ids: Sequence[str], metric: MeanIoU, store: RunStore) -> dict[str, Any] | None:
+        """The results, written to the store; None while images are still to be counted by other processes."""
+        if (records := evaluation.collect(ids, metric, store)) is None:
+            return None
+        results = self.results(dataset, metric, records, store)
+        evaluation.write_results(store, results)
         return results
 
     def metric(self, dataset: Dataset) -> MeanIoU:
@@ -115,6 +122,11 @@ class Benchmark:
             dataset, self.dataset, self.protocol, metric, records,
             fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
         )  # fmt: skip
+
+    @property
+    def drawn_at(self) -> float:
+        """The threshold at which images are ranked and drawn for the report."""
+        return self.fixed_threshold
 
     @property
     def protocol(self) -> Protocol:
@@ -148,17 +160,20 @@ class Benchmark:
             "model": self.model.to_dict() | {"pipeline": _placed(self.model.pipeline)},
             "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},
             **{name: fingerprint(path) if path else None for name, path in inputs.items()},
-            **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype")},
+            **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype", "int8_text")},
         }
 
     def segmentor(
         self, dataset: Dataset, source: AnnotationFile | Captions, noise: NoiseFile | None, store: RunStore
     ) -> Segmentor:
         """Load the model, and segment samples with it; the store is told what it runs on."""
-        from goca.predictor import Predictor
-        from goca.segmenter import Segmenter
+        from goca.diffsegmentor import DiffSegmentor
+        from goca.predictor import SEGMENTERS, Predictor
 
-        segmenter = self.load(Segmenter, store)
+        segmenter = self.load(SEGMENTERS[self.model.method], store)
+        if isinstance(segmenter, DiffSegmentor):
+            names = dataset.class_names
+            segmenter.class_names = {class_id: class_label(names, class_id) for class_id in range(len(names))}
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
 
@@ -166,7 +181,8 @@ class Benchmark:
 
     def load(self, kind: type[Kind], store: RunStore) -> Kind:
         """The model; the store is told what it runs on."""
-        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, self.max_bytes)
+        memory: dict[str, Any] = {"max_bytes": self.max_bytes, "offload": self.offload, "int8_text": self.int8_text}
+        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **memory)
         store.declare({**_hardware(segmenter), "revision": revision(), "versions": versions()})
         return segmenter
 
@@ -211,7 +227,8 @@ def _own_device(device: str) -> str:
 def _hardware(segmenter: Segmenter) -> dict[str, str]:
     """What the model really runs on."""
     import torch
+    from diffusion_feature.devices import like
 
-    weight = next(segmenter.extractor.denoiser.parameters())
+    weight = like(segmenter.extractor.denoiser)
     name = f" ({torch.cuda.get_device_name(weight.device)})" if weight.is_cuda else ""
     return {"device": f"{weight.device.type}{name}", "dtype": str(weight.dtype).removeprefix("torch.")}

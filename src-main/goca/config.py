@@ -26,7 +26,7 @@ RULES: dict[str, Mapping[str, Any]] = {
     "layer_method": LAYER_RULES,
     "rescale_method": RESCALE_RULES,
 }
-METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.PREDICTORS
+METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
 LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
 
 
@@ -48,6 +48,7 @@ class SegmenterConfig:
     flips, draws, timesteps    further looks whose maps are averaged with the first (goca.views): mirrored; that many
                     noise draws in all, seeded by the image's id and their number; timesteps besides t
     method          one of METHODS
+    class_prompt    of the method diffsegmentor: the prompt of one class, with {name} and {caption} filled in
     protocol        "paper", "released" or a mapping of switches
     """
 
@@ -68,6 +69,7 @@ class SegmenterConfig:
     draws: int = 1
     timesteps: tuple[int, ...] = ()
     method: str = "goca"
+    class_prompt: str = "a photograph of {name}, {caption}"
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
     pipeline: str | None = None
 
@@ -86,6 +88,8 @@ class SegmenterConfig:
         object.__setattr__(self, "timesteps", tuple(self.timesteps))
         if wrong := [t for t in self.timesteps if not isinstance(t, int) or isinstance(t, bool) or t < 0]:
             raise ConfigError(f"timesteps holds {wrong[0]!r}; expected whole numbers of at least 0")
+        if not isinstance(self.class_prompt, str) or self.class_prompt.count("{name}") != 1:
+            raise ConfigError(f"class_prompt is {self.class_prompt!r}; expected a text with {{name}} in it, once")
         if not isinstance(self.flips, bool):
             raise ConfigError(f"flips is {self.flips!r}; expected true or false")
         object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps()))

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from goca.datasets import Sample, SampleError
+from goca.diffsegmentor import DiffSegmentor
 from goca.evaluation import Prediction
 from goca.prompts import PromptAnnotation
 from goca.segmenter import Segmenter
+
+SEGMENTERS: dict[str, type[Segmenter]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import torch
 from diffusion_feature import FeatureExtractor, expand_layers
@@ -42,11 +42,13 @@ class NoClass(ValueError):
 class Segmenter:
     """GoCA on one model. `Segmenter.from_pretrained(pipeline, "sd15")(image, "cat, grass, wall").save("labels.png")`"""
 
+    method = "goca"
+
     def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig, max_bytes: int | None = None):
         self.max_bytes, self.taken = max_bytes, 0  # bytes that a capture may hold; that one picture was seen to take
         self.extractor, self.config, self.protocol = extractor, config, config.protocol
-        if config.method != "goca":
-            raise ConfigError(f"method {config.method!r} is another one's: goca.predictor.PREDICTORS has it, for runs")
+        if config.method != self.method:
+            raise ConfigError(f"method {config.method!r} is another's: goca.predictor.SEGMENTERS has its class")
         ids, where = extractor.layer_ids(), extractor.where
         self.blocks = [name.removesuffix("-cross-map") for name in
                        expand_layers(config.cross_layers, ids, "-cross-map", where)]  # fmt: skip
@@ -64,7 +66,7 @@ class Segmenter:
         max_bytes: int | None = None,
         offload: str | None = None,
         int8_text: bool = False,
-    ) -> Segmenter:
+    ) -> Self:
         """A segmenter on a pretrained model.
 
         pipeline   a folder, a hub id, "goca:mini-sd", a pipeline object; None: the config's own
