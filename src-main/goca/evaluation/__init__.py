@@ -2,6 +2,7 @@
 
 from goca.evaluation.inputs import AnnotationFile, Captions, InputError, NoiseFile
 from goca.evaluation.mean_iou import LabelError, MeanIoU, MetricError
+from goca.evaluation.report import write_report
 from goca.evaluation.results import evaluation_text, summarise, table, write_results
 from goca.evaluation.run import Prediction, Segmentor, collect, count_images, metric_for
 from goca.evaluation.store import RunError, RunMismatch, RunStore
@@ -25,5 +26,6 @@ __all__ = [
     "metric_for",
     "summarise",
     "table",
+    "write_report",
     "write_results",
 ]

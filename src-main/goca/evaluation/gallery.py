@@ -27,7 +27,8 @@ SIDE = 192  # pixels of a panel, at most
 QUALITIES = (80, 60, 40, 20)  # of WebP, until a strip fits
 BYTES = 20_000
 ALPHA = 0.6
-PALETTE = "voc"
+PALETTE = "bright"
+FADED = 0.55  # how far the picture under the classes goes to white
 GAP = 4  # transparent pixels between panels
 
 Ranked = tuple[float, str]  # image IoU, image id: an order that does not depend on who counted
@@ -87,10 +88,14 @@ def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray) -> bytes
     """A WebP strip of three panels: picture, truth, prediction; each at most SIDE wide and high, BYTES in all.
 
     label, predicted  [H, W] class ids; 255 is void
+    Small pictures are enlarged by a whole factor. Classes lie on the picture in faded grey; background is left at that.
     """
     small = picture.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    panels = [small, *(overlay(small, labels, PALETTE, ALPHA) for labels in (label, predicted))]
+    if (factor := SIDE // max(small.size)) > 1:
+        small = small.resize((factor * small.width, factor * small.height), Image.Resampling.NEAREST)
+    faded = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size, "white"), FADED)
+    panels = [small, *(_coloured(faded, labels) for labels in (label, predicted))]
     strip = Image.new("RGBA", (3 * small.width + 2 * GAP, small.height))
     for number, panel in enumerate(panels):
         strip.paste(panel, (number * (small.width + GAP), 0))
@@ -100,6 +105,11 @@ def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray) -> bytes
         if file.tell() <= BYTES:
             break
     return file.getvalue()
+
+
+def _coloured(picture: Image.Image, labels: NDArray[np.integer]) -> Image.Image:
+    classes = Image.fromarray(labels != 0).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(overlay(picture, labels, PALETTE, ALPHA), picture, classes)
 
 
 def prune(run_dir: Path, image_ids: Sequence[str]) -> None:

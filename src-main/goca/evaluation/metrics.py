@@ -93,9 +93,10 @@ def bootstrap(
     The same counts in the same order and the same seed give the same intervals.
     """
     draws: dict[str, list[NDArray[np.float64]]] = {}
+    exact = [each.astype(np.float64) for each in counts]  # whole numbers below 2^53: sums are exact in any order
     for weights in _resampled(len(counts.labelled), resamples, seed):
-        sums = (weights @ each for each in map(np.float64, counts))  # whole numbers below 2^53: exact in any order
-        for name, values in metrics(*sums, absent).items():
+        intersection, union, labelled = (weights @ each for each in exact)
+        for name, values in metrics(intersection, union, labelled, absent).items():
             draws.setdefault(name, []).append(values)
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     return {name: _interval(np.concatenate(values), tails) for name, values in draws.items()}

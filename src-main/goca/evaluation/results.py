@@ -10,9 +10,11 @@ from typing import Any
 
 from goca.datasets import Dataset, DatasetConfig, class_label
 from goca.evaluation.breakdown import confusions, extremes, metric_values, number
+from goca.evaluation.gallery import prune
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import ImageCounts
 from goca.evaluation.provenance import revision, versions
+from goca.evaluation.report import write_report
 from goca.evaluation.store import Record, RunStore, write_text
 from goca.protocol import Protocol
 
@@ -77,9 +79,12 @@ def summarise(
 
 
 def write_results(store: RunStore, results: Mapping[str, Any]) -> None:
-    """evaluation.txt in the published form, and results.json."""
+    """evaluation.txt in the published form, results.json, and report.html with the thumbnails that it shows."""
     write_text(store.folder / "evaluation.txt", evaluation_text(results))
     write_text(store.folder / "results.json", json.dumps(results, indent=1, allow_nan=False, default=str) + "\n")
+    ends = (results["extremes"][which] for which in ("worst", "best"))
+    prune(store.folder, [each["image"] for end in ends for each in end])
+    write_report(store.folder)
 
 
 def evaluation_text(results: Mapping[str, Any]) -> str:
