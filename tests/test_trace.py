@@ -1,6 +1,7 @@
 """Tracing a generation: nothing of it changes, every family is understood, and words lie where they are drawn."""
 
 import diffusers
+import goca
 import numpy as np
 import pytest
 import tiny
@@ -44,6 +45,10 @@ def mini():
 
 def seeded(number=0):
     return torch.Generator().manual_seed(number)
+
+
+def test_it_is_reached_by_its_short_name():
+    assert goca.trace is trace
 
 
 def hooks(pipe):

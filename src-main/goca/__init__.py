@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from goca.protocol import Protocol
     from goca.segmentation import Segmentation
     from goca.segmenter import Segmenter
+    from goca.tracing import trace
 
 _HOME = {
     "Protocol": "goca.protocol",
@@ -23,8 +24,9 @@ _HOME = {
     "Segmenter": "goca.segmenter",
     "SegmenterConfig": "goca.config",
     "load_config": "goca.config",
+    "trace": "goca.tracing",
 }
-__all__ = ["PromptAnnotation", "Protocol", "Segmentation", "Segmenter", "SegmenterConfig", "load_config"]
+__all__ = ["PromptAnnotation", "Protocol", "Segmentation", "Segmenter", "SegmenterConfig", "load_config", "trace"]
 
 
 def __getattr__(name: str) -> Any:

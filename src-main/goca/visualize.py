@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -102,11 +103,11 @@ def figure(
     width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
     drawn = Figure(dpi=200, facecolor="white")
     FigureCanvasAgg(drawn)
-    legend = _legend_lines(drawn, rows, class_names, width - 2 * MARGIN)
+    legend = legend_lines(drawn, _seen(rows, class_names), width - 2 * MARGIN)
     top = MARGIN + (1.5 * HEAD if title else 0)
     height = top + sum(heights) + sum(above) + sum(below) + len(rows) * GAP + len(legend) * HEAD + MARGIN
     drawn.set_size_inches(width, height)
-    page = _Page(drawn, width, height)
+    page = Page(drawn, width, height)
     if title:
         page.text(MARGIN, MARGIN + 0.6 * HEAD, title, width - 2 * MARGIN, size=10, weight="bold")
     for number, (row, picture, tall) in enumerate(zip(rows, pictures, heights)):
@@ -121,7 +122,7 @@ def figure(
             page.text(MARGIN, top + tall + 0.5 * HEAD, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
         top += tall + below[number] + GAP
     for line in legend:
-        _draw_legend_line(page, line, top + 0.7 * HEAD, palette_of(palette))
+        draw_legend_line(page, line, MARGIN, top + 0.7 * HEAD, palette_of(palette))
         top += HEAD
     return drawn
 
@@ -171,20 +172,27 @@ def _panels(
     return panels
 
 
-class _Page:
+class Page:
     """A figure addressed in inches from its upper left corner."""
 
     def __init__(self, drawn: Figure, width: float, height: float) -> None:
         self.figure, self.width, self.height = drawn, width, height
 
-    def picture(self, picture: Image.Image, left: float, top: float, width: float, height: float) -> None:
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes in a box of the page."""
         box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        axes = self.figure.add_axes(box)
-        axes.imshow(np.asarray(picture), interpolation="nearest" if picture.width < 200 else "antialiased")
+        return self.figure.add_axes(box)
+
+    def picture(self, picture: Any, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
+        """A picture or a map in a thin frame, stretched to its box; `options` are imshow's."""
+        axes, pixels = self.axes(left, top, width, height), np.asarray(picture)
+        fine = "nearest" if pixels.shape[1] < 200 else "antialiased"
+        axes.imshow(pixels, **{"interpolation": fine, "aspect": "auto", **options})
         axes.set_xticks([])
         axes.set_yticks([])
         for side in axes.spines.values():
             side.set(linewidth=0.4, color="#c5cad0")
+        return axes
 
     def text(self, x: float, y: float, words: str, room: float, align: str = "left", size: float = 8,
              colour: str = INK, weight: str = "normal") -> None:
@@ -206,17 +214,24 @@ class _Page:
 _SWATCH, _LEGEND_SIZE = 0.12, 7.5
 
 
-def _legend_lines(
-    drawn: Figure, rows: Sequence[Row], class_names: Sequence[str], room: float
-) -> list[list[tuple[int, str, float]]]:
-    """Legend entries (class id, name, inches) broken into lines that fit into `room`."""
+def _seen(rows: Sequence[Row], class_names: Sequence[str]) -> list[tuple[int, str]]:
+    """The classes of all label maps, and their names."""
     maps = [labels for row in rows for labels in (row.truth, *row.predictions.values()) if labels is not None]
-    seen = sorted({int(class_id) for labels in maps for class_id in np.unique(labels_of(labels))})
-    lines: list[list[tuple[int, str, float]]] = []
-    used = room
-    for class_id in seen:
+    found = []
+    for class_id in sorted({int(class_id) for labels in maps for class_id in np.unique(labels_of(labels))}):
         name = class_names[class_id] if class_id < len(class_names) else f"class {class_id}"
-        name = "void" if class_id == VOID and class_id >= len(class_names) else name
+        found.append((class_id, "void" if class_id == VOID and class_id >= len(class_names) else name))
+    return found
+
+
+LegendLine = list[tuple[int, str, float]]
+
+
+def legend_lines(drawn: Figure, classes: Sequence[tuple[int, str]], room: float) -> list[LegendLine]:
+    """Legend entries (class id, name, inches) broken into lines that fit into `room`."""
+    lines: list[LegendLine] = []
+    used = room
+    for class_id, name in classes:
         ruler = drawn.text(0, 0, name, fontsize=_LEGEND_SIZE, parse_math=False)
         need = _SWATCH + 0.07 + ruler.get_window_extent().width / drawn.dpi + 0.18
         ruler.remove()
@@ -228,8 +243,7 @@ def _legend_lines(
     return lines
 
 
-def _draw_legend_line(page: _Page, line: list[tuple[int, str, float]], y: float, colours: Array) -> None:
-    left = MARGIN
+def draw_legend_line(page: Page, line: LegendLine, left: float, y: float, colours: Array) -> None:
     for class_id, name, need in line:
         page.swatch(left, y, _SWATCH, colourise(np.array([[class_id]]), colours)[0, 0])
         page.text(left + _SWATCH + 0.07, y, name, page.width - MARGIN - left, size=_LEGEND_SIZE)

@@ -1,0 +1,156 @@
+"""How a score came about: one picture, one prompt, every stage from a single head to the segmentation.
+
+    python3 src-additional/attention_observation.py photo.png --prompt "tree, sky, grass" --token tree --pixel 40,60
+    python3 src-additional/attention_observation.py photo.png --prompt "tree, sky" --compare vanilla --out tree.pdf
+
+Writes one figure (PNG, PDF or SVG, by the name's ending) and beside it an .npz with every number of it.
+docs/observation.md says how to read both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+KINDS = (".png", ".pdf", ".svg")
+PLAIN = {"head_method": "average", "layer_method": "vanilla", "rescale_method": "per-token renorm+"}
+
+
+class PictureUnreadable(ValueError):
+    """A file that is no picture, or not a whole one."""
+
+
+class OutputError(ValueError):
+    """A name under which no figure can be written."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("image", help="the picture")
+    add("--prompt", required=True, help='what is in it: "tree, sky, grass"; every part becomes a class')
+    add("--token", action="append", default=[], metavar="WORD", help="a word to look at, repeatable; else all classes")
+    add("--pixel", action="append", default=[], type=pixel, metavar="X,Y",
+        help="a pixel to look at, repeatable; else where each scores most")
+    add("--model", default="mini-sd", help="a name in configs/model")
+    add("--pipeline", help="folder or hub id; else the config's own")
+    add("--layer", help="block or cross map whose heads are shown; else the one with the largest weight")
+    add("--head", type=int, help="head of that layer, from 0; else the one with the largest mean weight")
+    add("--compare", metavar="SETTING", help='beside it "vanilla" (plain averages), or a name in configs/model')
+    add("--protocol", choices=("paper", "released"), help="else the config's own")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any other field of the model's config")
+    add("--device", default="auto")
+    add("--dtype", default="auto")
+    add("--out", default="observation.png", help="the figure; the numbers go beside it as .npz")
+    add("--dpi", type=int, default=200, help="of a PNG")
+    add("--debug", action="store_true", help="show where an error came from")
+    return parser.parse_args(arguments)
+
+
+def pixel(text: str) -> tuple[int, int]:
+    try:
+        x, y = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pixel; expected X,Y such as 40,60") from None
+    return x, y
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    try:
+        run(options)
+    except (ValueError, OSError, KeyError) as error:
+        named = type(error).__module__.startswith(("goca", "diffusion_feature", "observation", __name__))
+        if options.debug or not (named or isinstance(error, OSError)):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def run(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    if out.suffix.lower() not in KINDS:
+        raise OutputError(f"--out {out}: the figure is written as one of {', '.join(KINDS)}")
+    picture = read(options.image)
+
+    from diffusion_feature import FeatureExtractor
+    from goca.config import load_config
+    from goca.segmenter import Segmenter
+    from goca.visualize import save_figure
+    from observation.figure import draw
+    from observation.numbers import observe, save_numbers
+    from tqdm import tqdm
+
+    given = overrides(options)
+    configs = {options.model: load_config(options.model, **seeded(given, options.model))}
+    if options.compare:
+        configs[options.compare] = compared(options, given)
+    settings: dict[str, Any] = {}
+    extractor: FeatureExtractor | None = None
+    layer, head = options.layer, options.head
+    for name, config in tqdm(configs.items(), desc="settings", disable=len(configs) == 1):
+        if extractor is None or (config.version, config.img_size) != (extractor.version, extractor.img_size):
+            segmenter = Segmenter.from_pretrained(options.pipeline, config, options.device, options.dtype)
+            extractor = segmenter.extractor
+        else:
+            segmenter = Segmenter(extractor, config)
+        found = observe(
+            segmenter, picture, options.prompt, options.token, options.pixel, layer, head, Path(options.image).name
+        )
+        options.pixel = options.pixel or [tuple(map(int, each)) for each in found["pixels"]]
+        if str(found["layer"]) in segmenter.blocks:  # the second setting is looked at in the same place
+            layer, head = str(found["layer"]), int(found["head"])
+        settings[name] = found
+    figure = save_figure(draw(settings, Path(options.image).name), out, options.dpi)
+    numbers = save_numbers(out.with_suffix(".npz"), settings)
+    print(f"figure: {figure}\nnumbers: {numbers}")
+
+
+def read(path: str) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError:
+        raise PictureUnreadable(f"{path}: there is no such file") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PictureUnreadable(f"{path} cannot be read as a picture: {error}") from None
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What was set on the command line, read as in YAML."""
+    from goca.config import ConfigError
+    from omegaconf import OmegaConf
+
+    if unset := [each for each in options.set if "=" not in each]:
+        raise ConfigError(f"--set {unset[0]}: expected KEY=VALUE, such as img_size=256")
+    found: dict[str, Any] = OmegaConf.to_container(OmegaConf.from_dotlist(options.set))  # type: ignore[assignment]
+    return found | ({"protocol": options.protocol} if options.protocol else {})
+
+
+def seeded(given: dict[str, Any], model: str) -> dict[str, Any]:
+    """The overrides, with noise seeded by the picture's name: looked at again, or in two settings, it is the same."""
+    from goca.config import load_config
+    from goca.protocol import Protocol
+
+    protocol = Protocol.of(given.get("protocol") or load_config(model).protocol)
+    return {**given, "protocol": {**protocol.to_dict(), "seed": "image"}}
+
+
+def compared(options: argparse.Namespace, given: dict[str, Any]) -> Any:
+    """The second setting's config: "vanilla" is the model's own plain variant, or its three plain rules."""
+    from goca.config import load_config, names
+
+    own = f"{options.model}-vanilla"
+    if options.compare != "vanilla":
+        return load_config(options.compare, **seeded(given, options.compare))
+    if own in names():
+        return load_config(own, **seeded(given, own))
+    return load_config(options.model, **seeded(given, options.model) | PLAIN)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The figure of an observation, drawn from its numbers alone; two settings stand side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from goca.colours import colourise, overlay
+from goca.visualize import (
+    HEAD,
+    INK,
+    MARGIN,
+    PALE,
+    Page,
+    draw_legend_line,
+    heat_overlay,
+    legend_lines,
+    palette_of,
+)
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from observation.numbers import Numbers
+
+PANEL = 10.3  # inches: one setting
+LABEL, CELL, GAP, BREAK = 0.85, 0.92, 0.07, 0.24  # the words' column, a map, between two, between stages and views
+LARGE = 2.0  # the picture, and the segmentation
+LINE, UNDER = 0.17, 0.14  # a line of small text; between a heading and what is below it
+SMALL = 6.5  # its size in points
+SHOWN = 512  # pixels: pictures are brought to about this side, so that small ones are not blocky
+ACCENT = "#c8452d"
+PALETTE = "bright"
+STAGES = ("one_head", "one_layer", "heads_aggregated", "layers_aggregated", "rescaled", "refined")
+VIEWS = ("raw scale", "own scale", "where it wins")
+
+
+@dataclass
+class Panel:
+    """One setting: its numbers, and where it stands on the page."""
+
+    page: Page
+    numbers: Numbers
+    left: float
+    picture: Image.Image
+    shape: float  # height / width of pictures as drawn
+
+    def heading(self, text: str, left: float, top: float, width: float, note: str = "") -> None:
+        self.page.text(self.left + left, top, text, width, size=8, weight="bold")
+        if note:
+            self.page.text(self.left + left, top + LINE, note, width, size=SMALL, colour=PALE)
+
+
+def draw(settings: Mapping[str, Numbers], title: str = "") -> Figure:
+    """A figure of one setting, or of several side by side; savefig or goca.visualize.save_figure writes it."""
+    first = next(iter(settings.values()))
+    pixels = first["picture"]
+    shape = float(min(max(pixels.shape[0] / pixels.shape[1], 0.4), 1.8))
+    legend = {name: legend_of(numbers) for name, numbers in settings.items()}
+    below = max(LARGE * shape + HEAD * (0.5 + max(map(len, legend.values()))), LARGE)
+    above = 2 * MARGIN + 2 * HEAD + UNDER + below + HEAD
+    words, marks = len(first["words"]), len(first["pixels"])
+    table = above + 2 * LINE + words * (CELL * shape + LINE + GAP) + HEAD
+    height = table + (marks + 2) * LINE + MARGIN
+    width = MARGIN + PANEL * len(settings)
+    drawn = Figure(figsize=(width, height), dpi=200, facecolor="white")
+    FigureCanvasAgg(drawn)
+    page = Page(drawn, width, height)
+    for number, (name, numbers) in enumerate(settings.items()):
+        panel = Panel(page, numbers, MARGIN + number * PANEL, display(pixels), shape)
+        rules = json.loads(str(numbers["settings"]))
+        page.text(panel.left, MARGIN + 0.5 * HEAD, f"{name}: {title}", PANEL - MARGIN, size=11, weight="bold")
+        chosen = ", ".join(f"{key.removesuffix('_method')}: {rules[key]}" for key in rules if key.endswith("_method"))
+        page.text(panel.left, MARGIN + 1.4 * HEAD, f"{numbers['prompt']}   |   {chosen}", PANEL - MARGIN,
+                  size=SMALL, colour=PALE)
+        top = 2 * MARGIN + 2 * HEAD
+        draw_picture(panel, top)
+        draw_segmentation(panel, top, legend[name])
+        draw_layers(panel, top)
+        draw_heads(panel, top)
+        draw_words(panel, above)
+        draw_table(panel, table)
+    return drawn
+
+
+def display(pixels: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    scale = SHOWN / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def legend_of(numbers: Numbers) -> list[list[tuple[int, str, float]]]:
+    ruler = Figure(dpi=200)
+    FigureCanvasAgg(ruler)
+    seen = set(np.unique(numbers["label_map"]).tolist())
+    classes = dict(zip(numbers["class_ids"].tolist(), numbers["class_names"].tolist()))
+    return legend_lines(ruler, [(key, name) for key, name in classes.items() if key in seen], LARGE + 0.2)
+
+
+# ---- above: the picture, the result, layers and heads
+
+
+def draw_picture(panel: Panel, top: float) -> None:
+    panel.heading("picture", 0, top, LARGE)
+    axes = panel.page.picture(panel.picture, panel.left, top + UNDER, LARGE, LARGE * panel.shape)
+    height, width = panel.numbers["picture"].shape[:2]
+    for number, (x, y) in enumerate(panel.numbers["pixels"], start=1):
+        # centres of pixels, in the coordinates of the picture as it is shown
+        at = (x + 0.5) * panel.picture.width / width - 0.5, (y + 0.5) * panel.picture.height / height - 0.5
+        axes.plot(*at, "o", ms=8, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.6, clip_on=False)
+        axes.text(*at, str(number), ha="center", va="center_baseline", fontsize=5.5, color=INK)
+
+
+def draw_segmentation(panel: Panel, top: float, legend: Sequence[list[tuple[int, str, float]]]) -> None:
+    left = LARGE + BREAK
+    panel.heading("segmentation", left, top, LARGE)
+    labels = overlay(panel.picture.convert("L"), panel.numbers["label_map"], PALETTE, 0.65)
+    panel.page.picture(labels, panel.left + left, top + UNDER, LARGE, LARGE * panel.shape)
+    for number, line in enumerate(legend):
+        y = top + UNDER + LARGE * panel.shape + (0.75 + number) * HEAD
+        draw_legend_line(panel.page, line, panel.left + left, y, palette_of(PALETTE))
+
+
+def draw_layers(panel: Panel, top: float) -> None:
+    left, width = 2 * (LARGE + BREAK), 2.75
+    names, weights = panel.numbers["layers"].tolist(), panel.numbers["layer_weights"]
+    chosen = names.index(str(panel.numbers["layer"]))
+    panel.heading("layer weights", left, top, width)
+    named, long = 1.5, width - 1.5 - 0.25  # of the names, of the longest bar
+    axes = panel.page.axes(panel.left + left + named, top + UNDER, long, LARGE)
+    colours = [ACCENT if number == chosen else "#9aa7b5" for number in range(len(names))]
+    axes.barh(range(len(names)), weights, color=colours, height=0.8)
+    axes.set(xlim=(0, max(weights.max(), 1e-9)), ylim=(len(names) - 0.5, -0.5), xticks=[], yticks=[])
+    for side in ("top", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.spines["left"].set(linewidth=0.4, color="#c5cad0")
+    for number in labelled(weights, chosen, LARGE):
+        x, y = panel.left + left + named, top + UNDER + LARGE * (number + 0.5) / len(names)
+        colour = ACCENT if number == chosen else INK
+        panel.page.text(x - 0.06, y, names[number], named, "right", 5.5, colour)
+        end = x + long * weights[number] / max(weights.max(), 1e-9) + 0.04
+        panel.page.text(end, y, f"{weights[number]:.2f}", 0.4, size=5.5, colour=colour)
+
+
+def labelled(weights: np.ndarray, chosen: int, height: float) -> list[int]:
+    """Which bars have room for a name: the chosen one first, then by weight."""
+    apart = 0.1 * len(weights) / height
+    order = [chosen, *np.argsort(-weights, kind="stable").tolist()]
+    kept: list[int] = []
+    for number in order:
+        if all(abs(number - other) >= apart for other in kept):
+            kept.append(number)
+    return kept
+
+
+def draw_heads(panel: Panel, top: float) -> None:
+    left = 2 * (LARGE + BREAK) + 2.75 + BREAK
+    width = PANEL - MARGIN - left
+    weights, means = panel.numbers["head_weights"], panel.numbers["head_weight_means"]
+    count = len(weights)
+    even = 1 / count
+    far = max(float(np.abs(weights - even).max()), 1e-9)
+    panel.heading("head weights per pixel", left, top, width, f"{panel.numbers['layer']}, {count} heads")
+    room = LARGE + UNDER - 2 * LINE - HEAD
+    columns = heads_columns(count, width, room, panel.shape)
+    side = head_side(count, columns, width, room, panel.shape)
+    for number, (weight, mean) in enumerate(zip(weights, means)):
+        x = panel.left + left + number % columns * (side + 2 * GAP)
+        y = top + 1.6 * LINE + number // columns * (side * panel.shape + LINE)
+        mark = number == int(panel.numbers["head"])
+        panel.page.text(x + side / 2, y + LINE / 2, f"{number}: {mean:.2f}", side + 2 * GAP, "center", 5.5,
+                        ACCENT if mark else INK, "bold" if mark else "normal")
+        panel.page.picture(weight, x, y + LINE, side, side * panel.shape,
+                           cmap="RdBu_r", vmin=even - far, vmax=even + far)
+    bar = panel.page.axes(panel.left + left + 0.4, top + UNDER + LARGE - 0.08, width - 0.95, 0.07)
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap="RdBu_r", aspect="auto")
+    bar.set_axis_off()
+    y = top + UNDER + LARGE - 0.045
+    panel.page.text(panel.left + left + 0.36, y, f"{even - far:.2f}", 0.5, "right", 5.5)
+    panel.page.text(panel.left + left + width - 0.51, y, f"{even + far:.2f}", 0.5, size=5.5)
+
+
+def head_side(count: int, columns: int, width: float, height: float, shape: float) -> float:
+    """Width of each head's map, in inches, in that many columns."""
+    lines = -(-count // columns)
+    return min((width + 2 * GAP) / columns - 2 * GAP, (height / lines - LINE) / shape)
+
+
+def heads_columns(count: int, width: float, height: float, shape: float) -> int:
+    """How many columns leave the maps largest."""
+    return max(range(1, count + 1), key=lambda columns: head_side(count, columns, width, height, shape))
+
+
+# ---- below: the words
+
+
+def draw_words(panel: Panel, top: float) -> None:
+    numbers, page = panel.numbers, panel.page
+    titles = [f"head {numbers['head']}", "layer", "heads", "layers", "rescaled", "refined", *VIEWS]
+    notes = ["of one layer", "mean of its heads", "aggregated", "aggregated", "per pixel", "the score"]
+    for number, (title, note) in enumerate(zip(titles, [*notes, "layers aggregated", "the same", "by its score"])):
+        panel.heading(title, column(number), top, CELL + GAP / 2, note)
+    top += 1.7 * LINE
+    for row, word in enumerate(numbers["words"].tolist()):
+        y = top + row * (CELL * panel.shape + LINE + GAP)
+        page.text(panel.left, y + CELL * panel.shape / 2, word, LABEL - GAP, size=9, weight="bold")
+        for number, stage in enumerate(STAGES):
+            heat = numbers[stage][row]
+            box = panel.left + column(number), y, CELL, CELL * panel.shape
+            page.picture(heat_overlay(panel.picture, heat), *box)
+            page.text(box[0] + CELL / 2, y + CELL * panel.shape + LINE / 2, span(heat), CELL, "center", 5.5, PALE)
+        draw_views(panel, row, y)
+
+
+def column(number: int) -> float:
+    return LABEL + number * (CELL + GAP) + (BREAK - GAP if number >= len(STAGES) else 0)
+
+
+def draw_views(panel: Panel, row: int, y: float) -> None:
+    numbers, page, tall = panel.numbers, panel.page, CELL * panel.shape
+    maps = numbers["layers_aggregated"]
+    ids = dict(zip(numbers["class_names"].tolist(), numbers["class_ids"].tolist()))
+    class_id = ids.get(str(numbers["words"][row]), max(ids.values()) + 1 + row)
+    won = numbers["wins"][row]
+    top = float(np.nanmax(maps))
+    notes = [f"0 to {short(top)}", span(maps[row]), f"{100 * won.mean():.0f} % of the picture"]
+    for number, note in enumerate(notes):
+        box = panel.left + column(len(STAGES) + number), y, CELL, tall
+        if number < 2:
+            low, high = (0.0, top) if number == 0 else (float(np.nanmin(maps[row])), float(np.nanmax(maps[row])))
+            page.picture(maps[row], *box, cmap=matplotlib.colormaps["viridis"], vmin=low, vmax=max(high, low + 1e-12))
+        else:
+            grey = panel.picture.convert("L").convert("RGB")
+            mask = Image.fromarray(won).resize(grey.size, Image.Resampling.NEAREST)
+            colour = tuple(colourise(np.array([[class_id]]), PALETTE)[0, 0].tolist())
+            faint = Image.blend(grey, Image.new("RGB", grey.size, "white"), 0.45)
+            strong = Image.blend(grey, Image.new("RGB", grey.size, colour), 0.75)
+            page.picture(Image.composite(strong, faint, mask), *box)
+        page.text(box[0] + CELL / 2, y + tall + LINE / 2, note, CELL + GAP, "center", 5.5, PALE)
+
+
+def short(value: float) -> str:
+    digits = 2 if abs(value) >= 0.1 or abs(value) < 0.0005 else 3
+    return f"{value:.{digits}f}".removeprefix("-") if abs(value) < 0.0005 else f"{value:.{digits}f}"
+
+
+def span(heat: np.ndarray) -> str:
+    return f"{short(float(np.nanmin(heat)))} to {short(float(np.nanmax(heat)))}"
+
+
+# ---- the table
+
+
+def draw_table(panel: Panel, top: float) -> None:
+    numbers, page = panel.numbers, panel.page
+    words = numbers["words"].tolist()
+    first, last = LABEL, 1.2
+    each = min(1.4, (PANEL - MARGIN - first - last) / len(words))
+    panel.heading("pixels", 0, top, first)
+    page.text(panel.left, top + LINE, "x, y", first, size=SMALL, colour=PALE)
+    for number, word in enumerate(words):
+        x = panel.left + first + number * each
+        page.text(x, top, word, each - GAP, size=8, weight="bold")
+        page.text(x, top + LINE, "attention", 0.5, size=SMALL, colour=PALE)
+        page.text(x + 0.55, top + LINE, "score", each - 0.55, size=SMALL, colour=PALE)
+    x = panel.left + first + len(words) * each
+    page.text(x, top, "segmented as", last, size=8, weight="bold")
+    for row, (place, attention, scores) in enumerate(
+        zip(numbers["pixels"].tolist(), numbers["pixel_attention"], numbers["pixel_scores"]), start=2
+    ):
+        y = top + row * LINE
+        page.text(panel.left, y, f"{row - 1}:  {place[0]}, {place[1]}", first, size=7)
+        best = int(np.argmax(scores))
+        for number in range(len(words)):
+            cell, weight = panel.left + first + number * each, "bold" if number == best else "normal"
+            page.text(cell, y, f"{attention[number]:.4f}", 0.55, size=7)
+            page.text(cell + 0.55, y, f"{scores[number]:.3f}", each - 0.55, size=7, weight=weight)
+        page.text(x, y, str(numbers["pixel_classes"][row - 2]), last, size=7)

@@ -1,0 +1,208 @@
+"""Every number of the figure, from one forward: what the .npz holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusion_feature.errors import layer_not_found
+from goca.aggregation import Aggregator
+from goca.prompts import PromptAnnotation
+from goca.prompts.words import PromptWords
+from goca.rescaling import rescale
+from goca.segmentation import BACKGROUND
+from goca.segmenter import Segmenter, within
+from PIL import Image
+from torch import Tensor
+
+from observation.recorder import Recorder
+
+Numbers = dict[str, np.ndarray]
+Pixel = tuple[int, int]
+
+
+class PixelOutside(ValueError):
+    """A pixel that the picture does not have."""
+
+
+class HeadNotFound(ValueError):
+    """A head that the layer does not have."""
+
+
+@torch.no_grad()
+def observe(
+    segmenter: Segmenter,
+    picture: Image.Image,
+    prompt: str,
+    words: Sequence[str] = (),
+    pixels: Sequence[Pixel] = (),
+    layer: str | None = None,
+    head: int | None = None,
+    image_id: str | None = None,
+) -> Numbers:
+    """How the scores of some words came about; the keys are those of docs/observation.md.
+
+    words    names of classes of the prompt, or single words of it; none: its classes
+    pixels   (x, y) in the picture; none: where each word scores highest
+    layer    a block, or its cross map's id; None: the one with the largest weight
+    head     None: the layer's head with the largest mean weight
+    errors   WordNotFound, PixelOutside, LayerNotFound, HeadNotFound, and those of Segmenter
+    """
+    annotation, names = segmenter.read_prompt(prompt)
+    rows = find_words(segmenter, annotation, names, words)
+    check_pixels(pixels, picture)
+    block = None if layer is None else find_layer(segmenter, layer)
+    recorder = Recorder(Aggregator(segmenter.plan()), list(rows.values()))
+    segmenter.forward([picture], [annotation], recorder, [None], [image_id])
+    weights = recorder.aggregator.layer_weights(segmenter.config.layer_method)[0]
+    block = segmenter.blocks[int(weights.argmax())] if block is None else block
+    found = {
+        "picture": picture.convert("RGB"),
+        "prompt": annotation.caption,
+        "settings": json.dumps(segmenter.config.to_dict(), default=str),
+        "words": list(rows),
+        "word_tokens": padded(list(rows.values())),
+        "layers": segmenter.blocks,
+        "layer_weights": weights,
+        **of_layer(recorder, block, head),
+        **of_scores(segmenter, recorder.aggregator, annotation, names, rows, picture),
+    }
+    found["pixels"] = list(pixels) or peaks(found["refined"], picture.size)
+    return plain(found | of_pixels(found, picture.size))
+
+
+def find_words(
+    segmenter: Segmenter, annotation: PromptAnnotation, names: Mapping[int, str], words: Sequence[str]
+) -> dict[str, list[int]]:
+    """Word -> its tokens."""
+    classes = {name: annotation.existent_objects[class_id] for class_id, name in names.items()}
+    extractor = segmenter.extractor
+    known = PromptWords(annotation.caption, **extractor.backbone.tokenizers(extractor.parts))
+    wanted = [" ".join(word.lower().split()) for word in words] or list(classes)
+    return {word: classes.get(word) or known.positions(word) for word in wanted}
+
+
+def check_pixels(pixels: Sequence[Pixel], picture: Image.Image) -> None:
+    for x, y in pixels:
+        if not (0 <= x < picture.width and 0 <= y < picture.height):
+            raise PixelOutside(
+                f"pixel {x},{y} is outside of the picture: x goes from 0 to {picture.width - 1}, "
+                f"y from 0 to {picture.height - 1}"
+            )
+
+
+def find_layer(segmenter: Segmenter, layer: str) -> str:
+    block = layer.removesuffix("-cross-map")
+    if block not in segmenter.blocks:
+        raise layer_not_found(layer, [f"{each}-cross-map" for each in segmenter.blocks], segmenter.extractor.where)
+    return block
+
+
+def of_layer(recorder: Recorder, block: str, head: int | None) -> dict[str, Any]:
+    layer = recorder.layers[block]
+    means, count = layer.weights.mean((1, 2)), len(layer.heads)
+    if head is not None and not 0 <= head < count:
+        raise HeadNotFound(f"head {head} is not in {block}: it has {count}, counted from 0")
+    head = int(means.argmax()) if head is None else head
+    return {
+        "layer": block,
+        "head": head,
+        "head_weights": layer.weights,
+        "head_weight_means": means,
+        "one_head": layer.heads[head],
+        "one_layer": layer.heads.mean(0),
+        "heads_aggregated": layer.aggregated(),
+    }
+
+
+def of_scores(
+    segmenter: Segmenter,
+    capture: Aggregator,
+    annotation: PromptAnnotation,
+    names: Mapping[int, str],
+    rows: Mapping[str, Sequence[int]],
+    picture: Image.Image,
+) -> dict[str, Any]:
+    attention = capture.attention_map()[0]  # [g, g, N]
+    tokens = [within(each, attention.shape[-1]) for each in rows.values()]
+    content = within(sorted({*annotation.rescaling_token_id}.union(*tokens)), attention.shape[-1])
+    rescaled = rescale(attention, tokens, content, segmenter.config.rescale_method)
+    maps = segmenter.rescale(attention, annotation)  # [n, g, g], the background last
+    scores = segmenter.refine(maps, capture, 0, picture)
+    classes = list(annotation.existent_objects.values())
+    refined, wins = [], []
+    for number, own in enumerate(rows.values()):
+        if own in classes:
+            score = scores[classes.index(own)]
+        else:  # a word that is no class of its own is refined beside the classes
+            beside = torch.cat([maps[:-1], rescaled[number : number + 1], maps[-1:]])
+            score = segmenter.refine(beside, capture, 0, picture)[-2]
+        others = [map for at, map in enumerate(scores) if at >= len(classes) or not set(own) & set(classes[at])]
+        refined.append(score)
+        wins.append(score > torch.stack(others).amax(0))
+    segmentation = segmenter.segmentation(scores, annotation, names, picture)
+    return {
+        "layers_aggregated": torch.stack([attention[..., each].mean(-1) for each in tokens]),
+        "rescaled": rescaled,
+        "refined": torch.stack(refined),
+        "wins": torch.stack(wins),
+        "class_ids": segmentation.class_ids,
+        "class_names": segmentation.names,
+        "scores": scores,
+        "label_map": segmentation.label_map(),
+    }
+
+
+def of_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    at = [(y, x) for x, y in found["pixels"]]
+    values = {
+        "pixel_attention": resized(found["layers_aggregated"], size),
+        "pixel_scores": resized(found["refined"], size),
+    }
+    names = dict(zip(found["class_ids"], found["class_names"])) | {BACKGROUND: "background"}
+    winners = [names[int(found["label_map"][place])] for place in at]
+    return {name: torch.stack([maps[:, y, x] for y, x in at]) for name, maps in values.items()} | {
+        "pixel_classes": winners
+    }
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [K, g, g] at every pixel of a picture of (width, height), as the decision sees them   [K, H, W]"""
+    return F.interpolate(maps[None].float(), size=size[::-1], mode="bilinear", align_corners=False)[0]
+
+
+def peaks(refined: Tensor, size: tuple[int, int]) -> list[Pixel]:
+    """Where each word scores highest, as (x, y)."""
+    places = resized(refined, size).flatten(1).nan_to_num(-torch.inf).argmax(1).tolist()
+    return [(place % size[0], place // size[0]) for place in places]
+
+
+def padded(lists: Sequence[Sequence[int]]) -> np.ndarray:
+    """One row each, filled up with -1."""
+    longest = max(map(len, lists))
+    return np.array([[*each, *[-1] * (longest - len(each))] for each in lists])
+
+
+def plain(values: Mapping[str, Any]) -> Numbers:
+    return {name: np.asarray(value.cpu() if torch.is_tensor(value) else value) for name, value in values.items()}
+
+
+def save_numbers(path: str | os.PathLike[str], settings: Mapping[str, Numbers]) -> Path:
+    """The .npz: the first setting's numbers by their names, those of a second one as `NAME.key`; then renamed."""
+    path, flat = Path(path), {}
+    for number, (setting, numbers) in enumerate(settings.items()):
+        flat |= {f"{setting}.{key}" if number else key: value for key, value in numbers.items()}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **flat)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
