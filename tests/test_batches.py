@@ -2,12 +2,13 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusion_feature import PromptCut
+from diffusion_feature import FeatureExtractor, PromptCut
 from goca.benchmark import Benchmark
-from goca.config import ConfigError
+from goca.config import ConfigError, load_config
 from goca.config import folder as configs
 from goca.prompts import PromptAnnotation
 from goca.segmenter import BoundTooSmall, Segmenter
@@ -82,7 +83,7 @@ def test_a_bound_cuts_a_batch_in_parts_and_changes_no_score(seg, monkeypatch):
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=5e-3)
     assert sizes == [5, 1, 2, 2]
     tight = Segmenter(seg.extractor, seg.config, max_bytes=100)
-    with pytest.raises(BoundTooSmall, match=rf"max_bytes is 100; one picture of 32 x 32 takes {bound.taken:,} with"):
+    with pytest.raises(BoundTooSmall, match=rf"max_bytes is 100; one picture takes {bound.taken:,} with"):
         tight(pictures, "cat, sky")
 
 
@@ -117,3 +118,29 @@ def test_counts_do_not_depend_on_batches_or_processes(tmp_path):
 def test_sizes_that_are_none(tmp_path, given):
     with pytest.raises(ConfigError, match="must be a whole number of at least 1"):
         run(tmp_path, **given)
+
+
+def test_pictures_and_grids_of_any_side_ratio(family_seg):
+    side, grid = family_seg.config.img_size, family_seg.config.feat_size
+    wide = {"img_size": [side, 2 * side], "feat_size": [grid, 2 * grid]}
+    config = load_config(family_seg.config, **wide)
+    extractor = FeatureExtractor((), config.version, "cpu", "auto", config.img_size, vars_of(family_seg))
+    seg, pictures = Segmenter(extractor, config), drawn(2)
+    found = seg(pictures, "cat, sky", image_id=["a", "b"])
+    assert found[0].scores.shape == (3, grid, 2 * grid) and found[0].label_map().shape == (30, 44)
+    space = seg.capture(pictures[0], seg.read_prompt("cat, sky")[0]).space_map()[0]
+    assert space.shape == (2 * grid**2, 2 * grid**2)
+    assert ((space.sum(1) > 0) & (space.sum(1) < 1 + 1e-5)).all()  # in joint attention text has its share
+    assert json.loads(json.dumps(config.to_dict()))["img_size"] == wide["img_size"]
+    assert load_config(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def vars_of(seg):
+    """A pipeline object with the parts of a segmenter."""
+    return SimpleNamespace(**seg.extractor.parts)
+
+
+@pytest.mark.parametrize("size", [[8, 8, 8], [512, 0], [512, 1.5], "512", True])
+def test_sides_that_are_none(size):
+    with pytest.raises(ConfigError, match=r"img_size is .*; it must be a whole number of at least 8, or two of them"):
+        load_config("sd15", img_size=size)

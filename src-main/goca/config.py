@@ -28,6 +28,8 @@ RULES: dict[str, Mapping[str, Any]] = {
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
 LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
+SIZES = ("img_size", "feat_size")
+Size = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class SegmenterConfig:
 
     pipeline        folder or hub id, used where none is given
     version         family of the model: a key of diffusion_feature.families.VERSIONS
-    img_size        side of the square to which pictures are stretched
-    feat_size       side of the grid on which maps are aggregated and refined
+    img_size        side of the square, or (height, width), to which pictures are stretched
+    feat_size       the same of the grid on which maps are aggregated and refined
     t               noise: timestep 0..999 (see the protocol's `noise`)
     ref_layer       dense feature that the reference affinity is made of
     cross_layers    cross maps that are aggregated: "all", ids, or patterns with braces {0..2} {1,3}
@@ -53,8 +55,8 @@ class SegmenterConfig:
     """
 
     version: str
-    img_size: int
-    feat_size: int
+    img_size: Size
+    feat_size: Size
     t: int
     ref_layer: str
     self_layers: str | tuple[str, ...]
@@ -83,8 +85,14 @@ class SegmenterConfig:
                 raise ConfigError(f"{name} {rule!r} is not known; there are: {', '.join(rules)}")
         for name, least in LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+            if name in SIZES and isinstance(value, list | tuple) and len(value) == 2:
+                object.__setattr__(self, name, tuple(value))
+                counts = list(value)
+            else:
+                counts = [value]
+            if any(not isinstance(each, int) or isinstance(each, bool) or each < least for each in counts):
+                pair = ", or two of them (height, width)" if name in SIZES else ""
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}{pair}")
         object.__setattr__(self, "timesteps", tuple(self.timesteps))
         if wrong := [t for t in self.timesteps if not isinstance(t, int) or isinstance(t, bool) or t < 0]:
             raise ConfigError(f"timesteps holds {wrong[0]!r}; expected whole numbers of at least 0")
@@ -96,6 +104,11 @@ class SegmenterConfig:
         along = [step.name for step in self.steps() if "space_map" in step.refinement.needs]
         if along and not self.self_layers:
             raise ConfigError(f"refine: {along[0]} moves scores along the space map; name its maps in self_layers")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the grid."""
+        return self.feat_size if isinstance(self.feat_size, tuple) else (self.feat_size, self.feat_size)
 
     def steps(self) -> tuple[Step, ...]:
         """The steps of `refine`."""

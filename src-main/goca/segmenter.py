@@ -21,7 +21,7 @@ from goca.prompts import PromptAnnotation, annotate, parse_brackets
 from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation
-from goca.views import Capture, View, observed, views
+from goca.views import Capture, View, averaged, views
 
 Picture = Image.Image | str | Path
 Prompt = str | PromptAnnotation
@@ -179,10 +179,9 @@ class Segmenter:
         if self.max_bytes is None:
             return pictures
         if self.taken > self.max_bytes:
-            side = self.config.img_size
             raise BoundTooSmall(
-                f"max_bytes is {self.max_bytes:,}; one picture of {side} x {side} takes {self.taken:,} with this "
-                "config: allow that, or choose a smaller img_size or feat_size"
+                f"max_bytes is {self.max_bytes:,}; one picture takes {self.taken:,} with this config: "
+                "allow that, or choose a smaller img_size or feat_size"
             )
         return min(pictures, self.max_bytes // self.taken) if self.taken else 1
 
@@ -201,7 +200,8 @@ class Segmenter:
             self.forward(images, annotations, aggregator, noises, image_ids, view)
             return aggregator
 
-        return observed(views(self.config), look)
+        looks = views(self.config)
+        return averaged(looks, [look(view) for view in looks])
 
     def forward(
         self,
@@ -250,7 +250,7 @@ class Segmenter:
         return Plan(
             blocks=tuple(self.blocks),
             space_blocks=tuple(self.space_blocks),
-            grid=(config.feat_size, config.feat_size),
+            grid=config.grid,
             head_rules=tuple(head_rules) or (config.head_method,),
             layer_rules=tuple(layer_rules) or (config.layer_method,),
             reference=config.ref_layer,
