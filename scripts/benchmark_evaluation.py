@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [measure(arguments.classes, present, arguments.size, arguments.repeats)
                 for present in tqdm(arguments.present, desc="classes present")]  # fmt: skip
     height, width = arguments.size
-    print(f"{arguments.classes} classes, {len(THRESHOLDS)} thresholds, {height} x {width}, one core; processor time, medians")
+    print(f"{arguments.classes} classes, {len(THRESHOLDS)} thresholds, {height} x {width}, one core;", end=" ")
+    print("medians of processor time")
     print("| classes present | one pass | plain loop | ratio |\n|---|---|---|---|")
     for row in rows:
         times = f"{1e3 * row['one pass']:.1f} ms | {1e3 * row['plain loop']:.0f} ms"

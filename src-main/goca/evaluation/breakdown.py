@@ -84,7 +84,8 @@ def extremes(
     """
     counted = {record["image"]: record for record in records if "cells" in record}
     ranks = rank_images(list(counted.values()), metric, threshold)
-    kept = min(kept, len(ranks) // 2) if len(ranks) > 1 else len(ranks)
+    worst = ranks[: min(kept, (len(ranks) + 1) // 2)]
+    best = ranks[len(worst) :][::-1][:kept]
 
     def entry(iou: float, image_id: str) -> dict[str, Any]:
         shown = sorted({cell[0] for cell in counted[image_id]["cells"]})
@@ -92,8 +93,8 @@ def extremes(
 
     return {
         "threshold": threshold,
-        "worst": [entry(*rank) for rank in ranks[:kept]],
-        "best": [entry(*rank) for rank in ranks[kept:][::-1][:kept]],
+        "worst": [entry(*rank) for rank in worst],
+        "best": [entry(*rank) for rank in best],
     }
 
 

@@ -176,10 +176,10 @@ def distribution(results: Results) -> Markup:
         return tag("dl", *(
             join(
                 tag("dt", swatch(each["id"]), each["name"]),
-                tag("dd", *(tag("i", style=f"--share:{each[k] / largest:.4f}") for k in
-                            ("label_pixels", "predicted_pixels_best")), class_="pair", aria_hidden="true"),
                 tag("dd", f"{percent(each['label_pixels'] / total, 2)} / "
                           f"{percent(each['predicted_pixels_best'] / total, 2)} %", class_="numbers soft"),
+                tag("dd", *(tag("i", style=f"--share:{each[k] / largest:.4f}") for k in
+                            ("label_pixels", "predicted_pixels_best")), class_="pair", aria_hidden="true"),
             )
             for each in chosen
         ), class_="distribution")  # fmt: skip

@@ -1,0 +1,253 @@
+"""The page of a run, opened and clicked as a reader does; and what a run keeps for it."""
+
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from browser import open_browser, open_page
+from goca.datasets import DatasetConfig, SampleError
+from goca.evaluation import (
+    Prediction,
+    RunError,
+    RunStore,
+    collect,
+    count_images,
+    metric_for,
+    summarise,
+    write_report,
+    write_results,
+)
+from goca.evaluation.gallery import BYTES, GAP, KEPT, SIDE, rank_images, thumbnail, thumbnail_path
+from goca.evaluation.markup import Markup, join, tag
+from goca.protocol import Protocol
+from PIL import Image
+
+HOSTILE = "<script>document.title = 'taken'</script>"
+CONFIG = DatasetConfig("toy", "toy", thresholds=[-0.1, 0, 0.1])
+SETTINGS = {"choices": {"model": 'm"><img src=x onerror=alert(1)>'}, "dataset": {"name": "toy & co", "split": "val"}}
+FIXED = 0.05
+
+
+class Toy:
+    """Images made up from their id, the first of which is hostile; birds never occur; i3 cannot be read."""
+
+    name, class_names = "toy", [[], ["cat"], [f"dog {HOSTILE}"], ["fish"], ["bird"]]
+
+    def __init__(self, count=24):
+        self.ids = [HOSTILE, *(f"i{number}" for number in range(1, count))]
+
+    def sample(self, image_id):
+        if image_id == "i3":
+            raise SampleError(f"label {HOSTILE} cannot be read")
+        rng = np.random.default_rng(len(image_id) + sum(map(ord, image_id)))
+        label = np.zeros((30, 40), np.uint8)
+        label[:, : rng.integers(5, 35)] = rng.integers(1, 3)
+        label[0, 0] = 255
+        image = Image.new("RGB", (40, 30), tuple(rng.integers(0, 255, 3).tolist()))
+        return SimpleNamespace(id=image_id, name=f"{image_id}.jpg", image=image, label=label, present=[1, 2])
+
+
+def segment(samples):
+    """The truth with noise, more of it for some images than for others."""
+    predictions = []
+    for sample in samples:
+        rng = np.random.default_rng(sum(map(ord, sample.id)))
+        masks = np.stack([sample.label == 1, sample.label == 2, 0 * sample.label])[:, ::5, ::5]
+        noise = rng.normal(0, rng.uniform(0.1, 0.8), masks.shape)
+        predictions.append(Prediction((masks + noise).clip(-1, 2), [1, 2], notes=[HOSTILE] * (sample.id == "i1")))
+    return predictions
+
+
+def run(folder, dataset=None, ids=None, **sharing):
+    dataset, protocol = dataset or Toy(), Protocol.of("paper")
+    ids, metric = ids or dataset.ids, metric_for(dataset, CONFIG, protocol, extra=[FIXED])
+    with RunStore(folder, {}, sharing.get("rank", 0)) as store:
+        count_images(dataset, ids, lambda: segment, metric, store, drawn_at=FIXED, **sharing)
+        metric = metric.empty_copy()
+        if (records := collect(ids, metric, store)) is None:
+            return None
+        results = summarise(
+            dataset, CONFIG, protocol, metric, records, fixed=FIXED, settings=SETTINGS, origins=store.origins()
+        )
+        write_results(store, results)
+    return results
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(folder)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser, finished):
+    with open_page(browser) as opened:
+        opened.goto((finished[0] / "report.html").as_uri())
+        yield opened
+
+
+def column(page, number):
+    return page.locator(f"#classes tbody tr > *:nth-child({number})").all_inner_texts()
+
+
+def test_the_page_loads_nothing_and_complains_of_nothing(page, finished):
+    own = [url for url in page.requests if not url.startswith("data:")]
+    assert own == [(finished[0] / "report.html").as_uri()] and page.complaints == []
+    assert page.locator("img").count() == 2 * KEPT
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_names_and_ids_are_text(page):
+    assert page.title() == f"{SETTINGS['choices']['model']} on toy & co"
+    assert page.locator("script").count() == 1 and page.locator("img[src=x]").count() == 0
+    assert f"dog {HOSTILE}" in column(page, 1)[2]
+    assert f"i3: label {HOSTILE} cannot be read" in page.locator("body").inner_text()
+
+
+def test_a_click_on_a_header_sorts(page):
+    first = column(page, 1)
+    head = page.locator("#classes thead th").nth(1)
+    assert head.get_attribute("aria-sort") == "none"
+    head.locator("button").click()
+    falling = column(page, 2)
+    numbers = [float(text) for text in falling if text != "–"]
+    assert head.get_attribute("aria-sort") == "descending" and numbers == sorted(numbers, reverse=True)
+    assert column(page, 1) != first and falling[-1] == "–"  # no birds: last, either way
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending" and column(page, 2)[-1] == "–"
+    assert [float(text) for text in column(page, 2)[:-1]] == numbers[::-1]
+    page.locator("#classes thead button").first.click()
+    assert head.get_attribute("aria-sort") == "none" and column(page, 1) == sorted(first, key=str.lower)
+
+
+def test_the_page_shows_the_numbers_of_the_results(page, finished):
+    text, results = page.locator("main").inner_text(), finished[1]
+    for which in ("best", "fixed"):
+        number = results["metrics"][which]["mIoU"]
+        assert f"{100 * number['value']:.1f}" in text
+        assert "{:.1f} to {:.1f}".format(*(100 * end for end in number["interval"])) in text
+    assert "23 of 24 images" in page.locator("header").inner_text()
+    for caveat in results["oracle"].values():
+        assert caveat[1:] in text
+    assert page.locator("svg.chart circle.a").count() == len(CONFIG.thresholds)
+    page.get_by_text("commonest mistakes").click()
+    assert page.get_by_text("of the true class").is_visible()
+
+
+def test_dark_and_light_follow_the_reader(browser, finished):
+    def colours(dark):
+        with open_page(browser, dark=dark) as page:
+            page.goto((finished[0] / "report.html").as_uri())
+            get = "e => { const s = getComputedStyle(e); return [s.backgroundColor, s.color] }"
+            return page.locator("body").evaluate(get)
+
+    def brightness(colour):
+        return sum(int(part) for part in colour.strip("rgb()").split(","))
+
+    (light_page, light_ink), (dark_page, dark_ink) = colours(False), colours(True)
+    assert brightness(light_page) > 600 > 200 > brightness(light_ink)
+    assert brightness(dark_page) < 200 < 600 < brightness(dark_ink)
+
+
+def test_on_a_phone_nothing_hangs_over_the_edge(browser, finished):
+    with open_page(browser, width=360, height=740) as page:
+        page.goto((finished[0] / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_page_is_made_again_from_the_folder(finished, monkeypatch, capsys):
+    folder, before = finished[0], (finished[0] / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    script = Path(__file__).parents[1] / "scripts" / "make_report.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(folder)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert (folder / "report.html").read_bytes() == before
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+
+
+def test_a_folder_without_results_is_an_error(tmp_path):
+    with pytest.raises(RunError, match=r"no results\.json"):
+        write_report(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps({"mIoU": {}}))
+    with pytest.raises(RunError, match="older version"):
+        write_report(tmp_path)
+
+
+def test_a_missing_thumbnail_is_said(tmp_path):
+    results = run(tmp_path)
+    thumbnail_path(tmp_path, results["extremes"]["worst"][0]["image"]).unlink()
+    assert write_report(tmp_path).read_text().count("No thumbnail was kept.") == 1
+
+
+def test_runs_in_which_nothing_or_everything_was_skipped(tmp_path):
+    for ids in (["i3"], ["i1"]):
+        folder = tmp_path / ids[0]
+        run(folder, ids=ids)
+        assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert "i3" in (tmp_path / "i3" / "report.html").read_text()
+
+
+def drawn(folder):
+    return {path.name: path.read_bytes() for path in (folder / "gallery").iterdir()}
+
+
+def shown(results):
+    return {each["image"] for which in ("worst", "best") for each in results["extremes"][which]}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_keeps_the_same_thumbnails(tmp_path, world):
+    alone = run(tmp_path / "alone", Toy(40))
+    shared = [run(tmp_path / "shared", Toy(40), rank=rank, world=world, batch_size=2) for rank in range(world)][-1]
+    assert shared["extremes"] == alone["extremes"] and drawn(tmp_path / "shared") == drawn(tmp_path / "alone")
+    names = {thumbnail_path(tmp_path / "alone", image).name for image in shown(alone)}
+    assert names == set(drawn(tmp_path / "alone")) and len(names) == 2 * KEPT
+
+
+def test_more_images_go_on_from_fewer(tmp_path):
+    whole = run(tmp_path / "whole", Toy(40))
+    run(tmp_path / "grown", Toy(40), ids=Toy(40).ids[:20])
+    assert run(tmp_path / "grown", Toy(40))["extremes"] == whole["extremes"]
+    assert drawn(tmp_path / "grown") == drawn(tmp_path / "whole")
+
+
+def test_the_worst_are_the_worst(finished):
+    folder, results = finished
+    lines = [json.loads(line) for line in (folder / "counts.jsonl").read_text().splitlines()]
+    records = [line for line in lines if "cells" in line]
+    ranks = rank_images(records, metric_for(Toy(), CONFIG, Protocol.of("paper"), extra=[FIXED]), FIXED)
+    assert [each["image"] for each in results["extremes"]["worst"]] == [image for _, image in ranks[:KEPT]]
+    assert [each["image"] for each in results["extremes"]["best"]] == [image for _, image in ranks[::-1][:KEPT]]
+
+
+@pytest.mark.parametrize("size", [(500, 375), (1, 300), (64, 64), (2048, 1024), (1, 1)])
+def test_a_thumbnail_is_small_and_has_three_panels(size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8))
+    label = np.zeros(size[::-1], np.uint8)
+    label[:, size[0] // 2 :] = 1
+    content = thumbnail(picture, label, 1 - label)
+    strip = Image.open(io.BytesIO(content))
+    panel = (strip.width - 2 * GAP) // 3
+    assert len(content) <= BYTES and max(panel, strip.height) <= SIDE and strip.format == "WEBP"
+    colours = np.asarray(strip.convert("RGB")).astype(int)
+    if size[0] > 1:
+        grey = np.ptp(colours[:, panel + GAP : -panel - GAP], axis=2).mean(axis=0)  # truth: class 1 on the right
+        assert grey[5 : panel // 2 - 5].max() < 40 < grey[panel // 2 + 5 : panel - 5].min()
+
+
+def test_markup_escapes_what_is_not_markup():
+    assert tag("td", "a < b & c", class_="x", data_value='"') == '<td class="x" data-value="&quot;">a &lt; b &amp; c</td>'
+    assert tag("p", tag("b", "x"), ["<", Markup("<i></i>")]) == "<p><b>x</b>&lt;<i></i></p>"
+    assert tag("img", alt=None) == "<img>" and join("<", tag("i")) == "&lt;<i></i>"
