@@ -7,7 +7,7 @@ back first. One look alone is what it was.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -49,9 +49,8 @@ def views(config: SegmenterConfig) -> tuple[View, ...]:
     return tuple(View(*look) for look in looks)
 
 
-def observed(views: Sequence[View], look: Callable[[View], Aggregator]) -> Capture:
-    """Every view through `look`, and their average."""
-    captures = [look(view) for view in views]
+def averaged(views: Sequence[View], captures: Sequence[Aggregator]) -> Capture:
+    """The captures of these views as one; a plain look alone is what it is."""
     if len(captures) == 1 and not views[0].flipped:
         return captures[0]
     return Average(captures, [view.flipped for view in views])
