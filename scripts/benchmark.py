@@ -1,6 +1,10 @@
 """Time and memory of the method, as ratios taken in one run.
 
-    python3 scripts/benchmark.py            on the embedded model: a table, and JSON with --json FILE
+    python3 scripts/benchmark.py [embedded]     on the embedded model: a table, and JSON with --json FILE
+    python3 scripts/benchmark.py denoisers      on full-size denoisers with random weights
+    python3 scripts/benchmark.py evaluation     the evaluation alone
+
+Of the embedded model:
 
 bare         VAE encode and one denoiser forward, nothing captured; text states made beforehand
 method       the whole of Segmenter(image, annotation): text, encode, forward, aggregation, rescaling, refinement
@@ -12,11 +16,13 @@ Bare and method take turns picture by picture, so that whatever else the machine
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +35,7 @@ from make_scenes import REPOSITORY
 from tqdm import tqdm
 
 WARM_UP = 5  # pictures before the clock starts
+OTHERS = {"denoisers": "benchmark_denoisers", "evaluation": "benchmark_evaluation"}
 FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 
 
@@ -70,12 +77,21 @@ def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
     return {**medians, "method / bare": medians["method"] / medians["bare"], "peak bytes of the process": peak}
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
+    what, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("embedded", argv)
+    if what == "embedded":
+        return embedded_command(rest)
+    if what not in OTHERS:
+        raise SystemExit(f"BenchmarkNotKnown: {what!r}; known: embedded, {', '.join(OTHERS)}")
+    importlib.import_module(OTHERS[what]).main(rest)
+
+
+def embedded_command(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--pipeline", help="another folder in place of the embedded model")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads()}
     row = found["mini-sd"]
     print("| | bare | method | method / bare | evaluation | peak memory |\n|---|---|---|---|---|---|")
@@ -89,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -102,11 +102,11 @@ class Attention:
                 del probabilities, parts
             yield queries, sums
 
-    @property
-    def working_bytes(self) -> int:
-        """What `head_sums` holds at once: probabilities of one chunk, weighed and not, and their sums over heads."""
+    def working_bytes(self, copies: int = 0) -> int:
+        """What `head_sums` holds at once: probabilities of one chunk, weighed and not, their sums over heads, and as
+        many copies of these as their taker makes."""
         step, group = self.chunk
-        return 4 * len(self.query) * step * self.key.shape[-2] * (2 * group + 2)
+        return 4 * len(self.query) * step * self.key.shape[-2] * (2 * group + 2 + copies)
 
     def head_mean(self, selection: Tensor | None = None) -> Tensor:
         """Mean over heads of the self map, of all image queries or the selected ones   [B, n, S]"""

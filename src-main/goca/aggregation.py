@@ -24,6 +24,8 @@ from goca.waiting import HalfMap, Waiting, waiting
 
 Sink = Callable[[Tensor, Tensor], None]  # takes queries [s] and their rows of the head-mean self map [B, s, S]
 
+COPIES = 3  # of a chunk's rows that a comparison or the space map makes
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,7 +108,7 @@ class Aggregator:
             self.token_maps[block] = maps
         if comparison is not None:
             self._note(block, comparison)
-        self._account(attention.working_bytes if len(queries) else 0)
+        self._account(attention.working_bytes(COPIES if sinks else 0) if len(queries) else 0)
 
     def feature(self, layer: str, feature: Tensor) -> None:
         if layer in self.plan.dense:
@@ -123,7 +125,7 @@ class Aggregator:
         comparison, layer = Comparison(self.reference, self.compared, self.grids[block]), self.waiting[block]
         for queries, rows in layer.rows(comparison.queries):
             comparison.add(queries, rows)
-        self._account(layer.working_bytes)
+        self._account(layer.working_bytes(COPIES))
         self._note(block, comparison)
         del self.waiting[block]
 

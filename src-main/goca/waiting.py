@@ -20,8 +20,7 @@ class Waiting(Protocol):
     @property
     def tensors(self) -> list[Tensor]: ...  # what it holds
 
-    @property
-    def working_bytes(self) -> int: ...  # what reading its rows takes besides
+    def working_bytes(self, copies: int) -> int: ...  # what reading its rows takes besides, and copying them
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Some queries (ascending) and their rows [B, s, S], until all that are asked for have come."""
@@ -38,9 +37,8 @@ class Compact:
         found = [self.attention.query, self.attention.key, self.attention.mask]
         return [tensor for tensor in found if tensor is not None]
 
-    @property
-    def working_bytes(self) -> int:
-        return self.attention.rows().working_bytes
+    def working_bytes(self, copies: int) -> int:
+        return self.attention.working_bytes(copies)
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         rows = self.attention.rows(queries.to(self.attention.query.device))
@@ -61,9 +59,8 @@ class HalfMap:
     def tensors(self) -> list[Tensor]:
         return [self.half, self.scale]
 
-    @property
-    def working_bytes(self) -> int:
-        return 8 * len(self.half) * min(ROWS, self.half.shape[1]) * self.half.shape[2]
+    def working_bytes(self, copies: int) -> int:
+        return 4 * len(self.half) * min(ROWS, self.half.shape[1]) * self.half.shape[2] * (2 + copies)
 
     def add(self, queries: Tensor, rows: Tensor) -> None:
         """Consecutive queries [s] and their rows [B, s, S]"""
