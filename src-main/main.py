@@ -12,21 +12,16 @@ of processes, machines and clusters.
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import hydra
 from goca.evaluation import table
+from goca.overrides import GROUPS, default_run_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
-
-GROUPS = ("model", "dataset", "protocol")
-PLACES = r"roots\..+|dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file"
-NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload)=")
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
@@ -56,13 +51,6 @@ def evaluate(values: dict[str, Any]) -> None:
     print(f"\n{table(results)}\nresults: {values['run_dir']}")
     if values["strict"] and results["images"]["skipped"]:
         sys.exit(f"strict=true, and {len(results['images']['skipped'])} images were skipped")
-
-
-def default_run_dir(choices: dict[str, str], overrides: Sequence[str]) -> str:
-    """runs/<model>-<dataset>-<protocol>, then whatever else was set that changes the results."""
-    own = [each for each in overrides if not NOT_IN_NAME.match(each) and each.split("=")[0] not in GROUPS]
-    name = ",".join(["-".join(choices.values()), *sorted(own)])
-    return "runs/" + re.sub(r"[^\w.,=+-]+", "_", name)
 
 
 if __name__ == "__main__":

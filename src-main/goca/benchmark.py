@@ -179,11 +179,12 @@ class Benchmark:
 
         return Predictor(segmenter, source, noise, self.seed)
 
-    def load(self, kind: type[Kind], store: RunStore) -> Kind:
+    def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
         memory: dict[str, Any] = {"max_bytes": self.max_bytes, "offload": self.offload, "int8_text": self.int8_text}
         segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **memory)
-        store.declare({**_hardware(segmenter), "revision": revision(), "versions": versions()})
+        if store is not None:
+            store.declare(origin(segmenter))
         return segmenter
 
     def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
@@ -224,11 +225,12 @@ def _own_device(device: str) -> str:
     return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
-def _hardware(segmenter: Segmenter) -> dict[str, str]:
-    """What the model really runs on."""
+def origin(segmenter: Segmenter) -> dict[str, Any]:
+    """What the model really runs on, and the code."""
     import torch
     from diffusion_feature.devices import like
 
     weight = like(segmenter.extractor.denoiser)
     name = f" ({torch.cuda.get_device_name(weight.device)})" if weight.is_cuda else ""
-    return {"device": f"{weight.device.type}{name}", "dtype": str(weight.dtype).removeprefix("torch.")}
+    place = {"device": f"{weight.device.type}{name}", "dtype": str(weight.dtype).removeprefix("torch.")}
+    return {**place, "revision": revision(), "versions": versions()}

@@ -64,8 +64,8 @@ class DiffSegmentor(Segmenter):
         maps: list[Tensor] = []
         while len(maps) < len(prompts):
             part = prompts[len(maps) :][: self.admitted(len(prompts) - len(maps))]
-            grid, n = (self.config.feat_size,) * 2, len(part)
-            consumer = ClassMaps(self.blocks, self.space_blocks, grid, [tokens for _, tokens in part])
+            n = len(part)
+            consumer = ClassMaps(self.blocks, self.space_blocks, self.config.grid, [tokens for _, tokens in part])
             texts = [PromptAnnotation(prompt) for prompt, _ in part]
             self.forward([image] * n, texts, consumer, [noise] * n, [image_id] * n)
             self.taken = max(self.taken, -(-consumer.peak_bytes // n))
@@ -87,8 +87,7 @@ class DiffSegmentor(Segmenter):
         return self.with_background(self.capture(image, annotation, noise, image_id))
 
     def with_background(self, capture: ClassMaps) -> Tensor:
-        side = self.config.feat_size
-        return torch.stack([*capture.found, torch.zeros(side, side, device=self.extractor.device)])
+        return torch.stack([*capture.found, torch.zeros(self.config.grid, device=self.extractor.device)])
 
     def names(self, annotation: PromptAnnotation) -> list[str]:
         """What each class of the annotation is called. Raises ConfigError where nothing says it."""
@@ -161,7 +160,7 @@ class ClassMaps:
         if attention.image_keys is not None and block in self.space_blocks and attention.grid == self.grid:
             mean = attention.head_mean()
             self.own, self.layers = [self.own[0].add_(mean) if self.own else mean], self.layers + 1
-            working = max(working, mean.nbytes + attention.working_bytes)
+            working = max(working, 2 * mean.nbytes)
         held = [*self.own, *(each for maps in self.cross.values() for each in maps)]
         self.peak_bytes = max(self.peak_bytes, sum(each.nbytes for each in held) + working)
 

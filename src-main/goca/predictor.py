@@ -21,6 +21,11 @@ from goca.segmenter import Segmenter
 SEGMENTERS: dict[str, type[Segmenter]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
 
 
+def noise_id(sample: Sample, seed: int) -> str:
+    """What a run with that seed makes the noise of a sample from."""
+    return f"{sample.id}/{seed}" if seed else sample.id
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A segmenter, where its prompts come from, and its noise: a `goca.evaluation.Segmentor`.
@@ -53,7 +58,7 @@ class Predictor:
 
     def _predict(self, wanted: Iterable[tuple[Sample, PromptAnnotation, Tensor | None]]) -> Iterable[Prediction]:
         samples, annotations, noises = zip(*wanted) if wanted else ((), (), ())
-        ids = [f"{sample.id}/{self.seed}" if self.seed else sample.id for sample in samples]
+        ids = [noise_id(sample, self.seed) for sample in samples]
         captures = self.segmenter.captures([sample.image for sample in samples], annotations, noises, ids)
         cut: dict[str, str] = {}  # a batch warns of all its prompts when its first picture is asked for
         for sample, annotation in zip(samples, annotations):
