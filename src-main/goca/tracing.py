@@ -126,10 +126,7 @@ class trace:
                 f"the denoiser was given a batch of {size} for {count} pictures; understood are {count} (no guidance) "
                 f"and {2 * count} (guidance: without and with the prompt). Embeddings? Give trace(pipe, prompt=[...])"
             )
-        h, w = picture_size(self.layers.parts, torch.empty(0, 1, *self.latents))
-        g, side = self.config.feat_size, self.config.img_size
-        grid = (max(3, round(g * h / side)), max(3, round(g * w / side)))  # the blur reflects two pixels
-        self._aggregator = Aggregator(dataclasses.replace(self.segmenter.plan(), grid=grid))
+        self._aggregator = Aggregator(dataclasses.replace(self.segmenter.plan(), grid=self._grid()))
         tap = self.layers.tap(Conditional(self._aggregator, count), self.latents)
         self._tap = tap.__enter__()
 
@@ -143,6 +140,18 @@ class trace:
         if failed is None:
             self.capture.add(self._aggregator)
         del self._aggregator
+
+    def _grid(self) -> tuple[int, int]:
+        """Cells as large as the config's, as many as the picture has room for; 3 at least, as the blur reflects two."""
+        size = self.config.img_size
+        usual = size if isinstance(size, tuple) else (size, size)
+        cells = zip(self.config.grid, self._size(), usual)
+        h, w = (max(3, round(count * side / full)) for count, side, full in cells)
+        return h, w
+
+    def _size(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return picture_size(self.layers.parts, torch.empty(0, 1, *self.latents))
 
     # ---- afterwards
 
@@ -184,8 +193,7 @@ class trace:
         scores = self.segmenter.refine(maps, self.capture, image, self._picture(image))
         ids = [*names, *[BACKGROUND] * (len(scores) - len(names))]
         labels = [names.get(class_id, "background") for class_id in ids]
-        size = picture_size(self.layers.parts, torch.empty(0, 1, *self.latents))
-        return Segmentation(scores, ids, labels, size, self._picture(image))
+        return Segmentation(scores, ids, labels, self._size(), self._picture(image))
 
     def _words(self, image: int) -> PromptWords:
         self.attention(image)
