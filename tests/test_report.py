@@ -248,6 +248,7 @@ def test_a_thumbnail_is_small_and_has_three_panels(size):
 
 
 def test_markup_escapes_what_is_not_markup():
-    assert tag("td", "a < b & c", class_="x", data_value='"') == '<td class="x" data-value="&quot;">a &lt; b &amp; c</td>'
+    cell = tag("td", "a < b & c", class_="x", data_value='"')
+    assert cell == '<td class="x" data-value="&quot;">a &lt; b &amp; c</td>'
     assert tag("p", tag("b", "x"), ["<", Markup("<i></i>")]) == "<p><b>x</b>&lt;<i></i></p>"
     assert tag("img", alt=None) == "<img>" and join("<", tag("i")) == "&lt;<i></i>"

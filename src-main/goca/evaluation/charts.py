@@ -21,8 +21,9 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def bar(share: float | None) -> Markup:
-    """A share 0..1 as a bar."""
-    return tag("span", tag("i", style=f"--share:{share or 0:.4f}"), class_="bar", aria_hidden="true")
+    """A share 0..1 as a bar; only its room for what is undefined."""
+    kind = "bar empty" if share is None else "bar"
+    return tag("span", tag("i", style=f"--share:{share or 0:.4f}"), class_=kind, aria_hidden="true")
 
 
 def swatch(class_id: int) -> Markup:

@@ -163,7 +163,7 @@ def classes(results: Results) -> Markup:
     note = f"In %, at the best threshold ({best:g}) and the fixed one ({fixed:g})."
     absent = " A dash: neither labelled nor predicted anywhere, and left out of the mean."
     note += absent if any(each["iou_best"] is None for each in results["per_class"]) else ""
-    return section("Classes", tag("p", note, class_="note"), tag("div", table, class_="scroll", tabindex=0))
+    return section("Classes", tag("p", note, class_="note"), tag("div", table, class_="scroll tall", tabindex=0))
 
 
 def distribution(results: Results) -> Markup:
