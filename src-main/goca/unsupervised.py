@@ -20,7 +20,7 @@ from goca import evaluation
 from goca.aggregation import Plan
 from goca.benchmark import Benchmark
 from goca.config import ConfigError
-from goca.datasets import Dataset, Sample, SampleError
+from goca.datasets import VOID, Dataset, Sample, SampleError
 from goca.evaluation import MeanIoU, MetricError, NoiseFile, Prediction, RunStore, Segmentor
 from goca.evaluation.mean_iou import as_array
 from goca.evaluation.store import Record
@@ -78,7 +78,7 @@ class RegionFinder(Segmenter):
         """
         if not self.space_blocks:
             raise ConfigError("regions are merged from self-attention; name its maps in self_layers")
-        grid = (self.config.feat_size, self.config.feat_size)
+        grid = self.config.grid
         captures = self.captures(images, [PromptAnnotation("")] * len(images), noise, image_ids)
         return [
             merge_proposals(capture.space_map()[number], grid, **dataclasses.asdict(merging))
@@ -145,6 +145,14 @@ class MatchedIoU(MeanIoU):
             raise MetricError(f"counts lie outside {self.num_classes} classes")
         np.add.at(self._cells, (wins, label, predicted), pixels)
 
+    def predict(
+        self, scores: Any, label: NDArray[np.integer], class_ids: Sequence[int] = (), threshold: float = THRESHOLD
+    ) -> NDArray[np.integer]:
+        """The matched classes [H, W] of a checked label; VOID where a region is unmatched."""
+        regions = upsample(np.ascontiguousarray(as_array(scores), np.float32), *label.shape).argmax(0)
+        matched = hungarian_match(regions, label, self.num_classes)
+        return np.where(matched == UNMATCHED, VOID, matched)
+
     def empty_copy(self) -> MatchedIoU:
         return MatchedIoU(self.num_classes, self.ignore_index, self.absent)
 
@@ -172,6 +180,10 @@ class UnsupervisedBenchmark(Benchmark):
     def loader(self, dataset: Dataset) -> Callable[[RunStore], Segmentor]:
         noise, merging = NoiseFile(self.noise_file) if self.noise_file else None, self.merging
         return lambda store: RegionPredictor(self.load(RegionFinder, store), merging, noise, self.seed)
+
+    @property
+    def drawn_at(self) -> float:
+        return THRESHOLD
 
     @property
     def merging(self) -> Merging:

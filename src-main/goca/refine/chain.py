@@ -1,6 +1,6 @@
 """Chains of refinements as data: `refine: [affinity, {dense_crf: {iterations: 5}}]` in a model config.
 
-Steps run in the order given. Scores start on the config's grid (feat_size x feat_size); REFINEMENTS says for each step
+Steps run in the order given. Scores start on the config's grid (feat_size); REFINEMENTS says for each step
 on which grid it works and which it leaves behind. The background's map, the last one, takes part in every step.
 """
 
@@ -88,7 +88,7 @@ def nearest_preset(config: SegmenterConfig) -> str:
 REFINEMENTS: dict[str, Refinement] = {
     "affinity": Refinement(affinity, ("space_map",), "grid", settings={"order": lambda c: c.affinity_order}),
     "merge_maps": Refinement(merge_maps, ("space_map",), "grid"),
-    "prototypes": Refinement(prototypes, ("dense",), leaves="grid", settings={"size": lambda c: c.feat_size}),
+    "prototypes": Refinement(prototypes, ("dense",), leaves="grid", settings={"size": lambda c: c.grid}),
     "pamr": Refinement(filtered_pamr, ("picture",), leaves="picture"),
     "dense_crf": Refinement(dense_crf, ("picture",), leaves="picture", settings={"protocol": nearest_preset}),
     "median": Refinement(median),
