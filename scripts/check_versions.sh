@@ -16,7 +16,7 @@ named=$(sed -e 's/#.*//' -e 's/[<>=].*//' requirements.txt | grep -v '^ *$' | gr
   | grep -E "^($named)==" > "$folder/lowest.txt" # torch is pinned, and which build of it is pip's to choose
 "$bin/pip" install --quiet --constraint "$folder/lowest.txt" "$folder/source" pytest hypothesis
 cat "$folder/lowest.txt"
-cd "$folder/work"
-"$bin/goca" doctor
-"$bin/python" -m pytest -p no:cacheprovider "$folder/source/tests/"test_{segmenter,families,extractor,cli,prompts_annotate}.py
+(cd "$folder/work" && "$bin/goca" doctor)
+cd "$folder/source"
+"$bin/python" -m pytest -p no:cacheprovider tests/test_{segmenter,families,extractor,cli,prompts_annotate}.py
 echo "the lowest versions serve"

@@ -1,6 +1,7 @@
 """`goca segment`: pictures in, label map, overlay, masks and JSON out; and what it says of bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from goca.cli import main
 from goca.cli.segment import embedded_words
 from goca.embedded import resolve
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 SCENES = f"{resolve('goca:scenes')}/JPEGImages"
 PROMPT = "star, wall, snow"
@@ -230,6 +232,28 @@ def test_what_is_not_there_is_said_before_the_model_is_loaded(capsys, monkeypatc
     assert "NoClass" in refused(capsys, scene, "--prompt", " , ")
     assert "nearest: sd15" in refused(capsys, scene, "--prompt", PROMPT, "--model", "sd-15")
     assert "--model" in refused(capsys, scene, "--prompt", PROMPT, "--pipeline", "somewhere")
+
+
+def test_a_pipeline_of_ones_own(tmp_path, capsys):
+    picture = f"{SCENES}/test_00000.png"
+    assert segment(picture, "--prompt", PROMPT) == 0
+    whole = values("test_00000-labels.png")
+    capsys.readouterr()
+    copy = tmp_path / "pipe"
+    shutil.copytree(resolve("goca:mini-sd"), copy)
+    assert segment(picture, "--prompt", PROMPT, "--model", "mini-sd", "--pipeline", copy, "--out", "own") == 0
+    assert (values("own/test_00000-labels.png") == whole).all() and record("own/test_00000")["pipeline"] == str(copy)
+    assert "knows only" not in capsys.readouterr().err
+
+
+def test_weights_that_do_not_cover_a_part_are_refused(tmp_path, capsys):
+    copy = tmp_path / "pipe"
+    shutil.copytree(resolve("goca:mini-sd"), copy)
+    file = copy / "text_encoder" / "model.safetensors"
+    weights = load_file(file)
+    save_file({f"else.{name}": tensor for name, tensor in weights.items()}, file, {"format": "pt"})
+    said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", PROMPT, "--model", "mini-sd", "--pipeline", copy)
+    assert said.startswith("PartMissing") and "'text_encoder' lack" in said
 
 
 def test_a_pipeline_that_is_none(capsys, tmp_path):

@@ -136,9 +136,17 @@ def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Map
         weights["dtype"] = weights.pop("torch_dtype")
     try:
         with quiet():
-            return kind.from_pretrained(location, subfolder=name, **weights)
+            if not weights:
+                return kind.from_pretrained(location, subfolder=name)
+            part, report = kind.from_pretrained(location, subfolder=name, output_loading_info=True, **weights)
     except (OSError, ValueError) as error:
         raise PartMissing(f"{location}: the part {name!r} cannot be read as a {kind.__name__}: {error}") from error
+    if missing := sorted(report["missing_keys"]):  # they would be left at random values
+        raise PartMissing(
+            f"{location}: the weights of {name!r} lack {len(missing)} of a {kind.__name__}, such as {missing[0]}: the "
+            "files are another model's, or written by a newer version of the library than the one installed"
+        )
+    return part
 
 
 @contextmanager

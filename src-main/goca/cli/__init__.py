@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
-COMMANDS = {"segment": "goca.cli.segment", "doctor": "goca.cli.doctor"}
+COMMANDS = {"segment": "goca.cli.segment", "doctor": "goca.cli.doctor", "app": "goca.cli.app"}
 INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
 
 

@@ -88,10 +88,10 @@ def chosen_model(model: str | None, pipeline: str | None) -> str:
 
 def load(model: str, args: argparse.Namespace) -> Segmenter:
     from goca.config import load_config
-    from goca.segmenter import Segmenter
+    from goca.predictor import SEGMENTERS
 
     config = load_config(model, protocol=getattr(args, "protocol", "paper"))
-    return Segmenter.from_pretrained(args.pipeline, config, args.device, args.dtype)
+    return SEGMENTERS[config.method].from_pretrained(args.pipeline, config, args.device, args.dtype)
 
 
 @dataclass
