@@ -33,7 +33,7 @@ setup(
     package_dir={"diffusion_feature": "install/diffusion_feature", "goca": "src-main/goca", "goca.configs": "configs"},
     package_data={"goca.configs": ["*.yaml", "*/*.yaml", "hydra/*/*.yaml"], "goca.embedded": ["**/*"],
                   "goca": ["py.typed"], "diffusion_feature": ["py.typed"], "goca.cli": ["*.yaml"],
-                  "goca.datasets": ["classes/*.json"], "goca.labeling": ["vocabulary/*.json"]},
+                  "goca.datasets": ["classes/*.json"], "goca.evaluation": ["page/*"], "goca.labeling": ["vocabulary/*.json"]},
     entry_points={"console_scripts": ["goca = goca.cli:main"]},
     install_requires=requirements(),
     extras_require={**EXTRAS, "dev": TOOLS, "test": [*TOOLS, *EXTRAS["crf"], *EXTRAS["app"]]},
