@@ -1,0 +1,103 @@
+"""Images of a folder to feature matrices and CLIP scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from distances import Array, Statistics
+from inception import SIDE, load_inception
+from PIL import Image, UnidentifiedImageError
+from scene_network import SceneNetwork
+from torch import Tensor, nn
+from tqdm import tqdm
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class FeaturesError(ValueError):
+    """Images, weights or statistics that cannot be used; the message says why."""
+
+
+def images_of(folder: str | Path, n: int | None = None) -> list[Path]:
+    """The finished images of a folder by name, the first `n`; files with temporary names are not finished."""
+    files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in SUFFIXES)
+    if len(files) < (n or 2):
+        raise FeaturesError(f"{folder} has {len(files)} images; expected {n or 'two at least'}")
+    return files[:n]
+
+
+def read(file: Path, side: int, resize: str) -> Tensor:
+    """[3, side, side] in -1..1"""
+    try:
+        picture = Image.open(file).convert("RGB").resize((side, side), FILTERS[resize])
+    except (OSError, UnidentifiedImageError) as error:
+        raise FeaturesError(f"{file} cannot be read: {error}") from None
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def chunks(files: Sequence[Path], size: int, title: str) -> Iterator[Sequence[Path]]:
+    starts = range(0, len(files), size)
+    return (files[start : start + size] for start in tqdm(starts, desc=title, unit="batch"))
+
+
+def read_scene_network(weights: str | None) -> SceneNetwork:
+    from safetensors.torch import load_file
+
+    if weights is None:
+        raise FeaturesError("features=scenes needs weights=FILE, which scenes.py writes")
+    network = SceneNetwork()
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+# features -> how its network is read, the side of its pictures
+NETWORKS: Mapping[str, tuple[Callable[[Any], nn.Module], int]] = {
+    "inception": (load_inception, SIDE),
+    "scenes": (read_scene_network, 64),
+}
+
+
+@torch.no_grad()
+def features_of(
+    files: Sequence[Path], network: nn.Module, side: int, resize: str, batch: int, device: str | torch.device = "cpu"
+) -> Array:
+    """[n, d] in float64"""
+    network = network.to(device)
+    parts = [network(torch.stack([read(file, side, resize) for file in some]).to(device)).double().cpu().numpy()
+             for some in chunks(files, batch, "features")]  # fmt: skip
+    return np.concatenate(parts)
+
+
+def read_statistics(path: str | Path) -> Statistics:
+    """From an .npz with mu [d] and sigma [d, d], as pytorch-fid writes it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Statistics(file["mu"].astype(np.float64), file["sigma"].astype(np.float64))
+    except (OSError, KeyError, ValueError) as error:
+        raise FeaturesError(f"{path} is no .npz with mu and sigma: {error}") from None
+
+
+@torch.no_grad()
+def clip_scores(files: Sequence[Path], captions: Sequence[str], model: str, batch: int, device: Any = "cpu") -> Array:
+    """100 * cosine of each image and its caption   [n]; captions are cut to what the model reads"""
+    from transformers import CLIPModel, CLIPProcessor
+
+    try:
+        clip, processor = CLIPModel.from_pretrained(model), CLIPProcessor.from_pretrained(model)
+    except OSError as error:
+        raise FeaturesError(f"CLIP {model} cannot be read: {str(error).splitlines()[0]}") from None
+    clip, scores, texts = clip.to(device).eval(), [], dict(zip(files, captions, strict=True))
+    length = min(processor.tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
+    for some in chunks(files, batch, "CLIP"):
+        pictures = [Image.open(file).convert("RGB") for file in some]
+        inputs = processor(text=[texts[file] for file in some], images=pictures, return_tensors="pt",
+                           padding="max_length", truncation=True, max_length=length).to(device)  # fmt: skip
+        output = clip(**inputs)
+        cosine = torch.nn.functional.cosine_similarity(output.image_embeds.double(), output.text_embeds.double())
+        scores.append(100 * cosine.cpu().numpy())
+    return np.concatenate(scores)

@@ -1,0 +1,220 @@
+"""Generate images with plain, S-CFG's or GoCA's guidance.
+
+    python3 src-additional/generation_experiment/generate.py model=mini-sd method=goca captions=words.txt
+    accelerate launch src-additional/generation_experiment/generate.py model=sd15 method=goca guidance_scale=5 \\
+        captions=captions_val2014.json n=30000 batch=8
+
+Run again with the same settings, it goes on with the images that are missing. docs/generation.md tells the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from captions import CaptionsError, read_captions
+from goca.config import SegmenterConfig, load_config
+from goca.embedded import resolve
+from goca.evaluation.store import RunError, RunStore
+from goca.guidance import GuidanceError, SemanticGuidance
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from records import Recorder
+from tqdm import tqdm
+
+METHODS: dict[str, str | None] = {"cfg": None, "s-cfg": "s-cfg", "goca": "goca"}  # -> SemanticGuidance's segmentor
+STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, as in the paper
+# what is not a pipeline's default: pictures of exactly the size asked for
+CALLS: dict[str, dict[str, Any]] = {
+    name: {"use_resolution_binning": False, "clean_caption": False} for name in STEPS
+}  # fmt: skip
+
+
+class SettingsError(ValueError):
+    """Settings that do not go together; the message says which."""
+
+
+@dataclass
+class Settings:
+    """What can be set on the command line, as key=value.
+
+    model           a name in configs/model;  config.X=...: any field of it
+    method          cfg, s-cfg or goca
+    captions        see captions.py;  n: the first n images
+    out             folder; by default runs/generation/MODEL/METHOD-SCALE
+    steps           None: 50, and 20 for PixArt
+    seed            each image's noise is seeded by this and its name
+    shared_noise    all images begin from the same noise, as in the released runs (seed=42)
+    batch           images in one call
+    keep            of so many images the masks and rates of the middle step are kept, for the contact sheet
+    """
+
+    model: str = MISSING
+    method: str = MISSING
+    captions: str = MISSING
+    guidance_scale: float = 5.0
+    n: int | None = None
+    out: str | None = None
+    pipeline: str | None = None
+    steps: int | None = None
+    seed: int = 42
+    shared_noise: bool = False
+    batch: int = 1
+    keep: int = 12
+    device: str = "auto"
+    dtype: str = "auto"
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def main(arguments: Sequence[str]) -> None:
+    settings = parse(Settings, arguments)
+    done, rank = generate(settings), int(os.environ.get("RANK", 0))
+    print(f"process {rank}: {done} images made, in {out_folder(settings)}")
+
+
+def generate(settings: Settings) -> int:
+    """Make the images of this process that are missing; returns their number."""
+    if settings.method not in METHODS:
+        raise SettingsError(f"method={settings.method}; there are: {', '.join(METHODS)}")
+    if settings.guidance_scale <= 1 or settings.batch < 1:
+        raise SettingsError("guidance_scale has to be above 1, and batch at least 1")
+    captions = read_captions(settings.captions, settings.n)
+    config, folder = load_config(settings.model, **settings.config), out_folder(settings)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    pipe = load_pipeline(settings, config)
+    with RunStore(folder, provenance(settings, config, pipe), rank):
+        mine = list(captions)[rank::world]
+        kept = set(list(captions)[: settings.keep])
+        missing = [name for name in mine if not (folder / f"{name}.png").exists()]
+        bar = tqdm(total=len(mine), initial=len(mine) - len(missing), desc=folder.name, unit="image", disable=rank > 0)
+        for names in batches(missing, settings.batch):
+            prompts = [captions[name] for name in names]
+            images, recorder = one_batch(pipe, config, settings, prompts, names, bool(kept.intersection(names)))
+            for place, (name, image) in enumerate(zip(names, images)):
+                if name in kept and recorder is not None:
+                    recorder.save(folder / "guidance" / f"{name}.npz", place)
+                write_whole(folder / f"{name}.png", lambda file, image=image: image.save(file, format="PNG"))
+            bar.update(len(names))
+        bar.close()
+    return len(missing)
+
+
+def one_batch(
+    pipe: Any, config: SegmenterConfig, settings: Settings, prompts: list[str], names: Sequence[str], record: bool
+) -> tuple[list[Any], Recorder | None]:
+    """The images of some prompts and, where the method has any, what guided them at the middle step."""
+    segmentor, steps = METHODS[settings.method], steps_of(settings, pipe)
+    generators = [torch.Generator().manual_seed(seed_of(settings, name)) for name in names]
+    size = {"height": config.img_size, "width": config.img_size}
+    with SemanticGuidance(pipe, config, prompts, segmentor) as guidance:
+        recorder = Recorder(guidance, steps // 2) if segmentor and record else None
+        images = pipe(
+            prompts, guidance_scale=settings.guidance_scale, num_inference_steps=steps, generator=generators,
+            **size, **CALLS.get(type(pipe).__name__, {}),
+        ).images  # fmt: skip
+        if recorder is not None:
+            recorder.close()
+    return images, recorder
+
+
+def seed_of(settings: Settings, name: str) -> int:
+    """Of an image's noise: the same whatever the batch, the order and the number of processes."""
+    if settings.shared_noise:
+        return settings.seed
+    return int.from_bytes(hashlib.sha256(f"{settings.seed}/{name}".encode()).digest()[:7], "big")
+
+
+def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
+    """A diffusers pipeline on its device, from a folder, a hub id or "goca:NAME"; without a safety checker."""
+    from diffusers import DiffusionPipeline
+    from diffusion_feature.families import backbone
+    from diffusion_feature.loading import pick_device, pick_dtype
+
+    location = settings.pipeline or config.pipeline
+    if location is None:
+        raise SettingsError(f"configs/model/{settings.model}.yaml names no pipeline; say pipeline=FOLDER")
+    device = pick_device(settings.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    dtype = pick_dtype(settings.dtype, device, backbone(config.version).half)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(resolve(location), dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"pipeline {location} cannot be read: {str(error).splitlines()[0]}") from None
+    if getattr(pipe, "safety_checker", None) is not None:
+        pipe.safety_checker = None  # a blackened image would count in every score
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def provenance(settings: Settings, config: SegmenterConfig, pipe: Any) -> dict[str, Any]:
+    """Whatever the images depend on; a folder made with other settings is refused."""
+    chosen = ("model", "method", "guidance_scale", "seed", "shared_noise")
+    denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    return {name: getattr(settings, name) for name in chosen} | {
+        "steps": steps_of(settings, pipe),
+        "pipeline": settings.pipeline or config.pipeline,
+        "scheduler": type(pipe.scheduler).__name__,
+        "dtype": str(denoiser.dtype).removeprefix("torch."),
+        "captions": hashlib.sha256(Path(settings.captions).read_bytes()).hexdigest()[:16],
+        "config": config.to_dict() if METHODS[settings.method] else {"img_size": config.img_size},
+    }
+
+
+def steps_of(settings: Settings, pipe: Any) -> int:
+    return settings.steps or STEPS.get(type(pipe).__name__, 50)
+
+
+def out_folder(settings: Settings) -> Path:
+    name = f"{settings.method}-{settings.guidance_scale:g}"
+    return Path(settings.out or f"runs/generation/{settings.model}/{name}")
+
+
+def batches(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """A file that is there whole or not at all: written to a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def parse(kind: type, arguments: Sequence[str]) -> Any:
+    """Settings from key=value arguments. Raises SettingsError with the known keys."""
+    schema = OmegaConf.structured(kind)
+    try:
+        if unmarked := [each for each in arguments if "=" not in each]:
+            raise SettingsError(f"{unmarked[0]!r} is no key=value")
+        settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_dotlist(list(arguments))))
+    except OmegaConfBaseException as error:
+        known = ", ".join(schema)
+        raise SettingsError(f"{str(error).splitlines()[0]} (keys: {known})") from None
+    return settings
+
+
+def run(command: Callable[[Sequence[str]], None]) -> None:
+    """A command that ends with `Name: message` where its input is at fault."""
+    try:
+        command(sys.argv[1:])
+    except (SettingsError, CaptionsError, GuidanceError, RunError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except (ValueError, RuntimeError) as error:
+        if not type(error).__module__.startswith(("goca", "diffusion_feature", "distances", "features", "inception")):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,165 @@
+"""The whole experiment on the embedded model: generate, score, write the table of README.md and its contact sheet.
+
+    python3 src-additional/generation_experiment/scenes.py              everything; goes on where it was stopped
+    python3 src-additional/generation_experiment/scenes.py n=40 write=false
+
+Everything it makes stays under `work`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scene_network
+import torch
+from captions import read_captions
+from distances import Array, frechet_distance, kernel_distance, statistics
+from features import features_of, images_of, read
+from generate import METHODS, generate, parse, run
+from generate import Settings as Generation
+from goca.embedded import resolve
+from goca.evaluation.store import write_text
+from goca.prompts import parse_brackets
+from goca.visualize import save_figure
+from sheet import sheet
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+BEGIN, END = "<!-- table: scenes.py writes it -->", "<!-- end -->"
+DRAWS = 1000  # of the bootstrap
+
+
+@dataclass
+class Settings:
+    """n: images per method;  scales: guidance scales;  write: the table and the sheet into this folder"""
+
+    n: int = 120
+    scales: list[float] = field(default_factory=lambda: [5.0])
+    steps: int = 20
+    batch: int = 8
+    work: str = "runs/generation-scenes"
+    training: int = 4000
+    real: int = 2000
+    write: bool = True
+
+
+@dataclass
+class Outcome:
+    """What is known of one folder of images: features [n, 64], words seen [n, 16]."""
+
+    features: Array
+    seen: Any
+
+
+def main(arguments: Sequence[str]) -> None:
+    settings = parse(Settings, arguments)
+    work = Path(settings.work)
+    work.mkdir(parents=True, exist_ok=True)
+    captions_file = write_captions(work / "captions.json")
+    captions = read_captions(captions_file, settings.n)
+    training, real = draw(work, "validation", settings.training), draw(work, "fresh", settings.real)
+    network = scene_network.train(training, work / "scene_network.safetensors")
+    folders: dict[str, Path] = {}
+    for scale in settings.scales:
+        for method in METHODS:
+            folder = work / f"{method}-{scale:g}"
+            generate(Generation(model="mini-sd", method=method, captions=str(captions_file), guidance_scale=scale,
+                                n=settings.n, steps=settings.steps, batch=settings.batch, out=str(folder)))  # fmt: skip
+            folders[folder.name] = folder
+    reference = features_of(images_of(real / "JPEGImages"), network, 64, "bicubic", 64)
+    pictures = Path(resolve("goca:scenes")) / "JPEGImages"
+    outcomes = {"drawn pictures": outcome(network, [pictures / f"{name}.png" for name in captions])}
+    for name, folder in folders.items():
+        outcomes[name] = outcome(network, [folder / f"{image}.png" for image in captions])
+    texts = list(captions.values())
+    rows = [row(name, each, outcomes, reference, texts) for name, each in outcomes.items()]
+    write_text(work / "scores.json", json.dumps(rows, indent=1) + "\n")
+    report = table(rows, settings)
+    print(report)
+    if settings.write:
+        write_report(report)
+        save_figure(sheet(folders, captions, 8), HERE / "scenes.png", dpi=110)
+
+
+def write_captions(file: Path) -> Path:
+    """The committed test captions as prompts: the words, without the brackets of the labels' grammar."""
+    labels = json.loads((REPOSITORY / "gpt_output/scenes.json").read_text())
+    words = {name: [word for group in parse_brackets(entry["caption"]) for word in group]
+             for name, entry in labels.items()}  # fmt: skip
+    write_text(file, json.dumps({name: {"caption": ", ".join(each)} for name, each in words.items()}, indent=1))
+    return file
+
+
+def draw(work: Path, split: str, count: int) -> Path:
+    """A split of the scenes, drawn at need."""
+    folder = work / f"{split}-{count}"
+    if not (folder / "labels.json").exists():
+        script = REPOSITORY / "scripts/make_scenes.py"
+        subprocess.run([sys.executable, script, "--split", split, "--count", str(count), "--out", folder], check=True)
+    return folder
+
+
+def outcome(network: scene_network.SceneNetwork, files: list[Path]) -> Outcome:
+    pictures = torch.stack([read(file, 64, "bicubic") for file in files])
+    return Outcome(features_of(files, network, 64, "bicubic", 64), network.seen(pictures).numpy())
+
+
+def row(name: str, own: Outcome, outcomes: dict[str, Outcome], reference: Array, texts: list[str]) -> dict[str, Any]:
+    """One line of the table; differences are to plain guidance of the same scale, image by image."""
+    real = statistics(reference)
+    kid, deviation = kernel_distance(own.features, reference)
+    scores = {"name": name, "images": len(texts), "fid": frechet_distance(statistics(own.features), real),
+              "kid": kid, "kid_deviation": deviation}  # fmt: skip
+    scores |= scene_network.faithfulness(own.seen, texts)
+    method, _, scale = name.rpartition("-")
+    plain = outcomes.get(f"cfg-{scale}") if method in METHODS and method != "cfg" else None
+    return scores if plain is None else scores | bootstrap(own, plain, real, texts)
+
+
+def bootstrap(own: Outcome, plain: Outcome, real: Any, texts: list[str]) -> dict[str, Any]:
+    """95 % intervals of differences to plain guidance, over images drawn again."""
+    random, differences = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        rows = random.integers(len(texts), size=len(texts))
+        some = [texts[place] for place in rows]
+        ours, theirs = (scene_network.faithfulness(each.seen[rows], some) for each in (own, plain))
+        fids = [frechet_distance(statistics(each.features[rows]), real) for each in (own, plain)]
+        differences.append([fids[0] - fids[1], *(ours[key] - theirs[key] for key in ours)])
+    low, high = np.percentile(differences, [2.5, 97.5], axis=0)
+    return {f"{key}_difference": [float(a), float(b)] for key, a, b in zip(("fid", "found", "exact"), low, high)}
+
+
+def table(rows: list[dict[str, Any]], settings: Settings) -> str:
+    head = ["images of", "FID", "KID x 1000", "words found, %", "just the words, %",
+            "FID - CFG's", "found - CFG's", "just - CFG's"]  # fmt: skip
+    lines = [head, ["---"] * len(head)]
+    for each in rows:
+        cells = [each["name"], f"{each['fid']:.2f}", f"{1000 * each['kid']:.1f} ± {1000 * each['kid_deviation']:.1f}",
+                 f"{100 * each['found']:.1f}", f"{100 * each['exact']:.1f}"]  # fmt: skip
+        for key, factor in (("fid", 1), ("found", 100), ("exact", 100)):
+            span = each.get(f"{key}_difference")
+            cells.append(f"{factor * span[0]:+.2f} to {factor * span[1]:+.2f}" if span else "")
+        lines.append(cells)
+    drawn = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return (
+        f"{drawn}\n\n{settings.n} images each, {settings.steps} steps, seed 42; {settings.real} drawn pictures as "
+        f"reference; spans are 95 % bootstrap intervals over images."
+    )
+
+
+def write_report(report: str) -> None:
+    file = HERE / "README.md"
+    text = file.read_text(encoding="utf-8")
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    write_text(file, f"{text[:start]}\n\n{report}\n\n{text[end:]}")
+
+
+if __name__ == "__main__":
+    run(main)
