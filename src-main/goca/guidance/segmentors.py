@@ -97,7 +97,7 @@ class ScfgSegmentor:
     """S-CFG's own: plain averages at the two coarsest resolutions, spread by their own self-attention."""
 
     def __init__(self, segmenter: Segmenter):
-        self.grid = (segmenter.config.feat_size,) * 2
+        self.grid = segmenter.config.grid
         self.factors = coarsest(segmenter.extractor.denoiser)
 
     def consumer(self, latents: Grid) -> AttentionMeans:
