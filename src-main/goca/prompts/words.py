@@ -52,9 +52,17 @@ class PromptWords:
     @cached_property
     def content(self) -> dict[str, list[int]]:
         """Every word that names something, in lower case and in the prompt's order -> its tokens, all occurrences."""
+        return {word: tokens for word, tokens in self._named.items() if tokens}
+
+    @property
+    def lost(self) -> list[str]:
+        """Words that name something and have no token: they were cut off."""
+        return [word for word, tokens in self._named.items() if not tokens]
+
+    @cached_property
+    def _named(self) -> dict[str, list[int]]:
         found = dict.fromkeys(word.lower() for word in re.findall(r"[^\W_]+(?:['-][^\W_]+)*", self.prompt))
-        positions = {word: self._find(word) for word in found if word not in FUNCTION_WORDS}
-        return {word: tokens for word, tokens in positions.items() if tokens}
+        return {word: self._find(word) for word in found if word not in FUNCTION_WORDS}
 
     @property
     def content_tokens(self) -> list[int]:

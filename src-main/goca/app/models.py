@@ -1,0 +1,111 @@
+"""The models behind the page: one is in memory at a time, and one run goes at a time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import torch
+from diffusion_feature.errors import PartMissing
+from diffusion_feature.families import backbone
+from diffusion_feature.loading import LIBRARIES, pick_device, pick_dtype, quiet, read_index
+
+from goca.config import SegmenterConfig, load_config, names
+from goca.embedded import PREFIX, resolve
+from goca.segmenter import Segmenter
+
+PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be loaded: a name in configs/model, and a folder or hub id ("": the config's own)."""
+
+    model: str
+    place: str = ""
+
+    @property
+    def config(self) -> SegmenterConfig:
+        return load_config(self.model)
+
+    @property
+    def pipeline(self) -> str:
+        return self.place.strip() or str(self.config.pipeline)
+
+    @property
+    def embedded(self) -> bool:
+        return self.pipeline.startswith(PREFIX)
+
+
+def known_models() -> list[str]:
+    """The configs that the page can run."""
+    return [name for name in names() if load_config(name).method == "goca"]
+
+
+class Models:
+    """Hands out a segmenter or a pipeline; what is asked for again is still there, what is not makes room.
+
+    device, dtype   as for Segmenter.from_pretrained
+    Whoever holds one keeps all others waiting, so that neither memory nor a generation's trace is shared.
+    """
+
+    def __init__(self, device: str = "auto", dtype: str = "auto"):
+        self.device, self.dtype = device, dtype
+        self._lock = Lock()
+        self._key: tuple[str, Choice] | None = None
+        self._loaded: Any = None
+
+    def segmenter(self, choice: Choice) -> AbstractContextManager[Segmenter]:
+        """Errors: those of Segmenter.from_pretrained."""
+        return self._held("segmenter", choice, self._read_segmenter)
+
+    def pipe(self, choice: Choice) -> AbstractContextManager[Any]:
+        """The whole text-to-image pipeline. Errors: PipelineNotFound, PartMissing, OSError."""
+        return self._held("pipe", choice, self._read_pipe)
+
+    @contextmanager
+    def _held(self, kind: str, choice: Choice, read: Callable[[Choice], Any]) -> Iterator[Any]:
+        with self._lock:
+            if self._key != (kind, choice):
+                self._clear()
+                self._loaded, self._key = read(choice), (kind, choice)
+            yield self._loaded
+
+    def _clear(self) -> None:
+        self._key = self._loaded = None
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+
+    def _read_segmenter(self, choice: Choice) -> Segmenter:
+        return Segmenter.from_pretrained(choice.pipeline, choice.config, self.device, self.dtype)
+
+    def _read_pipe(self, choice: Choice) -> Any:
+        from diffusers import DiffusionPipeline
+
+        location = resolve(choice.pipeline)
+        for name, entry in read_index(location).items():
+            if isinstance(entry, list) and entry[0] not in (None, *LIBRARIES, PIPELINES_OWN):
+                raise PartMissing(f"{location}: {name!r} is of library {entry[0]!r}; read are: {', '.join(LIBRARIES)}")
+        device = pick_device(self.device)
+        dtype = pick_dtype(self.dtype, device, backbone(choice.config.version).half)
+        with quiet(), without_bars():
+            pipe = DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True).to(device)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without diffusers' progress bars; `quiet` does the same for transformers."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

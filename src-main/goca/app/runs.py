@@ -1,0 +1,127 @@
+"""What the page's two buttons do: segment a picture's file, generate a picture and segment it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from goca.app.models import Choice, Models
+from goca.cli import named
+from goca.cli.pictures import PictureUnreadable, read
+from goca.cli.segment import embedded_words, kept_warnings, words_of
+from goca.prompts import parse_brackets
+from goca.prompts.words import PromptWords
+from goca.segmentation import Segmentation
+from goca.segmenter import NoClass
+from goca.tracing import trace
+
+TOLD_HERE = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words says in plainer words
+
+
+class PictureNotGiven(ValueError):
+    """A run without a picture."""
+
+
+class SettingOutOfRange(ValueError):
+    """A setting of a generation that is empty or beyond its range."""
+
+
+RANGES = {"seed": (0, 2**53), "steps": (1, 200), "guidance": (0, 30)}  # 2^53: what a browser counts up to
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a picture is generated. Raises SettingOutOfRange."""
+
+    seed: int = 0
+    steps: int = 30
+    guidance: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is None or not low <= value <= high:
+                found = "empty" if value is None else value
+                raise SettingOutOfRange(f"{name} is {found}; it goes from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to: a segmentation and remarks on it, or an error in words."""
+
+    segmentation: Segmentation | None = None
+    remarks: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+def attempt(work: Callable[[], Result]) -> Result:
+    """The result of the work, or its error as a sentence for the page; one that is not GoCA's own is also logged."""
+    try:
+        return work()
+    except Exception as error:
+        text = " ".join(str(error).split()) or "no message"
+        if named(error):
+            return Result(error=text)
+        logging.getLogger(__name__).exception("a run of the page failed")
+        return Result(error=f"{type(error).__name__}: {text}. The terminal of goca app shows where it came from.")
+
+
+def segment(models: Models, choice: Choice, file: str | None, words: str) -> Result:
+    """A picture's file by words such as "cat, grass, wall"; the same result as `goca segment`.
+
+    Errors: PictureNotGiven, NoClass, PictureUnreadable, those of the model.
+    """
+    if not file:
+        raise PictureNotGiven("There is no picture yet: drop one, or choose an example.")
+    if not parse_brackets(words):
+        raise NoClass("No words yet: type what is in the picture, such as: cat, grass, wall")
+    path = Path(file)
+    try:
+        picture, remarks = read(path, frame=0)
+    except PictureUnreadable as error:  # where an upload is kept says nothing to its owner
+        raise PictureUnreadable(str(error).replace(str(path), path.name)) from None
+    with models.segmenter(choice) as segmenter:
+        annotation, names = segmenter.read_prompt(words)
+        with kept_warnings(debug=False) as warned:
+            segmentation = segmenter(picture, words, image_id=path.name)
+    remarks += unknown(choice, annotation.caption) + lost([names[each] for each in annotation.lost_classes()])
+    return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
+
+
+def generate(models: Models, choice: Choice, prompt: str, words: str, settings: Settings) -> Result:
+    """A picture from a prompt, and where its words are.
+
+    words   some of the prompt's, separated by commas; "": all that name something
+    Errors: NoClass, WordNotFound, TraceError, those of the model.
+    """
+    if not prompt.strip():
+        raise NoClass("No prompt yet: type what the picture should show, such as: a house, grass, sky")
+    with models.pipe(choice) as pipe, kept_warnings(debug=False) as warned:
+        with trace(pipe, choice.config) as traced:
+            pipe(
+                prompt,
+                num_inference_steps=settings.steps,
+                guidance_scale=float(settings.guidance),
+                generator=torch.Generator().manual_seed(settings.seed),
+            )
+        if not traced.words():
+            raise NoClass(f"The prompt {prompt!r} names nothing that could be seen; name things in it.")
+        segmentation = traced.segment(words.lower() if words.strip() else None)
+        read_words = PromptWords(traced.prompts[0], **traced.layers.backbone.tokenizers(traced.layers.parts))
+    remarks = unknown(choice, ", ".join(read_words.content)) + lost(read_words.lost)
+    return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
+
+
+def unknown(choice: Choice, caption: str) -> list[str]:
+    """Words that mean nothing to the embedded model."""
+    strange = [word for word in words_of(caption) if word not in embedded_words()] if choice.embedded else []
+    return [f"{choice.model} does not know: {', '.join(strange)}."] if strange else []
+
+
+def lost(words: list[str]) -> list[str]:
+    """Words that did not fit into the prompt."""
+    return [f"These words did not fit and have no area: {', '.join(words)}. Name fewer at once."] if words else []
