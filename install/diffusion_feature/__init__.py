@@ -10,9 +10,11 @@ from diffusion_feature.errors import (
     PipelineNotFound,
     PromptCut,
     VersionNotKnown,
+    VersionTaken,
     WrongFamily,
 )
 from diffusion_feature.extractor import FeatureExtractor
+from diffusion_feature.families import register
 from diffusion_feature.patterns import expand_layers
 from diffusion_feature.tap import AttentionTap, Consumer
 
@@ -31,6 +33,8 @@ __all__ = [
     "PipelineNotFound",
     "PromptCut",
     "VersionNotKnown",
+    "VersionTaken",
     "WrongFamily",
     "expand_layers",
+    "register",
 ]

@@ -26,6 +26,10 @@ class VersionNotKnown(ExtractorError, ValueError):
     """No family is registered under this version."""
 
 
+class VersionTaken(ExtractorError, ValueError):
+    """Another family is registered under this version."""
+
+
 class LayerNotFound(ExtractorError, KeyError):
     """A layer id or pattern that this denoiser does not have."""
 

@@ -1,7 +1,7 @@
 """The families that are known, by version. A new one is one file here and one line below."""
 
 from diffusion_feature.backbone import Backbone
-from diffusion_feature.errors import VersionNotKnown, nearest
+from diffusion_feature.errors import VersionNotKnown, VersionTaken, nearest
 from diffusion_feature.families.flux import FLUX
 from diffusion_feature.families.hunyuan import HUNYUAN
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
@@ -34,3 +34,9 @@ def backbone(version: str) -> Backbone:
             f"Nearest: {nearest(version, VERSIONS, 1)}."
         )
     return VERSIONS[version]
+
+
+def register(version: str, family: Backbone) -> None:
+    """Make a family known under a version, in this process. Raises VersionTaken where another one stands there."""
+    if VERSIONS.setdefault(version, family) is not family:
+        raise VersionTaken(f"version {version!r} is the {VERSIONS[version].name}; give the {family.name} another name")
