@@ -149,7 +149,7 @@ def count_together(runs: Sequence[Run], ids: Sequence[str], weights: Weights, pr
     """Count what each run lacks of these images."""
     left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
     shared: Shared | None = None
-    for image_id in progress(f"{len(runs)} runs", left):
+    for image_id in progress(f"{len(runs)} runs" if len(runs) > 1 else "1 run", left):
         lacking = [number for number, run in enumerate(runs) if run.lacks(image_id)]
         once = OneImage(runs[0].dataset)
         reads = {number: read_image(once, image_id, runs[number].metric) for number in lacking}

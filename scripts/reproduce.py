@@ -1,0 +1,160 @@
+"""Run, or collect, what a table of the paper takes, and write it beside the paper's figures.
+
+    python3 scripts/reproduce.py table=ablation dataset=scenes                      the embedded model: minutes
+    python3 scripts/reproduce.py table=switches dataset=scenes
+    python3 scripts/reproduce.py table=ablation model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
+    python3 scripts/reproduce.py table=main model=sd15,flux roots.voc=/data/VOCdevkit/VOC2012 pipelines.flux=/data/flux
+
+Own arguments; all others are those of src-main/main.py and hold for every run:
+    table=main|ablation|switches    a file of configs/tables
+    grid=default|full               ablation: full is every combination of rules (252)
+    run=true|false                  false: only collect finished runs
+    runs=runs                       where finished runs are looked for, besides their own folders
+    roots.DATASET=, pipelines.MODEL=    main: where a data set or a model lies
+    format=markdown|csv|latex       what is printed; all three are written
+    out=runs/tables/NAME            their names, without suffix
+
+Runs that share a forward are made together (goca.sweep); each has the folder that main.py would give it, so what one
+has counted the other goes on from. With RANK and WORLD_SIZE, images are dealt out as by main.py. What has not been run,
+or has no data, says "not run".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from goca.benchmark import Benchmark
+from goca.config import folder
+from goca.evaluation.store import write_text
+from goca.overrides import configured
+from goca.sweep import run_together
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from tables import FORMATS, Cell, Row, Table, choice
+from tqdm import tqdm
+
+OWN = {"table": "", "grid": "default", "run": "true", "runs": "runs", "format": "markdown", "out": ""}
+ALLOWED = {"grid": ("default", "full"), "run": ("true", "false"), "format": tuple(FORMATS)}
+PLACES = ("roots", "pipelines")
+KINDS = ("vanilla", "plus", "baseline")  # configs NAME-KIND run on the pipeline of NAME
+BASED = {"diffsegmentor": "sd15", "fttm": "sd15", "mini-sd-diffsegmentor": "mini-sd"}  # so do these
+
+
+class ArgumentError(ValueError):
+    """An argument of this command that is not known, or lacks its value."""
+
+
+def main(arguments: list[str]) -> None:
+    own, given = read_arguments(arguments)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    table = Table.of(definition(own["table"]), [each for each in given if choice(each).split(".")[0] not in PLACES],
+                     own["grid"])  # fmt: skip
+    benchmarks = {place: Benchmark.of(configured(located(overrides, given))) for place, overrides in table.runs()}
+    if own["run"] == "true":
+        wanted = [benchmark for benchmark in benchmarks.values() if benchmark.dataset.root]
+        run_together(wanted, rank=rank, world=world, progress=bars(rank))
+    if rank > 0:
+        return
+    table.cells.update(collected(benchmarks, Path(own["runs"])))
+    out = own["out"] or f"runs/tables/{name_of(own, table)}"
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    for suffix, write in FORMATS.values():
+        write_text(Path(f"{out}.{suffix}"), write(table))
+    print(FORMATS[own["format"]][1](table))
+    print(f"tables: {out}.{{{','.join(suffix for suffix, _ in FORMATS.values())}}}", file=sys.stderr)
+
+
+def read_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """This command's own arguments, and those of every run. Raises ArgumentError."""
+    own, given = dict(OWN), []
+    for each in arguments:
+        key, equals, value = each.partition("=")
+        if not equals:
+            raise ArgumentError(f"{each!r} is no argument; expected key=value (python3 scripts/reproduce.py --help)")
+        if key in ALLOWED and value not in ALLOWED[key]:
+            raise ArgumentError(f"{each}: {key} can be one of: {', '.join(ALLOWED[key])}")
+        if key == "run_dir":
+            raise ArgumentError(f"{each}: a table is many runs; each has a folder of its own, under runs/")
+        if key in own:
+            own[key] = value
+        else:
+            given.append(each)
+    return own, given
+
+
+def definition(name: str) -> dict[str, Any]:
+    """A file of configs/tables. Raises ArgumentError."""
+    files = {file.stem: file for file in (folder().parent / "tables").glob("*.yaml")}
+    if name not in files:
+        raise ArgumentError(f"table={name} is not known; there are: {', '.join(sorted(files))}")
+    return OmegaConf.to_container(OmegaConf.load(files[name]))  # type: ignore[return-value]
+
+
+def located(overrides: list[str], given: list[str]) -> list[str]:
+    """With the places of the run's data set and model: roots.voc=... and pipelines.sd15=..."""
+    places = dict(each.split("=", 1) for each in given if choice(each).split(".")[0] in PLACES)
+    chosen = dict(each.split("=", 1) for each in overrides if choice(each) in ("model", "dataset"))
+    found = [overrides]
+    for group, key, field in (("dataset", "roots", "dataset.root"), ("model", "pipelines", "model.pipeline")):
+        names = [name.split(".", 1)[1] for name in places if name.startswith(f"{key}.")]
+        name = BASED.get(chosen.get(group, ""), chosen.get(group, ""))
+        fits = [each for each in names if name in (each, *(f"{each}-{kind}" for kind in KINDS))]
+        found += [[f"{field}={places[f'{key}.{each}']}"] for each in fits]
+    return [each for part in found for each in part]
+
+
+def bars(rank: int):
+    def progress(name: str, ids: list[str]) -> Iterable[str]:
+        return tqdm(ids, desc=name, unit="image", disable=rank > 0 or not ids)
+
+    return progress
+
+
+def collected(benchmarks: Mapping[tuple[Row, str], Benchmark], runs: Path) -> dict[tuple[Row, str], Cell]:
+    """What finished runs found: in the run's own folder, else in any below `runs` that was set to the same."""
+    known: dict[str, tuple[Path, dict[str, Any]]] = {}
+    own = {benchmark.run_dir for benchmark in benchmarks.values()}
+    files = {*runs.rglob("results.json"), *(path / "results.json" for path in own)}
+    for file in sorted((file for file in files if file.is_file()), key=lambda file: (file.parent in own, file)):
+        results = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            known[identity(Benchmark.of(results["config"]))] = file.parent, results
+        except (ValueError, KeyError, TypeError):  # of another version, or no run's
+            continue
+    found = {place: known.get(identity(benchmark)) for place, benchmark in benchmarks.items()}
+    return {place: Cell.of(run[1], str(run[0])) for place, run in found.items() if run is not None}
+
+
+def identity(benchmark: Benchmark) -> str:
+    """What makes two runs the same line of a table: everything but where model and data lie and what they run on."""
+    model, dataset = benchmark.model.to_dict(), dict(vars(benchmark.dataset))
+    for name in ("root", "labels"):
+        del dataset[name]
+    del model["pipeline"]
+    task, of = type(benchmark).__name__, ("seed", "limit", "fixed_threshold", "noise_file")
+    return json.dumps([task, model, dataset, [getattr(benchmark, name) for name in of]], sort_keys=True, default=str)
+
+
+def name_of(own: Mapping[str, str], table: Table) -> str:
+    """The table and what was chosen for it."""
+    chosen = [each.split("=", 1)[1] for each in table.given if choice(each) in ("model", "dataset")]
+    grid = ["full"] if own["grid"] == "full" else []
+    return "-".join([own["table"], *grid, *chosen]).replace("/", "_").replace(",", "+")
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(print(__doc__))
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        ours = type(error).__module__.startswith(("goca", "diffusion_feature", "hydra", "omegaconf", "__main__"))
+        if not ours and not isinstance(error, OSError):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")

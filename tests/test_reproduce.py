@@ -1,0 +1,120 @@
+"""The tables: which runs they are made of, what is written where nothing was run, and the command itself."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from commands import ROOT, environment
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import reproduce
+import tables
+from goca.config import HEAD_RULES, LAYER_RULES, RESCALE_RULES
+from goca.overrides import configured
+from goca.protocol import SWITCHES
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        reproduce.main(list(arguments))
+        return capsys.readouterr().out
+
+    return run
+
+
+def table(name, *given, grid="default"):
+    return tables.Table.of(reproduce.definition(name), list(given), grid)
+
+
+def row(table, *labels):
+    return next(each for each in table.rows if each.labels == labels)
+
+
+def test_the_ablation_has_the_paper_s_grid_and_every_rule_alone():
+    ours = table("ablation", "model=sd15", "dataset=voc")
+    labels = [each.labels for each in ours.rows]
+    assert len(set(labels[:9])) == 9 and ("vanilla", "manual", "vanilla") in labels[:9]
+    for place, rules in enumerate((HEAD_RULES, LAYER_RULES, RESCALE_RULES)):
+        assert {each[place] for each in labels} >= set(rules)
+    assert len(labels) == len(set(labels)) == 9 + 7 + 3 + 9 + 5  # the layer rule alone that is off is in the grid
+    assert row(ours, "ours", "ours", "ours").figure == 60.7 and row(ours, "vanilla", "manual", "vanilla").figure == 51.1
+    assert row(ours, "ours", "ours", "vanilla").figure is None
+    assert not any(each.figure for each in table("ablation", "model=mini-sd", "dataset=scenes").rows)
+    assert len(table("ablation", grid="full").rows) == 7 * 4 * 9
+
+
+def test_every_switch_is_turned_from_both_sides():
+    ours = table("switches")
+    assert len(ours.rows) == 2 * (1 + len(SWITCHES))
+    for (_, column), overrides in ours.runs():
+        assert column in ("vanilla", "GoCA") and configured(["model=mini-sd", *overrides])
+    protocols = [tuple(configured(list(each.overrides))["protocol"].items()) for each in ours.rows]
+    assert len(set(protocols)) == len(protocols)
+
+
+def test_every_run_of_every_table_is_a_configuration():
+    for name in ("main", "ablation", "switches"):
+        for _, overrides in table(name).runs():
+            assert configured(overrides)["run_dir"].startswith("runs/")
+
+
+def test_the_main_table_is_the_paper_s_and_says_what_was_not_run(command):
+    out = command("table=main", "run=false")
+    assert "| GoCA | flux | voc | 70.7 |  | not run | not run |" in out
+    assert "| GoCA | sd15 | voc | 60.7 | 54.97 | not run | not run |" in out
+    assert '90 of the runs are "not run"' in out and "read from a published note" in out
+    part = command("table=main", "run=false", "model=flux", "dataset=voc,ade20k")
+    assert part.count("| flux |") == 4 and "sd15" not in part
+
+
+def test_places_are_given_by_name():
+    given = ["roots.voc=/data", "pipelines.sd15=/sd", "pipelines.flux=/flux"]
+    found = reproduce.located(["dataset=voc", "model=sd15-vanilla"], given)
+    assert found[2:] == ["dataset.root=/data", "model.pipeline=/sd"]
+    assert reproduce.located(["dataset=ade20k", "model=fttm"], given)[2:] == ["model.pipeline=/sd"]
+
+
+def test_a_table_is_run_written_and_collected(command, tmp_path, monkeypatch):
+    few = lambda *_: [tables.Row(("vanilla",) * 3, ("model.head_method=average",)), tables.Row(("ours",) * 3, ())]  # noqa: E731
+    monkeypatch.setitem(tables.BUILDERS, "ablation", few)
+    given = ("table=ablation", "dataset=scenes", "limit=3", "device=cpu")
+    out = command(*given)
+    assert "not run" not in out and "3 of 3" in out and "goca:mini-sd" in out
+    results = json.loads((tmp_path / "runs/mini-sd-scenes-paper,device=cpu/results.json").read_text())
+    low, high = results["metrics"]["best"]["mIoU"]["interval"]
+    best = results["mIoU"]["best"]
+    assert f"{100 * best['mIoU']:.1f} [{100 * low:.1f}, {100 * high:.1f}] at {best['threshold']:g}" in out
+    written = tmp_path / "runs/tables/ablation-scenes"
+    rows = list(csv.DictReader(written.with_suffix(".csv").open()))
+    assert len(rows) == 4 and all(float(each["mIoU_best"]) > 30 and each["images"] == "3" for each in rows)
+    latex = written.with_suffix(".tex").read_text()
+    assert latex.count(r"\\") == 3 and r"\begin{tabular}" in latex
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    assert command(*given, "run=false", "runs=elsewhere").splitlines()[:4] == out.splitlines()[:4]
+    assert "not run" in command(*given, "run=false", "runs=elsewhere", "seed=1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["table=miau"], "there are: ablation, main, switches"),
+        ([], "there are: ablation, main, switches"),
+        (["table=main", "format=word"], "markdown, csv, latex"),
+        (["table=main", "scenes"], "expected key=value"),
+        (["table=ablation", "run_dir=x"], "a folder of its own"),
+        (["table=ablation", "model=sd51"], "sd15"),
+        (["table=ablation", "model.nothing=1"], "nothing"),
+    ],
+)
+def test_what_is_refused_is_said_without_a_traceback(tmp_path, given, message):
+    script = [sys.executable, str(ROOT / "scripts/reproduce.py"), *given]
+    if given[:1] == ["table=ablation"]:
+        done = subprocess.run(script, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    else:
+        with pytest.raises(reproduce.ArgumentError, match=message):
+            reproduce.main(given)
