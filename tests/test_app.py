@@ -29,6 +29,7 @@ from goca.app.look import legend, said
 from goca.app.models import Choice, Models, known_models
 from goca.app.runs import Settings, attempt, generate, segment
 
+pytestmark = pytest.mark.filterwarnings("ignore:::gradio")  # what it asks of pandas is deprecated
 SCENES = Path(resolve("goca:scenes")) / "JPEGImages"
 SCENE, WORDS = SCENES / "test_00007.png", "house, sky, car, road"
 MINI = Choice("mini-sd")
@@ -201,9 +202,12 @@ def test_pipelines_of_other_libraries_are_not_imported(tmp_path):
         pass
 
 
-def test_models_of_other_methods_are_not_offered():
-    assert {"mini-sd", "sd15", "flux"} <= set(known_models())
-    assert not {name for name in known_models() if "diffsegmentor" in name}
+def test_another_method_segments_a_picture_and_generates_none(models):
+    other = Choice("mini-sd-diffsegmentor")
+    assert {"mini-sd", "sd15", "flux", other.model} <= set(known_models())
+    assert segment(models, other, str(SCENE), WORDS).segmentation.names[:4] == WORDS.split(", ")
+    failed = attempt(lambda: generate(models, other, WORDS, "", Settings(steps=1)))
+    assert "mini-sd-diffsegmentor is another method's" in failed.error
 
 
 # --- what is shown
@@ -317,8 +321,7 @@ def test_upload_run_and_move_the_slider(opened, result):
     assert shares(opened, "picture") == pytest.approx(expected, abs=0.06)
     assert opened.locator("#goca-picture-maps .caption-label").all_inner_texts() == WORDS.split(", ")
     before = opened.get_attribute("#goca-picture-overlay img", "src")
-    opened.fill("#goca-picture-threshold input[type=number]", "0.6")
-    opened.press("#goca-picture-threshold input[type=number]", "Tab")
+    opened.fill("#goca-picture-threshold input[type=range]", "0.6")
     opened.wait_for_selector("#goca-picture-legend li:has-text('background')")
     moved = {entry.word: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.6)[1]}
     assert shares(opened, "picture") == pytest.approx(moved, abs=0.06)

@@ -21,7 +21,13 @@ CSS = """
 .goca-result .empty::after { content: "The result appears here."; color: var(--body-text-color-subdued); }
 .goca-result .empty { flex-direction: column; gap: .4rem; }
 .goca-maps .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; padding: 0; }
-.goca-maps .grid-container { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) !important; padding: 0; }
+.goca-maps .grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) !important; padding: 0;
+  grid-template-rows: none !important; grid-auto-rows: auto !important; height: auto !important; align-items: start; }
+.goca-maps .gallery-item { height: auto !important; }
+.goca-maps .thumbnail-item { aspect-ratio: auto !important; height: auto !important; cursor: default; }
+.goca-maps .caption-label { position: static !important; max-width: none !important; border: 0 !important;
+  text-align: left; white-space: normal !important; }
+.goca-maps .thumbnail-item img { height: auto !important; object-fit: contain !important; }
 .tabs button.selected { color: var(--body-text-color); font-weight: 600; }
 .goca-heading { font-size: .9rem; font-weight: 600; margin: .4rem 0 0; color: var(--body-text-color); }
 .goca-said { font-size: .92rem; line-height: 1.45; border-left: 3px solid var(--border-color-primary);

@@ -16,6 +16,7 @@ from diffusion_feature.loading import LIBRARIES, pick_device, pick_dtype, quiet,
 
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
+from goca.predictor import SEGMENTERS
 from goca.segmenter import Segmenter
 
 PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
@@ -42,8 +43,8 @@ class Choice:
 
 
 def known_models() -> list[str]:
-    """The configs that the page can run."""
-    return [name for name in names() if load_config(name).method == "goca"]
+    """The configs that can segment a picture."""
+    return [name for name in names() if load_config(name).method in SEGMENTERS]
 
 
 class Models:
@@ -82,7 +83,8 @@ class Models:
             torch.accelerator.empty_cache()
 
     def _read_segmenter(self, choice: Choice) -> Segmenter:
-        return Segmenter.from_pretrained(choice.pipeline, choice.config, self.device, self.dtype)
+        config = choice.config
+        return SEGMENTERS[config.method].from_pretrained(choice.pipeline, config, self.device, self.dtype)
 
     def _read_pipe(self, choice: Choice) -> Any:
         from diffusers import DiffusionPipeline

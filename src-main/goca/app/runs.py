@@ -13,6 +13,7 @@ from goca.app.models import Choice, Models
 from goca.cli import named
 from goca.cli.pictures import PictureUnreadable, read
 from goca.cli.segment import embedded_words, kept_warnings, words_of
+from goca.config import ConfigError
 from goca.prompts import parse_brackets
 from goca.prompts.words import PromptWords
 from goca.segmentation import Segmentation
@@ -96,10 +97,12 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
     """A picture from a prompt, and where its words are.
 
     words   some of the prompt's, separated by commas; "": all that name something
-    Errors: NoClass, WordNotFound, TraceError, those of the model.
+    Errors: NoClass, ConfigError, WordNotFound, TraceError, those of the model.
     """
     if not prompt.strip():
         raise NoClass("No prompt yet: type what the picture should show, such as: a house, grass, sky")
+    if choice.config.method != "goca":
+        raise ConfigError(f"Generated pictures are segmented by GoCA, and {choice.model} is another method's config.")
     with models.pipe(choice) as pipe, kept_warnings(debug=False) as warned:
         with trace(pipe, choice.config) as traced:
             pipe(
