@@ -27,6 +27,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from records import Recorder
 from tqdm import tqdm
+from whole_files import write_whole
 
 METHODS: dict[str, str | None] = {"cfg": None, "s-cfg": "s-cfg", "goca": "goca"}  # -> SemanticGuidance's segmentor
 STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, as in the paper
@@ -34,6 +35,9 @@ STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, 
 CALLS: dict[str, dict[str, Any]] = {
     name: {"use_resolution_binning": False, "clean_caption": False} for name in STEPS
 }  # fmt: skip
+# what masks depend on, of a config
+GUIDING = ("img_size", "feat_size", "ref_layer", "cross_layers", "self_layers", "head_method", "layer_method",
+           "rescale_method", "affinity_order", "self_map_rows")  # fmt: skip
 
 
 class SettingsError(ValueError):
@@ -111,7 +115,8 @@ def one_batch(
     """The images of some prompts and, where the method has any, what guided them at the middle step."""
     segmentor, steps = METHODS[settings.method], steps_of(settings, pipe)
     generators = [torch.Generator().manual_seed(seed_of(settings, name)) for name in names]
-    size = {"height": config.img_size, "width": config.img_size}
+    sides = (config.img_size,) * 2 if isinstance(config.img_size, int) else config.img_size
+    size = dict(zip(("height", "width"), sides))
     with SemanticGuidance(pipe, config, prompts, segmentor) as guidance:
         recorder = Recorder(guidance, steps // 2) if segmentor and record else None
         images = pipe(
@@ -157,13 +162,14 @@ def provenance(settings: Settings, config: SegmenterConfig, pipe: Any) -> dict[s
     """Whatever the images depend on; a folder made with other settings is refused."""
     chosen = ("model", "method", "guidance_scale", "seed", "shared_noise")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    values = config.to_dict() | {"self_map_rows": config.protocol.self_map_rows}
     return {name: getattr(settings, name) for name in chosen} | {
         "steps": steps_of(settings, pipe),
         "pipeline": settings.pipeline or config.pipeline,
         "scheduler": type(pipe.scheduler).__name__,
         "dtype": str(denoiser.dtype).removeprefix("torch."),
         "captions": hashlib.sha256(Path(settings.captions).read_bytes()).hexdigest()[:16],
-        "config": config.to_dict() if METHODS[settings.method] else {"img_size": config.img_size},
+        "config": {name: values[name] for name in (GUIDING if METHODS[settings.method] else ("img_size",))},
     }
 
 
@@ -178,17 +184,6 @@ def out_folder(settings: Settings) -> Path:
 
 def batches(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (names[start : start + size] for start in range(0, len(names), size))
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file that is there whole or not at all: written to a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def parse(kind: type, arguments: Sequence[str]) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from goca.guidance import SemanticGuidance
+from whole_files import write_whole
 
 
 class Recorder:
@@ -34,8 +34,10 @@ class Recorder:
 
     def save(self, path: Path, place: int) -> None:
         """Those of one picture of the batch, to an .npz without objects."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **{name: array[place] for name, array in self.arrays.items()})
-        os.replace(temporary, path)
+        own = {name: array[place] for name, array in self.arrays.items()}
+        write_whole(path, lambda file: save_arrays(file, own))
+
+
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # by name, numpy would add a suffix
+        np.savez_compressed(file, **arrays)

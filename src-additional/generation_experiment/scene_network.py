@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from whole_files import write_whole
 
 WORDS = ("ball", "star", "tree", "house", "car", "fish", "flower", "mushroom",
          "sky", "wall", "forest", "grass", "sand", "water", "road", "snow")  # fmt: skip
@@ -80,9 +81,7 @@ def train(folder: Path, file: Path) -> SceneNetwork:
         loss.backward()
         optimizer.step()
         schedule.step()
-    part = file.with_name(f"{file.name}.tmp")
-    save_file(network.state_dict(), part)
-    part.rename(file)
+    write_whole(file, lambda path: save_file(network.state_dict(), path))
     return network.eval()
 
 

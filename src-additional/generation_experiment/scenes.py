@@ -40,7 +40,7 @@ DRAWS = 1000  # of the bootstrap
 class Settings:
     """n: images per method;  scales: guidance scales;  write: the table and the sheet into this folder"""
 
-    n: int = 120
+    n: int = 200
     scales: list[float] = field(default_factory=lambda: [5.0])
     steps: int = 20
     batch: int = 8
@@ -74,10 +74,12 @@ def main(arguments: Sequence[str]) -> None:
                                 n=settings.n, steps=settings.steps, batch=settings.batch, out=str(folder)))  # fmt: skip
             folders[folder.name] = folder
     reference = features_of(images_of(real / "JPEGImages"), network, 64, "bicubic", 64)
+    unit = reference.std(0) + 1e-6  # each feature in units of its deviation among drawn pictures
+    reference /= unit
     pictures = Path(resolve("goca:scenes")) / "JPEGImages"
-    outcomes = {"drawn pictures": outcome(network, [pictures / f"{name}.png" for name in captions])}
+    outcomes = {"drawn pictures": outcome(network, unit, [pictures / f"{name}.png" for name in captions])}
     for name, folder in folders.items():
-        outcomes[name] = outcome(network, [folder / f"{image}.png" for image in captions])
+        outcomes[name] = outcome(network, unit, [folder / f"{image}.png" for image in captions])
     texts = list(captions.values())
     rows = [row(name, each, outcomes, reference, texts) for name, each in outcomes.items()]
     write_text(work / "scores.json", json.dumps(rows, indent=1) + "\n")
@@ -106,9 +108,10 @@ def draw(work: Path, split: str, count: int) -> Path:
     return folder
 
 
-def outcome(network: scene_network.SceneNetwork, files: list[Path]) -> Outcome:
+def outcome(network: scene_network.SceneNetwork, unit: Array, files: list[Path]) -> Outcome:
     pictures = torch.stack([read(file, 64, "bicubic") for file in files])
-    return Outcome(features_of(files, network, 64, "bicubic", 64), network.seen(pictures).numpy())
+    features = features_of(files, network, 64, "bicubic", 64) / unit
+    return Outcome(features, network.seen(pictures).numpy())
 
 
 def row(name: str, own: Outcome, outcomes: dict[str, Outcome], reference: Array, texts: list[str]) -> dict[str, Any]:
@@ -137,11 +140,11 @@ def bootstrap(own: Outcome, plain: Outcome, real: Any, texts: list[str]) -> dict
 
 
 def table(rows: list[dict[str, Any]], settings: Settings) -> str:
-    head = ["images of", "FID", "KID x 1000", "words found, %", "just the words, %",
+    head = ["images of", "FID", "KID", "words found, %", "just the words, %",
             "FID - CFG's", "found - CFG's", "just - CFG's"]  # fmt: skip
     lines = [head, ["---"] * len(head)]
     for each in rows:
-        cells = [each["name"], f"{each['fid']:.2f}", f"{1000 * each['kid']:.1f} ± {1000 * each['kid_deviation']:.1f}",
+        cells = [each["name"], f"{each['fid']:.2f}", f"{each['kid']:.2f} ± {each['kid_deviation']:.2f}",
                  f"{100 * each['found']:.1f}", f"{100 * each['exact']:.1f}"]  # fmt: skip
         for key, factor in (("fid", 1), ("found", 100), ("exact", 100)):
             span = each.get(f"{key}_difference")

@@ -18,6 +18,7 @@ from goca.colours import bright_palette
 from goca.guidance.rate import HIGHEST, LOWEST
 from goca.visualize import save_figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from omegaconf import MISSING
 from PIL import Image
@@ -81,7 +82,7 @@ def show(axes: Any, folder: Path, name: str, kind: str) -> None:
     elif kind == "foreground":
         axes.imshow(values, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     else:
-        axes.imshow(values, cmap="coolwarm", vmin=LOWEST, vmax=min(HIGHEST, 2 - LOWEST), interpolation="nearest")
+        axes.imshow(values, cmap="coolwarm", norm=TwoSlopeNorm(1, LOWEST, HIGHEST), interpolation="nearest")
 
 
 if __name__ == "__main__":
