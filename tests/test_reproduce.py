@@ -58,6 +58,7 @@ def test_every_switch_is_turned_from_both_sides():
 
 def test_every_run_of_every_table_is_a_configuration():
     for name in ("main", "ablation", "switches"):
+        assert all(isinstance(note, str) for note in table(name).definition["notes"])
         for _, overrides in table(name).runs():
             assert configured(overrides)["run_dir"].startswith("runs/")
 
