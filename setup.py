@@ -14,7 +14,7 @@ def requirements() -> list[str]:
 
 EXTRAS = {
     "crf": ["pydensecrf2>=1.1,<2", "numpy>=2.0,<3"],  # DenseCRF; compiles with gcc
-    "app": ["gradio>=5,<7"],  # the page of `goca app`
+    "app": ["gradio>=6,<7"],  # the page of `goca app`
     "int8": ["bitsandbytes>=0.45,<1"],  # Flux's T5 in 8 bit, on CUDA
     "slurm": ["hydra-submitit-launcher>=1.2,<2"],
 }
