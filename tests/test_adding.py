@@ -170,7 +170,7 @@ def truth(image_id):
 
 
 def test_a_folder_in_voc_s_layout_needs_no_code(tmp_path, monkeypatch, capsys):
-    """The page's YAML and its second command; the first is tried in test_docs."""
+    """The page's YAML and its second command; what the first one looks through is the same folder."""
     settings_of("docs/adding-a-dataset.md", tmp_path)
     tree = scenes(tmp_path / "garden", "JPEGImages", "SegmentationClass", ".png")
     for folder, ending in (("Annotations", ".xml"), ("ImageSets/Segmentation", "")):
