@@ -156,3 +156,11 @@ def test_a_prompt_without_a_class_is_background_and_a_lost_class_is_noted(golden
     assert any(note["image"] == "2007_000004" for note in results["warnings"]["notes"])
     assert [each["image"] for each in results["images"]["skipped"]] == ["2007_000003"]
     assert "no annotation" in results["images"]["skipped"][0]["reason"]
+
+
+def test_a_switch_called_nan_and_fields_that_few_models_set(tmp_path, command):
+    command("model=mini-sd", "dataset=scenes", "limit=1", "device=cpu", "protocol=paper", "protocol.empty_class=nan",
+            "model.draws=2", "model.flips=true", "run_dir=run")  # fmt: skip
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["protocol"]["empty_class"] == results["config"]["protocol"]["empty_class"] == "nan"
+    assert results["config"]["model"]["draws"] == 2 and results["images"]["counted"] == 1

@@ -17,7 +17,7 @@ from goca.evaluation.inputs import fingerprint
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record
 from goca.prompts import PromptAnnotation, annotate
-from goca.protocol import Protocol
+from goca.protocol import Protocol, words
 
 if TYPE_CHECKING:
     from goca.segmenter import Segmenter
@@ -59,7 +59,9 @@ class Benchmark:
             from goca.unsupervised import UnsupervisedBenchmark
 
             cls = UnsupervisedBenchmark
-        model = load_config({**config["model"], "protocol": config.get("protocol", "paper")})
+        protocol = config.get("protocol", "paper")
+        config = {**config, "protocol": words(protocol) if isinstance(protocol, Mapping) else protocol}
+        model = load_config({**config["model"], "protocol": config["protocol"]})
         if model.keep_all_objects:
             raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
         return cls(

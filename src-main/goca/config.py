@@ -28,6 +28,7 @@ RULES: dict[str, Mapping[str, Any]] = {
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
 LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
+SHARED = "_defaults"  # the file that all configs start from
 SIZES = ("img_size", "feat_size")
 Size = int | tuple[int, int]
 
@@ -137,7 +138,7 @@ def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: 
     """
     if isinstance(config, SegmenterConfig):
         return dataclasses.replace(config, **overrides)
-    values = read_config(config) if isinstance(config, str) else dict(config)
+    values = read_config(config) if isinstance(config, str) else with_bases(dict(config))
     base = read_config(values.pop("of")) if "of" in values else {}
     values = {**base, **values, **overrides}
     if unknown := [name for name in values if name not in FIELDS]:
@@ -152,17 +153,21 @@ def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: 
 
 def names() -> list[str]:
     """The configs that are known by name."""
-    return sorted(file.stem for file in folder().glob("*.yaml"))
+    return sorted(file.stem for file in folder().glob("[!_]*.yaml"))
 
 
 def read_config(name: str) -> dict[str, Any]:
     """The fields of configs/model/NAME.yaml, its bases (Hydra's defaults list) first."""
     from omegaconf import OmegaConf
 
-    if name not in names():
+    if name not in (*names(), SHARED):
         near, known = difflib.get_close_matches(name, names(), n=1, cutoff=0.0), ", ".join(names())
         raise ConfigError(f"there is no model config {name!r} (nearest: {', '.join(near)}); known: {known}")
-    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))  # type: ignore[assignment]
+    return with_bases(OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml")))  # type: ignore[arg-type]
+
+
+def with_bases(own: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a file's content, those of its bases (Hydra's defaults list) first."""
     values: dict[str, Any] = {}
     for base in own.pop("defaults", ["_self_"]):
         values |= own if base == "_self_" else read_config(base)

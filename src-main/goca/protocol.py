@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # switch -> (value under `paper`, value under `released`)
 SWITCHES: dict[str, tuple[str, str]] = {
@@ -55,7 +56,7 @@ class Protocol:
         """From a preset's name, a mapping {"preset": ..., switch: value, ...}, or a Protocol (returned as it is)."""
         if isinstance(protocol, Protocol):
             return protocol
-        switches = {"preset": protocol} if isinstance(protocol, str) else dict(protocol)
+        switches = words({"preset": protocol} if isinstance(protocol, str) else protocol)
         preset = switches.pop("preset", "paper")
         if preset not in PRESETS:
             raise ProtocolError(f"protocol {preset!r} is not known; there are: {', '.join(PRESETS)}")
@@ -72,3 +73,8 @@ class Protocol:
     def to_dict(self) -> dict[str, str]:
         """Every switch by name, for result files."""
         return dataclasses.asdict(self)
+
+
+def words(switches: Mapping[str, Any]) -> dict[str, Any]:
+    """Switches and their values, where a command line has read the value `nan` as a number."""
+    return {name: "nan" if value != value else value for name, value in switches.items()}
