@@ -78,13 +78,15 @@ def turns(denoiser: Denoiser, run: Run, repeats: int) -> dict[str, Any]:
         pair = timed(bare), timed(whole)
         if number > 0 or repeats == 0:  # the first warms up
             pairs.append(pair)
-    held = peak_bytes(whole, denoiser.device) - peak_bytes(bare, denoiser.device)
+    counted: list[int] = []
+    peak = peak_bytes(lambda: counted.append(method(denoiser, run)[1].peak_bytes), denoiser.device)
+    held = peak - peak_bytes(bare, denoiser.device)
     return {
         "bare seconds": middle([bare for bare, _ in pairs]),
         "method seconds": middle([whole for _, whole in pairs]),
         "method / bare": middle([whole / bare for bare, whole in pairs]),
         "held bytes": held,
-        "counted bytes": method(denoiser, run)[1].peak_bytes,
+        "counted bytes": counted[0],
         "target bytes": denoiser.model.target,
     }
 

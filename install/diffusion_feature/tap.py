@@ -151,7 +151,7 @@ class AttentionTap(TorchFunctionMode):
         if absent := set(self.consumer.features) - self.passed:
             raise AttentionNotSeen(
                 f"{min(absent)} was not computed as a module of its own (fused projections? "
-                "`denoiser.unfuse_qkv_projections()` undoes them)"
+                f"`denoiser.unfuse_qkv_projections()` undoes them; a compiled denoiser?). {REMEDY}"
             )
 
 
