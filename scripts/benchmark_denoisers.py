@@ -100,11 +100,14 @@ def whole(model: Model, device: torch.device, repeats: int, with_eager: bool) ->
     run = forward(denoiser)
     found = {"scope": "whole model"} | turns(denoiser, run, repeats)
     if with_eager:
-        results: list[Tensor] = []
-        spent = timed(lambda: results.append(eager(denoiser, run)[0]))
+        results: list[EverythingKept] = []
+        spent = timed(lambda: results.append(eager(denoiser, run)[1]))
+        plain = results.pop().aggregate()[0]
         held = peak_bytes(lambda: eager(denoiser, run), device) - peak_bytes(lambda: run(None), device)
         found |= {"eager seconds": vars(spent), "eager bytes": held}
-        found["largest difference from eager"] = float((method(denoiser, run)[0] - results[0]).abs().max())
+        found["largest difference from eager, attention maps"] = float(
+            (method(denoiser, run)[1].attention_map()[0] - plain).abs().max()
+        )
     return found
 
 
@@ -146,6 +149,13 @@ HEAD = (
 )
 
 
+def measured_before(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Other models' rows of a file that was written on the same device, with the same threads and torch."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    same = all(before.get(name) == found[name] for name in ("device", "threads", "torch"))
+    return before["models"] if same else {}
+
+
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmark.py denoisers", description=__doc__,
@@ -169,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
              "models": results}  # fmt: skip
     print(HEAD, *(line(MODELS[name].title, row) for name, row in results.items()), sep="\n")
     print(f"\nSeconds: {found['seconds']}; {found['threads']} threads. Held: {found['memory']}.")
+    found["models"] = {**measured_before(arguments.json, found), **results}
     part = arguments.json.with_name(arguments.json.name + ".part")
     part.write_text(json.dumps(found, indent=1) + "\n")
     part.rename(arguments.json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
 HOW = {
     "cpu": "peak of PyTorch's CPU allocator (torch.profiler, every allocation), beyond what was there before",
     "cuda": "torch.cuda.max_memory_allocated, beyond what was there before",

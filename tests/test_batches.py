@@ -4,6 +4,7 @@ import json
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusion_feature import FeatureExtractor, PromptCut
@@ -111,7 +112,10 @@ def test_counts_do_not_depend_on_batches_or_processes(tmp_path):
     alone, *others = (run(tmp_path / f"{world}-{size}", world, batch_size=size)
                       for world, size in ((1, 1), (1, 3), (2, 2), (3, 1)))  # fmt: skip
     assert alone["images"]["counted"] == 7
-    assert all(other["counts"] == alone["counts"] for other in others)
+    assert others[-1]["counts"] == alone["counts"]
+    for other in others:
+        for counts in ("intersection", "union"):  # a batch may round otherwise than a picture alone: pixels at a tie
+            assert np.abs(np.subtract(other["counts"][counts], alone["counts"][counts])).sum(axis=1).max() <= 2
 
 
 @pytest.mark.parametrize("given", [{"batch_size": 0}, {"max_bytes": "2 GB"}])

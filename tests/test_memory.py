@@ -8,12 +8,19 @@ import reference
 import torch
 from diffusion_feature import Attention, AttentionLayer
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
+from goca import waiting
 from goca.aggregation import Aggregator, Plan
 from goca.waiting import HalfMap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 HEADS = 4
+
+
+@pytest.fixture(autouse=True)
+def large_maps(monkeypatch):
+    """Maps here wait as large ones do."""
+    monkeypatch.setattr(waiting, "SMALL", 0)
 
 
 class Alive(TorchDispatchMode):
@@ -113,6 +120,23 @@ def test_a_chunk_bounds_what_a_layer_takes(monkeypatch):
     with Alive() as alive:
         Aggregator(plan).attention(layer)
     assert alive.peak < 1 << 20  # all heads' maps: 41 MB
+
+
+def test_a_small_map_waits_as_it_is(monkeypatch):
+    plan = Plan(("b",), (), (8, 8), ("average",), ("mse",), "F")
+    layer = attention("self", (8, 8), "b", 0)
+    feature = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+    similarities, held = [], []
+    for small in (4 * 64 * 64, 4 * 64 * 64 - 1):
+        monkeypatch.setattr(waiting, "SMALL", small)
+        aggregator = Aggregator(plan)
+        aggregator.attention(layer)
+        held.append(sum(tensor.nbytes for tensor in aggregator.waiting["b"].tensors))
+        aggregator.feature("F", feature)
+        similarities.append(aggregator.similarities["mse"]["b"])
+        assert aggregator.held_bytes == 0
+    assert held[0] == 4 * 64 * 64 > held[1]
+    torch.testing.assert_close(*similarities)
 
 
 def test_a_waiting_layer_takes_the_smaller_form():

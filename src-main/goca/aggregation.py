@@ -7,9 +7,9 @@ its layer waits, as its queries and keys or as its head-mean map, whichever is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from diffusion_feature import Attention
@@ -20,7 +20,7 @@ from goca.heads import HEAD_RULES as HEAD_RULES
 from goca.heads import HeadOutputs, head_weights
 from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
 from goca.resizing import Grid, nearest_rows, resize_maps, self_map
-from goca.waiting import HalfMap, Waiting, waiting
+from goca.waiting import Compact, Waiting, waiting
 
 Sink = Callable[[Tensor, Tensor], None]  # takes queries [s] and their rows of the head-mean self map [B, s, S]
 
@@ -68,6 +68,7 @@ class Aggregator:
     space: Tensor | None = None  # mean over space_blocks   [B, g*g, g*g]
     dense: dict[str, Tensor] = field(default_factory=dict)  # layer id -> feature   [B, C, h, w]
     peak_bytes: int = 0
+    held_bytes: int = 0  # now, the reference apart
 
     def __post_init__(self) -> None:
         self.compared = [rule for rule in self.plan.layer_rules if LAYER_RULES[rule] is not None]
@@ -85,8 +86,8 @@ class Aggregator:
         if not (crossed or in_space or compared):
             return
         self.grids[block] = grid
-        every = torch.arange(grid[0] * grid[1])
-        wanted, sinks = [every[:0]], list[Sink]()  # queries whose rows are made, and who takes rows of the self map
+        every = all_queries(grid)
+        wanted, sinks = list[Tensor](), list[Sink]()  # queries whose rows are made, and who takes rows of the self map
         if crossed:
             wanted.append(every)
         if in_space:
@@ -99,13 +100,16 @@ class Aggregator:
             sinks.append(comparison.add)
         elif compared:
             self.waiting[block] = layer = waiting(attention, any(len(queries) == len(every) for queries in wanted))
-            if isinstance(layer, HalfMap):
+            if not isinstance(layer, Compact):
                 wanted.append(every)
                 sinks.append(layer.add)
-        queries = torch.cat(wanted).unique()
+        queries = united(wanted, every)
         maps = one_pass(attention, queries, self.plan.head_rules if crossed else (), sinks)
         if crossed:
             self.token_maps[block] = maps
+            self.held_bytes += storage_bytes(maps.values())
+        if block in self.waiting:
+            self.held_bytes += storage_bytes(self.waiting[block].tensors)
         if comparison is not None:
             self._note(block, comparison)
         self._account(attention.working_bytes(COPIES if sinks else 0) if len(queries) else 0)
@@ -113,6 +117,7 @@ class Aggregator:
     def feature(self, layer: str, feature: Tensor) -> None:
         if layer in self.plan.dense:
             self.dense[layer] = feature
+            self.held_bytes += storage_bytes([feature])
         if self.compared and layer == self.plan.reference:
             self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
             for block in list(self.waiting):
@@ -127,6 +132,7 @@ class Aggregator:
             comparison.add(queries, rows)
         self._account(layer.working_bytes(COPIES))
         self._note(block, comparison)
+        self.held_bytes -= storage_bytes(layer.tensors)
         del self.waiting[block]
 
     def _note(self, block: str, comparison: Comparison) -> None:
@@ -137,17 +143,13 @@ class Aggregator:
         tokens = self.plan.grid[0] * self.plan.grid[1]
         if self.space is None:
             self.space = rows.new_zeros(len(rows), tokens, tokens)
+            self.held_bytes += storage_bytes([self.space])
         targets, part = self_map(rows, queries, grid, self.plan.grid, self.plan.normalised_rows)
         self.space.index_add_(1, targets, part, alpha=1 / len(self.plan.space_blocks))
 
     def _account(self, working: int) -> None:
-        kept = [] if self.reference is None else list(self.reference.tensors)
-        kept += [] if self.space is None else [self.space]
-        for tensors in (self.dense, *self.token_maps.values(), *self.similarities.values()):
-            kept += tensors.values()
-        kept += [tensor for layer in self.waiting.values() for tensor in layer.tensors]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
-        self.peak_bytes = max(self.peak_bytes, sum(storages.values()) + working)
+        reference = 0 if self.reference is None else storage_bytes(self.reference.tensors)
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes + reference + working)
 
     # ---- afterwards
 
@@ -180,9 +182,27 @@ class Aggregator:
         return self.space
 
 
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """What their storages take, each once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@lru_cache(maxsize=32)
+def all_queries(grid: Grid) -> Tensor:
+    return torch.arange(grid[0] * grid[1])
+
+
+def united(queries: Sequence[Tensor], every: Tensor) -> Tensor:
+    """Queries that are in any of the lists, ascending."""
+    if any(len(part) == len(every) for part in queries):
+        return every
+    return torch.cat(list(queries)).unique() if queries else every[:0]
+
+
 def aggregate_heads(attention: Attention, rules: Sequence[str]) -> dict[str, Tensor]:
     """A(s, n) = sum_h w_h(s) A_h(s, n) for each rule   [B, S, N]"""
-    return one_pass(attention, torch.arange(attention.grid[0] * attention.grid[1]), rules)
+    return one_pass(attention, all_queries(attention.grid), rules)
 
 
 def one_pass(

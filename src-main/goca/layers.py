@@ -27,6 +27,7 @@ class Reference:
         self.affinity = torch.softmax(logits, -1, out=logits)  # [B, R, R]
         self.normalised = normalised
         self._adjoints: dict[Grid, Tensor] = {}
+        self._masses: dict[Grid, Tensor] = {}
 
     def adjoint(self, grid: Grid) -> Tensor:
         """Ref brought to another grid by the adjoint of resizing, once per grid   [B, n, S]
@@ -45,8 +46,10 @@ class Reference:
         """What each key adds to a resized row's sum   [S]; None where nothing is to be normalised"""
         if not self.normalised or grid == self.grid:
             return None
-        down, across = (bilinear_matrix(s, t).sum(0).to(self.affinity) for s, t in zip(grid, self.grid))
-        return torch.outer(down, across).flatten()
+        if grid not in self._masses:
+            down, across = (bilinear_matrix(s, t).sum(0).to(self.affinity) for s, t in zip(grid, self.grid))
+            self._masses[grid] = torch.outer(down, across).flatten()
+        return self._masses[grid]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -67,8 +70,10 @@ class Similarity:
 
 def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
     """sum Ref * S, without resizing S."""
-    used, places = (index.to(rows.device) for index in among(nearest_rows(grid, reference.grid)[0], queries))
-    rows, adjoint, mass = rows[:, places], reference.adjoint(grid)[:, used], reference.mass(grid)
+    wanted, adjoint, mass = nearest_rows(grid, reference.grid)[0], reference.adjoint(grid), reference.mass(grid)
+    if not torch.equal(wanted, queries):
+        used, places = (index.to(rows.device) for index in among(wanted, queries))
+        rows, adjoint = rows[:, places], adjoint[:, used]
     agreement = torch.linalg.vecdot(adjoint, rows)  # [B, n]
     return (agreement if mass is None else agreement / (rows @ mass)).sum(-1, keepdim=True)
 

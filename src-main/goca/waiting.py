@@ -1,4 +1,4 @@
-"""Self maps that wait for the reference affinity, each in the smaller of two forms."""
+"""Self maps that wait for the reference affinity, each in the smallest of its forms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 LIFT = 2.0**15  # what a row's largest value becomes in float16: small ones keep their digits down to 2^-29 of it
 ROWS = 256  # read back at once
+SMALL = 1 << 20  # bytes of a map that is kept as it is
 
 
 class Waiting(Protocol):
@@ -23,7 +24,7 @@ class Waiting(Protocol):
     def working_bytes(self, copies: int) -> int: ...  # what reading its rows takes besides, and copying them
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some queries (ascending) and their rows [B, s, S], until all that are asked for have come."""
+        """Queries (ascending) and their rows [B, s, S], until all that are asked for have come; others may come too."""
 
 
 class Compact:
@@ -75,9 +76,31 @@ class HalfMap:
             yield part, self.half[:, where].float().mul_(self.scale[:, where])
 
 
-def waiting(attention: Attention, passing: bool) -> Compact | HalfMap:
-    """The smaller form; the map where all its rows are being made anyway (`passing`), for the sake of time."""
-    compact = Compact(attention)
+class PlainMap:
+    """The map as it comes, in float32."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [rows for _, rows in self.parts]
+
+    def working_bytes(self, copies: int) -> int:
+        return copies * max(rows.nbytes for rows in self.tensors)
+
+    def add(self, queries: Tensor, rows: Tensor) -> None:
+        self.parts.append((queries, rows))
+
+    def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self.parts
+
+
+def waiting(attention: Attention, passing: bool) -> Compact | HalfMap | PlainMap:
+    """The smaller form; a map where all its rows are being made anyway (`passing`), for the sake of time."""
     tokens = attention.grid[0] * attention.grid[1]
+    if 4 * len(attention.query) * tokens**2 <= SMALL:
+        return PlainMap()
+    compact = Compact(attention)
     smaller = sum(tensor.nbytes for tensor in compact.tensors) < 2 * len(attention.query) * tokens**2
     return compact if smaller and not passing else HalfMap(attention)

@@ -65,7 +65,7 @@ def count_images(
 
     ids             all images of the run; process `rank` of `world` takes every world-th of them
     load_segmentor  called once, and only if there is an image to segment
-    batch_size      images that are segmented at once; the counts do not depend on it
+    batch_size      images that are segmented at once
     metric          its settings decide what is counted; its own counts are only a by-product
     drawn_at        the threshold at which the worst and best images are kept as thumbnails; None: none are
     progress        wraps the ids that are left, such as tqdm
