@@ -30,6 +30,7 @@ from diffusion_feature.latents import read_picture, seeded
 from goca import Segmenter
 from goca.datasets import load_dataset
 from goca.evaluation import MeanIoU
+from goca.evaluation.store import write_text
 from goca.prompts import annotate, read_captions
 from make_scenes import REPOSITORY
 from tqdm import tqdm
@@ -99,9 +100,7 @@ def embedded_command(argv: Sequence[str]) -> None:
           f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {1e3 * row['evaluation']:.2f} ms "
           f"| {row['peak bytes of the process'] / 1e9:.2f} GB |")  # fmt: skip
     if arguments.json:
-        part = arguments.json.with_name(arguments.json.name + ".part")
-        part.write_text(json.dumps(found, indent=1))
-        part.rename(arguments.json)
+        write_text(arguments.json, json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

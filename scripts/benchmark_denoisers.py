@@ -29,6 +29,7 @@ from benchmark_layers import Replay
 from denoisers import MODELS, Denoiser, Model
 from diffusion_feature.tap import AttentionTap
 from goca.aggregation import Aggregator
+from goca.evaluation.store import write_text
 from goca.refine import affinity
 from goca.rescaling import rescale
 from make_scenes import REPOSITORY
@@ -180,9 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(HEAD, *(line(MODELS[name].title, row) for name, row in results.items()), sep="\n")
     print(f"\nSeconds: {found['seconds']}; {found['threads']} threads. Held: {found['memory']}.")
     found["models"] = {**measured_before(arguments.json, found), **results}
-    part = arguments.json.with_name(arguments.json.name + ".part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    part.rename(arguments.json)
+    write_text(arguments.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

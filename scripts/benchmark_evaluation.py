@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from goca.evaluation import MeanIoU
+from goca.evaluation.store import write_text
 from tqdm import tqdm
 
 GRID, VOID = 64, 255
@@ -109,9 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         times = f"{1e3 * row['one pass']:.1f} ms | {1e3 * row['plain loop']:.0f} ms"
         print(f"| {row['present']} | {times} | {row['ratio']:.0f} |")
     if arguments.json:
-        part = arguments.json.with_name(arguments.json.name + ".part")
-        part.write_text(json.dumps({"classes": arguments.classes, "size": arguments.size, "rows": rows}, indent=1))
-        part.rename(arguments.json)
+        found = {"classes": arguments.classes, "size": arguments.size, "rows": rows}
+        write_text(arguments.json, json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

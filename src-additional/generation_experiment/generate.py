@@ -23,11 +23,11 @@ from goca.config import SegmenterConfig, load_config
 from goca.embedded import resolve
 from goca.evaluation.store import RunError, RunStore
 from goca.guidance import GuidanceError, SemanticGuidance
+from goca.segmentation import save_picture
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from records import Recorder
 from tqdm import tqdm
-from whole_files import write_whole
 
 METHODS: dict[str, str | None] = {"cfg": None, "s-cfg": "s-cfg", "goca": "goca"}  # -> SemanticGuidance's segmentor
 STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, as in the paper
@@ -103,7 +103,7 @@ def generate(settings: Settings) -> int:
             for place, (name, image) in enumerate(zip(names, images)):
                 if name in kept and recorder is not None:
                     recorder.save(folder / "guidance" / f"{name}.npz", place)
-                write_whole(folder / f"{name}.png", lambda file, image=image: image.save(file, format="PNG"))
+                save_picture(image, folder / f"{name}.png")
             bar.update(len(names))
         bar.close()
     return len(missing)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from goca.files import whole_file
 from goca.guidance import SemanticGuidance
-from whole_files import write_whole
 
 
 class Recorder:
@@ -35,9 +35,5 @@ class Recorder:
     def save(self, path: Path, place: int) -> None:
         """Those of one picture of the batch, to an .npz without objects."""
         own = {name: array[place] for name, array in self.arrays.items()}
-        write_whole(path, lambda file: save_arrays(file, own))
-
-
-def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # by name, numpy would add a suffix
-        np.savez_compressed(file, **arrays)
+        with whole_file(path) as temporary, temporary.open("wb") as file:  # by name, numpy would add a suffix
+            np.savez_compressed(file, **own)

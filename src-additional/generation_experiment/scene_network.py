@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from goca.files import whole_file
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from whole_files import write_whole
 
 WORDS = ("ball", "star", "tree", "house", "car", "fish", "flower", "mushroom",
          "sky", "wall", "forest", "grass", "sand", "water", "road", "snow")  # fmt: skip
@@ -81,7 +81,8 @@ def train(folder: Path, file: Path) -> SceneNetwork:
         loss.backward()
         optimizer.step()
         schedule.step()
-    write_whole(file, lambda path: save_file(network.state_dict(), path))
+    with whole_file(file) as temporary:
+        save_file(network.state_dict(), temporary)
     return network.eval()
 
 

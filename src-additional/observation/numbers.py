@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusion_feature.errors import layer_not_found
 from goca.aggregation import Aggregator
+from goca.files import whole_file
 from goca.prompts import PromptAnnotation
 from goca.prompts.words import PromptWords
 from goca.rescaling import rescale
@@ -198,11 +199,6 @@ def save_numbers(path: str | os.PathLike[str], settings: Mapping[str, Numbers]) 
     path, flat = Path(path), {}
     for number, (setting, numbers) in enumerate(settings.items()):
         flat |= {f"{setting}.{key}" if number else key: value for key, value in numbers.items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **flat)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **flat)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from goca.colours import overlay, voc_palette
+from goca.files import whole_file
 
 BACKGROUND = 0
 
@@ -106,14 +106,8 @@ def label_image(label: Tensor) -> Image.Image:
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """The picture as a PNG; written beside `path`, then renamed: never half there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _number(value: Tensor) -> float | None:

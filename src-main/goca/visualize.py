@@ -33,6 +33,7 @@ from goca.colours import (
     overlay,
     palette_of,
 )
+from goca.files import whole_file
 
 
 def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 0.9) -> Image.Image:
@@ -133,13 +134,8 @@ def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> 
     kinds = drawn.canvas.get_supported_filetypes()
     if (kind := path.suffix.lstrip(".").lower()) not in kinds:
         raise PictureError(f"{path.name}: a figure is saved as one of {', '.join(sorted(kinds))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         drawn.savefig(temporary, format=kind, dpi=dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from goca.files import whole_file
+
 FIELDS = ("caption", "rescaling_token_id", "existent_objects", "global_token_id", "background_objects")
 
 
@@ -114,18 +116,8 @@ def read_annotations(path: str | os.PathLike[str]) -> dict[str, PromptAnnotation
 def write_annotations(path: str | os.PathLike[str], annotations: Mapping[str, PromptAnnotation]) -> None:
     """The published file, image file name -> annotation; written beside `path` and renamed, so never half there."""
     text = json.dumps({check_image_name(image): annotation.to_json() for image, annotation in annotations.items()})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
