@@ -135,6 +135,11 @@ COCO = {"images": [], "annotations": [{"image_id": 9, "caption": "two  cats\n"},
     ("labels.json", {"b.jpg": {"caption": "x"}, "a.jpg": {"caption": "y"}}, {"b": "x", "a": "y"}),
     ("list.json", ["x", "y"], {"000000": "x", "000001": "y"}),
     ("lines.txt", "x\n\n y \n", {"000000": "x", "000001": "y"}),
+    ("lines.txt", "a cat, a caption\n2, 3 dogs\n", {"000000": "a cat, a caption", "000001": "2, 3 dogs"}),
+    ("table.csv", 'image_id,text\n521669,A.\n7,"one, ""two""\nthree"\n', {"521669": "A.", "7": 'one, "two" three'}),
+    ("table.csv", '\ufeffcaption,file_name\r\nx,b/c.jpg\r\n', {"c": "x"}),
+    ("table.csv", "text\nx\ny\n", {"000000": "x", "000001": "y"}),
+    ("table.txt", "id,caption\n3,x\n", {"3": "x"}),
 ])  # fmt: skip
 def test_shapes_of_captions(tmp_path, name, content, expected):
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -147,11 +152,26 @@ def test_shapes_of_captions(tmp_path, name, content, expected):
     ("a.json", '{"annotations": [{"caption": "x"}]}', "without image_id"), ("a.txt", "\n", "has no captions"),
     ("a.json", '{"..": "x"}', "no file name"), ("a.json", '{"a.png": "x", "a.jpg": "y"}', "stands there twice"),
     ("a.json", '["x", ""]', "is no captions file"),
+    ("a.csv", "x\ny\n", "without a caption column"), ("a.txt", "1,a cat\n2,a dog\n", "without a caption column"),
+    ("a.csv", "id,text\n1,a, b\n", "a row has 3 columns"), ("a.csv", "id,text\n1,x\n1,y\n", "stands there twice"),
+    ("a.csv", 'id,text\n1,"x\n', "is no CSV table"), ("a.csv", "id,text\n../1/,x\n../1,y\n", "stands there twice"),
+    ("a.csv", "id,text\n", "has no captions"),
 ])  # fmt: skip
 def test_captions_of_another_shape(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(CaptionsError, match=message):
         read_captions(tmp_path / name)
+
+
+RELEASED_CAPTIONS = Path(__file__).parents[2] / "shared" / "data" / "coco_val2014_30k_captions.csv"
+
+
+@pytest.mark.skipif(not RELEASED_CAPTIONS.is_file(), reason="the published table of 30,000 captions is not here")
+def test_the_released_captions_of_coco_are_thirty_thousand():
+    captions = read_captions(RELEASED_CAPTIONS)
+    assert len(captions) == 30_000
+    assert list(captions)[:2] == ["521669", "116361"]
+    assert not any("\n" in caption for caption in captions.values())
 
 
 def test_captions_that_are_not_there(tmp_path):

@@ -1,13 +1,18 @@
-"""Captions to generate from: COCO's captions file, a labels file, or plain text."""
+"""Captions to generate from: a CSV table, COCO's captions file, a labels file, or plain text."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 NAME = re.compile(r"[\w-][\w.-]*")  # an image's name within its folder
+CAPTION_COLUMNS = ("caption", "text", "prompt")  # of a CSV table, the first that is there
+ID_FIRST = re.compile(r'"?\d+"?,')  # a row of a table: a number, then a comma
+ID_COLUMNS = ("image_id", "id", "image", "file_name", "filename", "name")
 
 
 class CaptionsError(ValueError):
@@ -17,6 +22,8 @@ class CaptionsError(ValueError):
 def read_captions(path: str | Path, n: int | None = None) -> dict[str, str]:
     """Image name -> caption, in the file's order; the first `n` (None: all).
 
+    a CSV table with a header: one of ID_COLUMNS names the images (without one: 000000, ...), one of CAPTION_COLUMNS
+    holds the captions; quotes and line breaks within a caption as in RFC 4180
     COCO's {"annotations": [{"image_id", "caption"}, ...]}: the first caption of each image, by image id
     a labels file {image file name: {"caption": text}} or {name: text}
     a JSON list of captions, or a text file with one per line: named 000000, 000001, ...
@@ -24,7 +31,7 @@ def read_captions(path: str | Path, n: int | None = None) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CaptionsError(f"captions={path} cannot be read: {error}") from None
     if path.suffix == ".json":
@@ -32,12 +39,46 @@ def read_captions(path: str | Path, n: int | None = None) -> dict[str, str]:
             pairs = from_json(json.loads(text), path)
         except json.JSONDecodeError as error:
             raise CaptionsError(f"{path} is no JSON ({error})") from None
+    elif path.suffix == ".csv" or looks_like_table(text):
+        pairs = from_table(text, path)
     else:
         pairs = numbered([line.strip() for line in text.splitlines() if line.strip()])
     captions = checked(pairs, path)
     if n is not None and not 0 < n <= len(captions):
         raise CaptionsError(f"n={n}, but {path} has captions for {len(captions)} images")
     return dict(list(captions.items())[:n])
+
+
+def looks_like_table(text: str) -> bool:
+    """Whether the text is a CSV table by its look: a header of ids and captions, or a number first in every row."""
+    lines = [line.strip() for line in text.strip().split("\n", 5)[:5]]
+    header = {name.strip(' "').lower() for name in lines[0].split(",")}
+    return bool(header & {*CAPTION_COLUMNS} and header & {*ID_COLUMNS}) or all(ID_FIRST.match(line) for line in lines)
+
+
+def from_table(text: str, path: Path) -> list[tuple[Any, Any]]:
+    """The rows of a CSV table."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise CaptionsError(f"{path} is no CSV table ({error})") from None
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    caption = next((header.index(name) for name in CAPTION_COLUMNS if name in header), None)
+    if caption is None:
+        raise CaptionsError(
+            f"{path} is a CSV table without a caption column: expected a header with one of "
+            f"{', '.join(CAPTION_COLUMNS)}; found {', '.join(header) or 'nothing'}"
+        )
+    if ragged := [row for row in rows if len(row) != len(header)]:
+        raise CaptionsError(
+            f"{path}: a row has {len(ragged[0])} columns and the header {len(header)}, near "
+            f"{', '.join(ragged[0])[:60]!r}; a caption with a comma has to stand in double quotes"
+        )
+    captions = [row[caption] for row in rows[1:]]
+    place = next((header.index(name) for name in ID_COLUMNS if name in header), None)
+    if place is None:
+        return numbered(captions)
+    return [(Path(row[place].strip()).stem, caption) for row, caption in zip(rows[1:], captions)]
 
 
 def from_json(content: Any, path: Path) -> list[tuple[Any, Any]]:
@@ -76,6 +117,6 @@ def checked(pairs: list[tuple[Any, Any]], path: Path) -> dict[str, str]:
 
 def wrong_shape(path: Path, found: str) -> CaptionsError:
     return CaptionsError(
-        f"{path} is no captions file: expected COCO's captions, {{name: {{'caption': text}}}}, a list or lines of "
-        f"text; found {found}"
+        f"{path} is no captions file: expected a CSV table, COCO's captions, {{name: {{'caption': text}}}}, a list "
+        f"or lines of text; found {found}"
     )

@@ -1,7 +1,7 @@
 """FID, KID and CLIP score of a folder of generated images.
 
     python3 src-additional/generation_experiment/evaluate.py images=runs/generation/sd15/goca-5 \\
-        reference=/data/coco/val2014 captions=captions_val2014.json clip=openai/clip-vit-base-patch32
+        reference=/data/coco/val2014 captions=coco_val2014_30k_captions.csv clip=openai/clip-vit-base-patch32
 
 Writes scores.json beside the images: the scores, and the model, resize, reference and count that they are made with.
 """

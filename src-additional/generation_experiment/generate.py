@@ -2,7 +2,7 @@
 
     python3 src-additional/generation_experiment/generate.py model=mini-sd method=goca captions=words.txt
     accelerate launch src-additional/generation_experiment/generate.py model=sd15 method=goca guidance_scale=5 \\
-        captions=captions_val2014.json n=30000 batch=8
+        captions=coco_val2014_30k_captions.csv n=30000 batch=8
 
 Run again with the same settings, it goes on with the images that are missing. docs/generation.md tells the rest.
 """

@@ -1,7 +1,7 @@
 """The first images of several folders side by side, with the masks and rates that guided them.
 
     python3 src-additional/generation_experiment/sheet.py 'folders=[runs/generation/sd15/cfg-5,...]' \\
-        captions=captions_val2014.json out=sheet.png
+        captions=coco_val2014_30k_captions.csv out=sheet.png
 """
 
 from __future__ import annotations
