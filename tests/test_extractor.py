@@ -99,6 +99,55 @@ def test_extract_returns_maps_and_features(tiny_sd, picture):
     assert not torch.equal(found[CROSS], other[CROSS])
 
 
+def test_several_images_are_extracted_in_batches(tiny_sd, picture):
+    layers = [CROSS, "mid-vit-block0-cross-q"]
+    fx = FeatureExtractor(layers, "mini", img_size=32, pipeline=tiny_sd, device="cpu")
+    images, prompts = [picture, picture.rotate(90), picture.rotate(180)], ["cat", "dog, sky", "cat, wall"]
+    single = [fx.extract(*each) for each in zip(prompts, images)]
+    for size in (1, 2, 3):
+        together = fx.extract(prompts, images, batch_size=size)
+        assert list(together) == list(single[0])
+        for name in layers:
+            torch.testing.assert_close(together[name], torch.cat([each[name] for each in single]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fx.extract("cat", images, batch_size=2)[CROSS][:1], fx.extract(["cat"], [picture])[CROSS])
+    with pytest.raises(ExtractorError, match="3 images and 2 prompts"):
+        fx.extract(prompts[:2], images)
+
+
+def test_noise_of_a_batch_is_given_for_all_or_one_each(tiny_sd, picture):
+    fx = FeatureExtractor([CROSS], "mini", img_size=32, pipeline=tiny_sd, device="cpu")
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    each = fx.extract("cat", [picture] * 2, noise=noise)[CROSS]
+    assert not torch.equal(each[0], each[1])
+    torch.testing.assert_close(fx.extract("cat", [picture] * 2, noise=noise[:1], batch_size=2)[CROSS][1:], each[:1])
+
+
+def test_features_of_the_unets_own_steps(tiny_sd, picture):
+    """in -> conv_in -> blocks -> conv_out, and what a residual block adds is its output less its input."""
+    layers = ["in", "after-conv-in", "down-level0-repeat0-res-increment", "down-level0-repeat0-res-out",
+              "mid-vit-block0-ffn-inner", "out"]  # fmt: skip
+    fx = FeatureExtractor(layers, "mini", img_size=32, pipeline=tiny_sd, device="cpu")
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    found = fx.extract("cat", picture, noise=noise)
+    assert list(found) == layers
+    with torch.no_grad():
+        torch.testing.assert_close(fx.denoiser.conv_in(found["in"]), found["after-conv-in"])
+    block = fx.denoiser.down_blocks[0].resnets[0]
+    assert block.conv_shortcut is None
+    added = found["down-level0-repeat0-res-out"] - found["after-conv-in"]
+    torch.testing.assert_close(added, found["down-level0-repeat0-res-increment"], atol=1e-5, rtol=1e-4)
+    ffn = fx.denoiser.mid_block.attentions[0].transformer_blocks[0].ff
+    assert found["mid-vit-block0-ffn-inner"].shape[1] == ffn.net[2].in_features
+    assert found["out"].shape == noise.shape
+
+
+def test_bfloat16_features_come_out_in_float32(tiny_sd, picture):
+    fx = FeatureExtractor(["mid-vit-block0-out"], "mini", img_size=32, pipeline=tiny_sd, device="cpu", dtype="bfloat16")
+    feature = fx.extract("cat", picture)["mid-vit-block0-out"]
+    assert feature.dtype == torch.float32
+    assert feature.numpy().shape == (1, 24, 4, 4)
+
+
 def test_a_pipeline_object_is_used_as_it_is(tiny_sd, picture):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, feature_extractor=None)
     pipe.scheduler.set_timesteps(7)

@@ -45,11 +45,13 @@ class DenseFeature:
 
     tokens   what the output holds: "image", "text", or both ("text-first", "image-first"; the image's are the feature)
     part     which one, where the module returns several tensors
+    before   the feature is the module's first input instead of its output
     """
 
     module: nn.Module
     tokens: str = "image"
     part: int = 0
+    before: bool = False
 
 
 @dataclass(frozen=True)

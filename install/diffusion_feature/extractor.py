@@ -74,17 +74,39 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def extract(
-        self, prompt: str, image: Picture, t: int = 100, noise: Tensor | None = None, seed: int | None = 0, **rules: str
+        self,
+        prompt: str | Sequence[str],
+        image: Picture | Sequence[Picture],
+        t: int = 100,
+        noise: Tensor | None = None,
+        seed: int | None = 0,
+        batch_size: int = 1,
+        **rules: str,
     ) -> dict[str, Tensor]:
-        """The wanted layers of one forward, in the order in which they passed.
+        """The wanted layers, in the order in which they passed; of one image, or of several in their order.
 
-        noise      the noise to add, shape of the latents; None: drawn on the CPU from `seed` (None: afresh)
-        rules      noise_rule="nominal" | "pipeline", posterior="mean" | "sample": see `forward`
-        returns    layer id -> maps [1, H, S, S or N] in float32, dense features [1, C, h, w], text features [1, N, C]
+        prompt      one, or with a list of images one each
+        noise       the noise to add, shape of the latents; None: drawn on the CPU from `seed` (None: afresh), for every
+                    image the same
+        batch_size  images in one forward
+        rules       noise_rule="nominal" | "pipeline", posterior="mean" | "sample": see `forward`
+        returns     layer id -> maps [B, H, S, S or N] in float32, dense features [B, C, h, w], text features [B, N, C]
+                    (a bfloat16 model's in float32, since numpy has no bfloat16); B images, all on the model's device
+        errors      ExtractorError where prompts and images differ in number
         """
-        store = FeatureStore(self.wanted)
-        self.forward([prompt], [image], store, t, noise, [seed], **rules)
-        return store.found
+        images = list(image) if isinstance(image, list | tuple) else [image]
+        prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != len(images) or not images:
+            counts = f"{len(images)} images and {len(prompts)} prompts"
+            raise ExtractorError(f"{counts}; expected one prompt each, or one for all")
+        noises = [noise] * len(images) if noise is None or len(noise) != len(images) else list(noise.split(1))
+        found: list[dict[str, Tensor]] = []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            store = FeatureStore(self.wanted)
+            self.forward(prompts[part], images[part], store, t, noises[part], [seed] * len(images[part]), **rules)
+            found.append(store.found)
+        return found[0] if len(found) == 1 else {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
     @torch.no_grad()
     def forward(
@@ -146,7 +168,7 @@ class FeatureStore:
             self.found[name] = attention.map(name.rsplit("-", 2)[1])
 
     def feature(self, layer: str, feature: Tensor) -> None:
-        self.found[layer] = feature
+        self.found[layer] = feature.float() if feature.dtype == torch.bfloat16 else feature
 
 
 def draw(latents: Tensor, noise: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -68,7 +68,9 @@ class AttentionTap(TorchFunctionMode):
             self.hooks.append(layer.module.register_forward_pre_hook(self._asks(layer)))
             self.hooks.append(layer.module.register_forward_hook(self._answered, always_call=True))
         for name in self.consumer.features:
-            self.hooks.append(self.features[name].module.register_forward_hook(self._passes(name)))
+            module, hook = self.features[name].module, self._passes(name)
+            before = self.features[name].before
+            self.hooks.append(module.register_forward_pre_hook(hook) if before else module.register_forward_hook(hook))
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -95,9 +97,10 @@ class AttentionTap(TorchFunctionMode):
             super().__exit__(None, None, None)
 
     def _passes(self, name: str):
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, output: Any = None) -> None:
             self.passed.add(name)
-            self.consumer.feature(name, self._spatial(output, self.features[name]))
+            feature = self.features[name]
+            self.consumer.feature(name, self._spatial(args[0] if feature.before else output, feature))
 
         return hook
 

@@ -16,6 +16,7 @@ VERSIONS: dict[str, Backbone] = {
     "2-1": UNET_SD,
     "xl": UNET_SDXL,
     "playground-v2": UNET_SDXL,
+    "pgv2": UNET_SDXL,
     "pixart-alpha": PIXART_ALPHA,
     "pixart-sigma": PIXART_SIGMA,
     "pixart-sigma-512": PIXART_SIGMA,

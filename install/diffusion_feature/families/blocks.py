@@ -42,5 +42,6 @@ def block_features(blocks: Iterable[tuple[str, Any]]) -> dict[str, DenseFeature]
         features[f"{name}-attn-out"] = DenseFeature(block.attn1)
         if block.attn2 is not None:
             features[f"{name}-cross-out"] = DenseFeature(block.attn2)
+        features[f"{name}-ffn-inner"] = DenseFeature(block.ff.net[0])  # before the second linear map
         features[f"{name}-out"] = DenseFeature(block)
     return features

@@ -46,14 +46,17 @@ def unet_layers(unet: Any) -> list[AttentionLayer]:
 
 
 def unet_features(unet: Any) -> dict[str, DenseFeature]:
-    features = block_features(blocks(unet))
+    features = {"in": DenseFeature(unet.conv_in, before=True), "after-conv-in": DenseFeature(unet.conv_in)}
+    features |= block_features(blocks(unet))
     features |= {f"{name}-vit-out": DenseFeature(vit) for name, vit in places(unet, "attentions")}
-    features |= {f"{name}-res-out": DenseFeature(resnet) for name, resnet in places(unet, "resnets")}
+    for name, resnet in places(unet, "resnets"):
+        features[f"{name}-res-increment"] = DenseFeature(resnet.conv2)  # what it adds to its input
+        features[f"{name}-res-out"] = DenseFeature(resnet)
     for name, stage in stages(unet):
         for sampler in ("downsampler", "upsampler"):
             for module in getattr(stage, f"{sampler}s", None) or ():
                 features[f"{name}-{sampler}-out"] = DenseFeature(module)
-    return features
+    return features | {"out": DenseFeature(unet.conv_out)}
 
 
 def encode_clip(parts: Parts, prompts: list[str]) -> Conditioning:
