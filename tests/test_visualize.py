@@ -16,7 +16,7 @@ from goca.colours import (
     palette_of,
     voc_palette,
 )
-from goca.visualize import Row, figure, heat_overlay, save_figure
+from goca.visualize import Row, figure, heat_overlay, pca_image, save_figure
 from PIL import Image
 
 LABELS = np.array([[0, 1], [2, 255]])
@@ -161,3 +161,28 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_figure(figure(rows()[:1]), path)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["rows.png"]
+
+
+# ---- principal components of a feature
+
+
+@pytest.mark.parametrize("channels", [5, 60])
+def test_principal_components_of_three_orthogonal_directions(channels):
+    """Along each axis of a feature made of three orthogonal waves, one colour; the strongest one is red."""
+    y, x = np.mgrid[:6, :8]
+    waves = np.stack([np.cos(np.pi * (x + 0.5) / 8), np.cos(np.pi * (y + 0.5) / 6), np.cos(np.pi * (x + 0.5) / 4)])
+    directions = np.linalg.qr(np.random.default_rng(0).normal(size=(channels, 3)))[0]
+    feature = np.einsum("ck,khw->chw", directions * [9, 5, 2], waves) + 7
+    colours = np.asarray(pca_image(feature)).astype(float)
+    for colour, wave in zip(np.moveaxis(colours, 2, 0), waves):
+        unit = 255 * (wave - wave.min()) / np.ptp(wave)
+        assert min(np.abs(colour - unit).max(), np.abs(255 - colour - unit).max()) <= 1
+    assert np.array_equal(colours, np.asarray(pca_image(3 * feature - 1)))
+
+
+def test_a_feature_of_one_channel_is_red_and_a_flat_one_black():
+    assert np.asarray(pca_image(np.arange(4.0).reshape(1, 2, 2))).tolist() == [[[0, 0, 0], [85, 0, 0]],
+                                                                              [[170, 0, 0], [255, 0, 0]]]
+    assert not np.asarray(pca_image(np.ones((3, 2, 2)))).any()
+    with pytest.raises(PictureError, match=r"\[C, h, w\], finite"):
+        pca_image(np.full((3, 2, 2), np.nan))

@@ -48,6 +48,30 @@ def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 
     return Image.fromarray((255 * (base * (1 - opacity) + hot * opacity)).round().astype(np.uint8))
 
 
+def pca_image(feature: Any) -> Image.Image:
+    """A dense feature's first three principal components as red, green and blue, each stretched to 0..255.
+
+    feature   [C, h, w], any range; fewer than three channels leave the other colours at 0
+    returns   RGB, h x w. A component's sign is fixed by its largest loading being positive.
+    errors    PictureError for another shape, or values that are not finite
+    """
+    values = array_of(feature).astype(np.float64)
+    if values.ndim != 3 or not values.size or not np.isfinite(values).all():
+        raise PictureError(f"a dense feature is [C, h, w], finite; found shape {values.shape}")
+    channels = values.reshape(len(values), -1)  # [C, h*w]
+    channels = channels - channels.mean(1, keepdims=True)
+    shorter = channels if len(channels) <= channels.shape[1] else channels.T
+    axes = np.linalg.eigh(shorter @ shorter.T)[1][:, ::-1][:, :3]  # the largest eigenvalue first
+    loadings = axes if shorter is channels else channels @ axes  # [C, <= 3]
+    largest = loadings[np.abs(loadings).argmax(0), range(loadings.shape[1])]
+    components = channels.T @ (loadings * np.sign(largest))
+    spread = np.ptp(components, axis=0)
+    unit = (components - components.min(0)) / np.where(spread > 0, spread, 1)
+    colours = np.zeros((channels.shape[1], 3))
+    colours[:, : unit.shape[1]] = unit
+    return Image.fromarray((255 * colours).round().astype(np.uint8).reshape(*values.shape[1:], 3))
+
+
 def _unit(heat: Any) -> Array:
     values = array_of(heat).astype(float)
     if values.ndim != 2 or not values.size:
