@@ -132,6 +132,20 @@ def arguments_of(denoiser, run):
     return found
 
 
+def test_the_timestep_in_16_bit_is_the_pipelines(family, folder, picture):
+    if "Img2Img" not in family.pipeline:
+        pytest.skip("its pipeline starts from noise alone, at another timestep")
+    pipe = getattr(diffusers, family.pipeline).from_pretrained(folder, dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    fx = FeatureExtractor((), family.version, img_size=family.picture, pipeline=pipe)
+    image = picture.resize((family.picture, family.picture))
+    theirs = arguments_of(fx.denoiser, lambda: pipe("cat, grass", **family.call, image=image))
+    ours = arguments_of(
+        fx.denoiser, lambda: fx.forward(["cat, grass"], [picture], Nothing(), family.t, noise_rule="pipeline")
+    )
+    assert torch.equal(*(each["timestep"].float().flatten() for each in (ours, theirs)))
+
+
 def test_the_denoiser_is_called_as_by_diffusers(family, folder, picture):
     pipe = getattr(diffusers, family.pipeline).from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)

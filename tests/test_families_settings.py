@@ -12,6 +12,7 @@ from diffusers import (
 from diffusion_feature import ExtractorError, expand_layers
 from diffusion_feature.families import VERSIONS
 from diffusion_feature.families.hunyuan import centred
+from diffusion_feature.patterns import expand_braces
 from goca.config import load_config, names
 
 VANILLA = {"head_method": "average", "layer_method": "vanilla", "rescale_method": "per-token renorm+"}
@@ -69,11 +70,84 @@ def test_layers_at_full_size(name):
     assert {layer.replace("-cross-", "-self-") for layer in cross} <= set(ids)  # each has the self map it is judged by
 
 
-def test_vanilla_is_its_model_with_three_overrides():
+def test_vanilla_is_its_model_with_three_overrides_and_where_published_its_own_layers():
     vanilla = [name for name in names() if name.endswith("-vanilla")]
     assert {"sd15", "sdxl", "pixart-alpha", "pixart-sigma", "hunyuan", "flux"} <= {name[:-8] for name in vanilla}
     for name in vanilla:
-        assert load_config(name) == load_config(name[:-8], **VANILLA)
+        assert load_config(name) == load_config(name[:-8], **VANILLA | HAND_PICKED.get(name, {}))
+
+
+# ---- every value of the paper's own settings: fields of configs/model, "all" or the numbers of layers
+
+
+def blocks(numbers, kind):
+    return [f"vit-block{number}-{kind}-map" for number in numbers]
+
+
+SD15 = {
+    "version": "1-5", "pipeline": "stable-diffusion-v1-5/stable-diffusion-v1-5", "img_size": 512, "feat_size": 64,
+    "t": 100, "head_method": "dot-product w/o clamp", "layer_method": "dot-product similarity",
+    "rescale_method": "sum-1 rescaling + per-token renorm+", "ref_layer": "up-level2-repeat1-vit-block0-cross-q",
+    "cross_layers": "all", "affinity_order": 2, "refine": ("affinity",),
+    "self_layers": ["up-level3-repeat0-vit-block0-self-map", "up-level3-repeat1-vit-block0-self-map",
+                    "down-level0-repeat1-vit-block0-self-map"],
+}  # fmt: skip
+BASELINE = SD15 | VANILLA | {
+    "cross_layers": [f"{place}-vit-block0-cross-map" for place in (
+        "down-level2-repeat0", "down-level2-repeat1", "mid", "up-level1-repeat0", "up-level1-repeat1",
+        "up-level1-repeat2", "up-level2-repeat0", "up-level2-repeat1")],
+}  # fmt: skip
+SDXL_SETTING = SD15 | {
+    "version": "xl", "pipeline": "stabilityai/stable-diffusion-xl-base-1.0", "img_size": 1024,
+    "ref_layer": "up-level1-repeat0-vit-block0-cross-q",
+    "self_layers": [f"{place}-self-map" for place in (
+        "up-level1-repeat0-vit-block0", "up-level1-repeat0-vit-block1", "up-level1-repeat1-vit-block0",
+        "up-level1-repeat1-vit-block1", "up-level1-repeat2-vit-block0", "down-level1-repeat0-vit-block0",
+        "down-level1-repeat0-vit-block1")],
+}  # fmt: skip
+ALPHA = SD15 | {
+    "version": "pixart-alpha", "pipeline": "PixArt-alpha/PixArt-XL-2-512x512", "ref_layer": "vit-block13-cross-q",
+    "self_layers": blocks(range(10, 18), "self"), "affinity_order": 5,
+}  # fmt: skip
+SIGMA = ALPHA | {
+    "version": "pixart-sigma", "pipeline": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "img_size": 1024,
+}  # fmt: skip
+HUNYUAN = SD15 | {
+    "version": "hunyuan", "pipeline": "Tencent-Hunyuan/HunyuanDiT-Diffusers", "img_size": 1024,
+    "head_method": "average", "ref_layer": "vit-block25-cross-q", "affinity_order": 4,
+    "cross_layers": blocks(range(20, 30), "cross"), "self_layers": blocks(range(20, 30), "self"),
+}  # fmt: skip
+FLUX_SETTING = SD15 | {
+    "version": "flux", "pipeline": "black-forest-labs/FLUX.1-dev", "img_size": 1024, "t": 150,
+    "head_method": "average", "ref_layer": "vit-block27-attn-out", "self_layers": blocks([12, 18], "self"),
+}  # fmt: skip
+HAND_PICKED = {
+    "flux-vanilla": {"cross_layers": ("vit-block{8,28,47}-cross-map",),
+                     "self_layers": ("vit-block{8,28,47}-self-map",)},
+    "pixart-sigma-vanilla": {"cross_layers": ("vit-block{10..17}-cross-map",)},
+}  # fmt: skip
+PAPER = {
+    "sd15": SD15, "sd15-baseline": BASELINE, "fttm": BASELINE | {"refine": ("affinity", "dense_crf")},
+    "sdxl": SDXL_SETTING, "pixart-alpha": ALPHA, "pixart-sigma": SIGMA, "hunyuan": HUNYUAN, "flux": FLUX_SETTING,
+    "sd15-vanilla": SD15 | VANILLA, "sdxl-vanilla": SDXL_SETTING | VANILLA, "pixart-alpha-vanilla": ALPHA | VANILLA,
+    "pixart-sigma-vanilla": SIGMA | VANILLA | {"cross_layers": blocks(range(10, 18), "cross")},
+    "hunyuan-vanilla": HUNYUAN | VANILLA,
+    "flux-vanilla": FLUX_SETTING | VANILLA | {"cross_layers": blocks([8, 28, 47], "cross"),
+                                             "self_layers": blocks([8, 28, 47], "self")},
+}  # fmt: skip
+
+
+def written_out(layers):
+    """A config's layers as a sorted list of ids; "all" stays."""
+    return layers if layers == "all" else sorted(layer for each in layers for layer in expand_braces(each))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_own_settings(name):
+    found, expected = load_config(name).to_dict(), dict(PAPER[name])
+    for layers in ("cross_layers", "self_layers"):
+        found[layers], expected[layers] = written_out(found[layers]), written_out(expected[layers])
+    assert {field: found[field] for field in expected} == expected
 
 
 # ---- noise

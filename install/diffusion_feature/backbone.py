@@ -70,11 +70,15 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """x_t = signal * x_0 + noise * e, and what the denoiser is given as its timestep."""
+    """x_t = signal * x_0 + noise * e, and what the denoiser is given as its timestep.
+
+    as_pipeline   the timestep is rounded to the denoiser's type where the pipeline rounds it
+    """
 
     timestep: float
     signal: float
     noise: float
+    as_pipeline: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Backbone:
     noise_level: Callable[[Any, int, str, tuple[int, int]], NoiseLevel]  # scheduler, t, rule, latents' (h, w)
     denoise: Callable[[Parts, Tensor, NoiseLevel, Conditioning], Tensor]
     accepts: Callable[[nn.Module], bool] = lambda denoiser: True  # what its class does not tell
+    old_kinds: tuple[str, ...] = ()  # classes that published folders name, which diffusers loads as `kind`
     optional: tuple[str, ...] = ()  # parts that are loaded where the pipeline has them
     patch: int = 1  # joint attention: side of an image token, in latent pixels
     half: torch.dtype = torch.float16  # what dtype "auto" is on an accelerator

@@ -120,7 +120,7 @@ def read_parts(
             raise PartMissing(f"{location} has no {name!r}; {backbone.name} needs: {all_of(backbone)}")
         if library not in LIBRARIES:
             raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
-        if name == backbone.denoiser and class_name != backbone.kind:
+        if name == backbone.denoiser and class_name not in (backbone.kind, *backbone.old_kinds):
             raise wrong_family(f"{location}: the {name} is a {class_name}", backbone)
         kind, more = getattr(importlib.import_module(library), class_name), t5 or {}
         parts[name] = read_part(str(location), name, kind, dtype, more if class_name == T5 else {})

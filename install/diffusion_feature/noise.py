@@ -51,7 +51,7 @@ def rectified_flow(
 
     low, high = (0, TRAINED_STEPS) if rule == "nominal" else (ceil(TRAINED_STEPS / steps), TRAINED_STEPS)
     sigma = by_rule(rule, t, low, high, {"nominal": lambda: t / TRAINED_STEPS, "pipeline": first_sigma})
-    return NoiseLevel(sigma * TRAINED_STEPS, signal=1 - sigma, noise=sigma)
+    return NoiseLevel(sigma * TRAINED_STEPS, signal=1 - sigma, noise=sigma, as_pipeline=rule == "pipeline")
 
 
 def by_rule(rule: str, t: int, low: int, high: int, rules: Mapping[str, Callable[[], float]]) -> float:

@@ -84,10 +84,13 @@ def places(h: int, w: int) -> Tensor:
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     refuse_odd(parts, latents)
     transformer, (h, w) = parts["transformer"], latents.shape[-2:]
-    each = torch.ones(len(latents), device=latents.device)
+    weight, each = like(transformer), torch.ones(len(latents), device=latents.device)
+    timestep = each * level.timestep
+    if level.as_pipeline:  # in bfloat16 407.08 becomes 408, and .40708 would become .40625
+        timestep = timestep.to(weight)
     velocity = transformer(
-        pack(latents).to(like(transformer)),
-        timestep=each * level.timestep / 1000,
+        pack(latents).to(weight),
+        timestep=timestep / 1000,
         guidance=each * GUIDANCE if transformer.config.guidance_embeds else None,
         img_ids=places(h // PATCH, w // PATCH).to(latents.device),
         **conditioning.arguments,

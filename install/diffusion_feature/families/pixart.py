@@ -52,6 +52,7 @@ def pixart(name: str, length: int) -> Backbone:
         name=name,
         denoiser="transformer",
         kind="PixArtTransformer2DModel",
+        old_kinds=("Transformer2DModel",),
         parts=("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
         prompt=(("tokenizer", length),),
         layers=pixart_layers,
