@@ -4,10 +4,13 @@
     python3 scripts/reproduce.py table=switches dataset=scenes
     python3 scripts/reproduce.py table=ablation model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
     python3 scripts/reproduce.py table=main model=sd15,flux roots.voc=/data/VOCdevkit/VOC2012 pipelines.flux=/data/flux
+    python3 scripts/reproduce.py table=timesteps model=mini-sd dataset=scenes timesteps=50,100,200
+    python3 scripts/reproduce.py table=generation runs=runs/generation              what evaluate.py has scored
 
 Own arguments; all others are those of src-main/main.py and hold for every run:
-    table=main|ablation|switches    a file of configs/tables
+    table=main|ablation|switches|timesteps|generation    a file of configs/tables
     grid=default|full               ablation: full is every combination of rules (252)
+    timesteps=20,50,...             timesteps: other ones than the file's
     run=true|false                  false: only collect finished runs
     runs=runs                       where finished runs are looked for, besides their own folders
     roots.DATASET=, pipelines.MODEL=    main: where a data set or a model lies
@@ -28,6 +31,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from generation_table import generation_table
 from goca.benchmark import Benchmark
 from goca.config import folder
 from goca.evaluation.store import write_text
@@ -36,10 +40,10 @@ from goca.sweep import run_together
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tables import FORMATS, Cell, Row, Table, choice
+from tables import FORMATS, Cell, Row, Table, choice, written
 from tqdm import tqdm
 
-OWN = {"table": "", "grid": "default", "run": "true", "runs": "runs", "format": "markdown", "out": ""}
+OWN = {"table": "", "grid": "default", "timesteps": "", "run": "true", "runs": "runs", "format": "markdown", "out": ""}
 ALLOWED = {"grid": ("default", "full"), "run": ("true", "false"), "format": tuple(FORMATS)}
 PLACES = ("roots", "pipelines")
 KINDS = ("vanilla", "plus", "baseline")  # configs NAME-KIND run on the pipeline of NAME
@@ -53,7 +57,13 @@ class ArgumentError(ValueError):
 def main(arguments: list[str]) -> None:
     own, given = read_arguments(arguments)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    table = Table.of(definition(own["table"]), [each for each in given if choice(each).split(".")[0] not in PLACES],
+    found = definition(own["table"])
+    if found["build"] == "generation":
+        write(own, generation_table(found, Path(own["runs"])), own["table"])
+        return
+    if own["timesteps"]:
+        found["timesteps"] = own["timesteps"].split(",")
+    table = Table.of(found, [each for each in given if choice(each).split(".")[0] not in PLACES],
                      own["grid"])  # fmt: skip
     benchmarks = {place: Benchmark.of(configured(located(overrides, given))) for place, overrides in table.runs()}
     if own["run"] == "true":
@@ -62,12 +72,16 @@ def main(arguments: list[str]) -> None:
     if rank > 0:
         return
     table.cells.update(collected(benchmarks, Path(own["runs"])))
-    out = own["out"] or f"runs/tables/{name_of(own, table)}"
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    for suffix, write in FORMATS.values():
-        write_text(Path(f"{out}.{suffix}"), write(table))
-    print(FORMATS[own["format"]][1](table))
-    print(f"tables: {out}.{{{','.join(suffix for suffix, _ in FORMATS.values())}}}", file=sys.stderr)
+    write(own, written(table), name_of(own, table))
+
+
+def write(own: Mapping[str, str], texts: Mapping[str, str], name: str) -> None:
+    """A table in every form, suffix -> text, to its files; in the chosen one to the screen."""
+    out = own["out"] or f"runs/tables/{name}"
+    for suffix, text in texts.items():
+        write_text(Path(f"{out}.{suffix}"), text)
+    print(texts[FORMATS[own["format"]]])
+    print(f"tables: {out}.{{{','.join(texts)}}}", file=sys.stderr)
 
 
 def read_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -168,23 +168,34 @@ def switch_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) 
             yield Row((preset, f"{switch}: {value}"), (*base, f"protocol.{switch}={quoted}"))
 
 
-BUILDERS = {"main": main_rows, "ablation": ablation_rows, "switches": switch_rows}
+def timestep_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """A row per timestep; `timesteps=20,50` chooses others."""
+    own = chosen(given, "timesteps", ",".join(map(str, definition["timesteps"])))
+    yield from (Row((t,), (f"model.t={t}",)) for t in own)
+
+
+BUILDERS = {"main": main_rows, "ablation": ablation_rows, "switches": switch_rows, "timesteps": timestep_rows}
 
 
 # --- how a table is written ----------------------------------------------------------------------------------------
 
 
-def markdown(table: Table) -> str:
-    lines = [table.heads, ["---"] * len(table.heads), *table.lines()]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n" + "\n".join(f"* {note}" for note in notes(table)) + "\n"
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    text = "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
+    return f"{text}\n\n" + "\n".join(f"* {note}" for note in notes) + "\n"
 
 
-def latex(table: Table) -> str:
-    lines = [" & ".join(each.translate(LATEX) for each in line) + r" \\" for line in (table.heads, *table.lines())]
-    below = "\n".join(f"% {note}" for note in notes(table))
-    start = rf"\begin{{tabular}}{{{'l' * len(table.heads)}}}"
-    return "\n".join([start, r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", r"\end{tabular}", below, ""])
+def latex(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    rows = [" & ".join(each.translate(LATEX) for each in line) + r" \\" for line in (heads, *lines)]
+    below = "\n".join(f"% {note}" for note in notes)
+    start = rf"\begin{{tabular}}{{{'l' * len(heads)}}}"
+    return "\n".join([start, r"\hline", rows[0], r"\hline", *rows[1:], r"\hline", r"\end{tabular}", below, ""])
+
+
+def written(table: Table) -> dict[str, str]:
+    """The table in every form, by the suffix of its file."""
+    content = table.heads, table.lines(), notes(table)
+    return {"md": markdown(*content), "csv": comma_separated(table), "tex": latex(*content)}
 
 
 def comma_separated(table: Table) -> str:
@@ -204,7 +215,7 @@ def comma_separated(table: Table) -> str:
     return out.getvalue()
 
 
-FORMATS = {"markdown": ("md", markdown), "csv": ("csv", comma_separated), "latex": ("tex", latex)}
+FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex"}  # name -> suffix
 
 
 def notes(table: Table) -> list[str]:

@@ -11,7 +11,7 @@ from commands import ROOT, environment
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
 import tables
-from goca.config import HEAD_RULES, LAYER_RULES, RESCALE_RULES
+from goca.config import HEAD_RULES, LAYER_RULES, RESCALE_RULES, names
 from goca.overrides import configured
 from goca.protocol import SWITCHES
 
@@ -57,7 +57,7 @@ def test_every_switch_is_turned_from_both_sides():
 
 
 def test_every_run_of_every_table_is_a_configuration():
-    for name in ("main", "ablation", "switches"):
+    for name in ("main", "ablation", "switches", "timesteps"):
         assert all(isinstance(note, str) for note in table(name).definition["notes"])
         for _, overrides in table(name).runs():
             assert configured(overrides)["run_dir"].startswith("runs/")
@@ -67,9 +67,44 @@ def test_the_main_table_is_the_paper_s_and_says_what_was_not_run(command):
     out = command("table=main", "run=false")
     assert "| GoCA | flux | voc | 70.7 |  | not run | not run |" in out
     assert "| GoCA | sd15 | voc | 60.7 | 54.97 | not run | not run |" in out
-    assert '90 of the runs are "not run"' in out and "read from a published note" in out
+    assert f'{2 * len(table("main").rows)} of the runs are "not run"' in out and "read from a published note" in out
     part = command("table=main", "run=false", "model=flux", "dataset=voc,ade20k")
+    assert "| GoCA | hunyuan | coco-stuff | not run | not run |" not in part
     assert part.count("| flux |") == 4 and "sd15" not in part
+
+
+def test_every_vanilla_config_has_rows_beside_its_method():
+    pairs = {each.labels for each in table("main").rows}
+    for name in (each.removesuffix("-vanilla") for each in names() if each.endswith("-vanilla")):
+        for dataset in ["scenes"] if name.startswith("mini-") else ["voc", "coco-stuff", "ade20k"]:
+            assert {("vanilla", name, dataset), ("GoCA", name, dataset)} <= pairs
+
+
+def test_a_timestep_study_has_a_row_for_each(command):
+    out = command("table=timesteps", "dataset=scenes", "timesteps=30,700", "limit=2", "device=cpu")
+    lines = [each.split(" | ") for each in out.splitlines() if each.startswith(("| 30 |", "| 700 |"))]
+    assert len(lines) == 2 and "not run" not in out
+    assert lines[0][1:] != lines[1][1:]
+    assert [each.labels for each in table("timesteps").rows][:3] == [("20",), ("50",), ("100",)]
+
+
+def test_the_generation_table_collects_scores(command, tmp_path):
+    made = {"model": "sd15", "guidance_scale": 5.0, "method": "goca"}
+    for folder, images, fid, extra in (("few", 10, 40.0, {}), ("goca-5", 30000, 18.876, {}),
+                                       ("own", 20, 3.0, {"model": "mini-sd"})):  # fmt: skip
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        scores = {"images": images, "scores": {"fid": fid, "clip_score": 31.4}, "generated": {**made, **extra},
+                  "distance": {"network": "inception"}}  # fmt: skip
+        (tmp_path / "runs" / folder / "scores.json").write_text(json.dumps(scores))
+    (tmp_path / "runs/foreign").mkdir()
+    (tmp_path / "runs/foreign/scores.json").write_text('{"images": 3, "scores": {}, "generated": null}')
+    out = command("table=generation")
+    assert "| sd15 | 5 | GoCA + S-CFG | 18.82 |  | 31.42 | 18.88 |  | 31.40 | 30000 |" in out
+    assert "| sd15 | 5 | CFG | 19.27 |  | 31.34 | not run | not run | not run |  |" in out
+    assert "| mini-sd | 5 | GoCA + S-CFG |  |  |  | 3.00 |  | 31.40 | 20 |" in out
+    assert '29 of the runs are "not run"' in out and 'distance: {"network": "inception"}' in out
+    written = list(csv.DictReader((tmp_path / "runs/tables/generation.csv").open()))
+    assert len(written) == 31 and written[8]["FID"] == "18.88"
 
 
 def test_places_are_given_by_name():
@@ -102,8 +137,8 @@ def test_a_table_is_run_written_and_collected(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["table=miau"], "there are: ablation, main, switches"),
-        ([], "there are: ablation, main, switches"),
+        (["table=miau"], "there are: ablation, generation, main, switches, timesteps"),
+        ([], "there are: ablation, generation, main, switches, timesteps"),
         (["table=main", "format=word"], "markdown, csv, latex"),
         (["table=main", "scenes"], "expected key=value"),
         (["table=ablation", "run_dir=x"], "a folder of its own"),
