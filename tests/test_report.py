@@ -15,6 +15,7 @@ from goca.evaluation import (
     Prediction,
     RunError,
     RunStore,
+    Word,
     collect,
     count_images,
     metric_for,
@@ -24,6 +25,7 @@ from goca.evaluation import (
 )
 from goca.evaluation.gallery import BYTES, GAP, KEPT, SIDE, rank_images, thumbnail, thumbnail_path
 from goca.evaluation.markup import Markup, join, tag
+from goca.evaluation.presence_page import presence
 from goca.protocol import Protocol
 from PIL import Image
 
@@ -59,7 +61,9 @@ def segment(samples):
         rng = np.random.default_rng(sum(map(ord, sample.id)))
         masks = np.stack([sample.label == 1, sample.label == 2, 0 * sample.label])[:, ::5, ::5]
         noise = rng.normal(0, rng.uniform(0.1, 0.8), masks.shape)
-        predictions.append(Prediction((masks + noise).clip(-1, 2), [1, 2], notes=[HOSTILE] * (sample.id == "i1")))
+        words = [Word(1, 0.9, True), Word(2, float(rng.uniform()), True), Word(3, 0.2 * float(rng.uniform()), False)]
+        notes = [HOSTILE] * (sample.id == "i1")
+        predictions.append(Prediction((masks + noise).clip(-1, 2), [1, 2], notes=notes, words=words))
     return predictions
 
 
@@ -141,9 +145,24 @@ def test_the_page_shows_the_numbers_of_the_results(page, finished):
     assert "23 of 24 images" in page.locator("header").inner_text()
     for caveat in results["oracle"].values():
         assert caveat[1:] in text
-    assert page.locator("svg.chart circle.a").count() == len(CONFIG.thresholds)
+    assert page.locator("svg.chart").nth(1).locator("circle.a").count() == len(CONFIG.thresholds)
     page.get_by_text("commonest mistakes").click()
     assert page.get_by_text("of the true class").is_visible()
+
+
+def test_presence_is_shown_and_only_where_it_was_not_told(page, finished):
+    part, found = page.locator("section", has_text="looked for in").first, finished[1]["presence"]
+    text = part.inner_text()
+    for name in ("precision", "recall", "auc"):
+        assert f"{100 * found[name]['value']:.1f} %" in text.replace("\n", " ")
+        assert "{:.1f} to {:.1f}".format(*(100 * end for end in found[name]["interval"])) in text
+    assert found["words"]["offered"] == 3 * 23 and "69 words were looked for in 23 images" in text
+    bins = [each for each in found["reliability"] if each["words"]]
+    assert part.locator("circle.a").count() == len(bins) >= 3
+    part.get_by_text("Images by class").click()
+    rows = part.locator("tbody tr").all_inner_texts()
+    assert rows[2].split() == ["fish", "23", "0", "0", "0"] and HOSTILE in rows[1]
+    assert presence({key: value for key, value in finished[1].items() if key != "presence"}) is None
 
 
 def test_dark_and_light_follow_the_reader(browser, finished):

@@ -23,6 +23,7 @@ from goca.datasets.cityscapes import CityscapesDataset
 from goca.datasets.coco import CocoObjectDataset, CocoStuffDataset
 from goca.datasets.context import ContextDataset
 from goca.datasets.voc import VocDataset
+from goca.datasets.vocabulary import VocabularyError, read_vocabulary, vocabularies
 
 __all__ = [
     "READERS",
@@ -33,8 +34,11 @@ __all__ = [
     "DatasetNotFound",
     "Sample",
     "SampleError",
+    "VocabularyError",
     "class_label",
     "load_dataset",
+    "read_vocabulary",
+    "vocabularies",
 ]
 
 # a reader by the name that a config gives; each takes a DatasetConfig

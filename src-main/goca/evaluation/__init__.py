@@ -2,6 +2,7 @@
 
 from goca.evaluation.inputs import AnnotationFile, Captions, InputError, NoiseFile
 from goca.evaluation.mean_iou import LabelError, MeanIoU, MetricError
+from goca.evaluation.presence import Presence, Word
 from goca.evaluation.report import write_report
 from goca.evaluation.results import evaluation_text, summarise, table, write_results
 from goca.evaluation.run import Prediction, Segmentor, collect, count_images, metric_for
@@ -16,10 +17,12 @@ __all__ = [
     "MetricError",
     "NoiseFile",
     "Prediction",
+    "Presence",
     "RunError",
     "RunMismatch",
     "RunStore",
     "Segmentor",
+    "Word",
     "collect",
     "count_images",
     "evaluation_text",

@@ -10,7 +10,7 @@ import numpy as np
 
 from goca.evaluation.gallery import KEPT, rank_images
 from goca.evaluation.mean_iou import MeanIoU
-from goca.evaluation.metrics import CONFIDENCE, RESAMPLES, SEED, ImageCounts, bootstrap, metrics
+from goca.evaluation.metrics import ImageCounts, bootstrap, metrics, resampling
 from goca.evaluation.store import Record
 
 CONFUSED_CLASSES, CONFUSED_PAIRS = 10, 20  # at most
@@ -42,11 +42,8 @@ def metric_values(
             {"threshold": threshold, **{name: number(each[row]) for name, each in values.items()}}
             for row, threshold in enumerate(swept)
         ],
-        "bootstrap": {
-            "resampled": "images", "images": len(best.labelled), "resamples": RESAMPLES,
-            "confidence": CONFIDENCE, "interval": "percentile", "seed": SEED,
-        },
-    }  # fmt: skip
+        "bootstrap": resampling(len(best.labelled)),
+    }
 
 
 def confusions(metric: MeanIoU, names: Sequence[str], threshold: float) -> dict[str, Any]:

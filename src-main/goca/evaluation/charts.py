@@ -20,6 +20,14 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
+def interval(ends: Sequence[float] | None, before: str = "") -> str:
+    """Both ends of an interval in per cent: in brackets, or in words after `before`; "" where it is undefined."""
+    if ends is None:
+        return ""
+    low, high = ends
+    return f"{before}{percent(low)} to {percent(high)}" if before else f"[{percent(low)}, {percent(high)}]"
+
+
 def bar(share: float | None) -> Markup:
     """A share 0..1 as a bar; only its room for what is undefined."""
     kind = "bar empty" if share is None else "bar"
@@ -59,6 +67,24 @@ def curve(lines: Sequence[Sequence[Point]], marks: Mapping[str, Point], label: s
     for name, (x, y) in marks.items():
         if y is not None:
             parts.append(_mark(name, *place(x, y)))
+    return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img", aria_label=label)
+
+
+def reliability(bins: Sequence[Mapping[str, Any]], label: str) -> Markup:
+    """The share of words that is present over their mean presence, beside the diagonal of a calibrated score."""
+    points = [(each["mean_presence"], each["present"], each["words"]) for each in bins if each["words"]]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)
+
+    steps, below = range(0, 101, 20), HEIGHT - BOTTOM + 22
+    parts = [_level(value, place(0, value / 100)[1]) for value in steps]
+    parts += [_text(str(value), place(value / 100, 0)[0], below, "middle") for value in steps]
+    parts.append(_text("mean presence, %", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle"))
+    for name, line in (("b", [(0, 0), (1, 1)]), ("a", [(x, y) for x, y, _ in points])):
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(*point) for point in line))
+        parts.append(tag("polyline", points=path, class_=f"curve {name}"))
+    parts += [_dot(*place(x, y), "a", f"{percent(y)} % of {words:,} words are present") for x, y, words in points]
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img", aria_label=label)
 
 

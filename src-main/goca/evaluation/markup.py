@@ -27,6 +27,11 @@ def tag(name: str, *children: Child, **attributes: str | float | None) -> Markup
     return Markup(f"<{name}{named}>" + ("" if name in EMPTY else f"{join(*children)}</{name}>"))
 
 
+def section(heading: str, *children: str) -> Markup:
+    """A part of a page under its heading."""
+    return tag("section", tag("h2", heading), *children)
+
+
 def join(*children: Child) -> Markup:
     """Children one after the other, escaped unless they are Markup."""
     texts = (text for child in children for text in ([child] if isinstance(child, str) else child))

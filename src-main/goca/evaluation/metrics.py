@@ -7,7 +7,7 @@ All of them are functions of three counts per class: `intersection` (pixels of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +39,7 @@ def class_iou(intersection: Counts, union: Counts, absent: str) -> NDArray[np.fl
 
 def mean_iou(iou: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the classes [..., C] that are not NaN; NaN where there is none."""
-    return _ratio(np.nansum(iou, axis=-1), (~np.isnan(iou)).sum(axis=-1))
+    return ratio(np.nansum(iou, axis=-1), (~np.isnan(iou)).sum(axis=-1))
 
 
 def metrics(intersection: Counts, union: Counts, labelled: Counts, absent: str) -> dict[str, NDArray[np.float64]]:
@@ -54,8 +54,8 @@ def metrics(intersection: Counts, union: Counts, labelled: Counts, absent: str) 
     return {
         "mIoU": mean_iou(iou),
         "mIoU_without_background": mean_iou(iou[..., 1:]),
-        "frequency_weighted_IoU": _ratio((labelled * np.nan_to_num(iou)).sum(axis=-1), pixels),
-        "pixel_accuracy": _ratio(intersection.sum(axis=-1), pixels),
+        "frequency_weighted_IoU": ratio((labelled * np.nan_to_num(iou)).sum(axis=-1), pixels),
+        "pixel_accuracy": ratio(intersection.sum(axis=-1), pixels),
     }
 
 
@@ -94,15 +94,22 @@ def bootstrap(
     """
     draws: dict[str, list[NDArray[np.float64]]] = {}
     exact = [each.astype(np.float64) for each in counts]  # whole numbers below 2^53: sums are exact in any order
-    for weights in _resampled(len(counts.labelled), resamples, seed):
+    for weights in resampled(len(counts.labelled), resamples, seed):
         intersection, union, labelled = (weights @ each for each in exact)
         for name, values in metrics(intersection, union, labelled, absent).items():
             draws.setdefault(name, []).append(values)
-    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
-    return {name: _interval(np.concatenate(values), tails) for name, values in draws.items()}
+    return {name: percentile_interval(np.concatenate(values), confidence) for name, values in draws.items()}
 
 
-def _resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def resampling(images: int) -> dict[str, Any]:
+    """How a run's intervals came about, for results.json."""
+    return {
+        "resampled": "images", "images": images, "resamples": RESAMPLES,
+        "confidence": CONFIDENCE, "interval": "percentile", "seed": SEED,
+    }  # fmt: skip
+
+
+def resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """How often each image was drawn: arrays [some of the resamples, images]."""
     draw, step = np.random.default_rng(seed), max(1, CHUNK // max(images, 1))
     for start in range(0, resamples, step):
@@ -114,12 +121,14 @@ def _resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.fl
         yield np.bincount(places.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
 
-def _interval(values: NDArray[np.float64], tails: Sequence[float]) -> tuple[float, float]:
+def percentile_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """The middle share `confidence` of the values that are defined; NaN where none is."""
+    tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     defined = values[~np.isnan(values)]
     low, high = np.percentile(defined, tails) if len(defined) else (np.nan, np.nan)
     return float(low), float(high)
 
 
-def _ratio(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
-    """NaN where the denominator is 0."""
+def ratio(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
+    """One count by another; NaN where the denominator is 0."""
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), np.nan)

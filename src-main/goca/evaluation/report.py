@@ -11,9 +11,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from goca.evaluation.charts import bar, confusion_table, curve, percent, swatch
+from goca.evaluation.charts import bar, confusion_table, curve, interval, percent, swatch
 from goca.evaluation.gallery import thumbnail_path
-from goca.evaluation.markup import Markup, join, tag
+from goca.evaluation.markup import Markup, join, section, tag
+from goca.evaluation.presence_page import presence
 from goca.evaluation.store import RunError, write_text
 
 NAMES = {
@@ -47,7 +48,8 @@ def write_report(run_dir: str | Path) -> Path:
 def report(results: Results, run_dir: Path) -> str:
     """The page of a run; thumbnails are looked for in its folder."""
     sections = [
-        headline(results), thresholds(results), classes(results), distribution(results), confusions(results),
+        headline(results), presence(results), thresholds(results), classes(results), distribution(results),
+        confusions(results),
         images("Worst images", results["extremes"], "worst", run_dir),
         images("Best images", results["extremes"], "best", run_dir),
         skipped(results), settings(results),
@@ -59,10 +61,6 @@ def report(results: Results, run_dir: Path) -> str:
         title=join(title(results)), lead=join(lead(results)), sections=join(filter(None, sections)),
         footer=join(footer(results)), style=style, script=script, script_hash=script_hash,
     )  # fmt: skip
-
-
-def section(heading: str, *children: str) -> Markup:
-    return tag("section", tag("h2", heading), *children)
 
 
 def title(results: Results) -> str:
@@ -93,7 +91,7 @@ def headline(results: Results) -> Markup:
         tag(
             "div", tag("dt", heads[which] if swept else "mIoU"),
             tag("dd", percent(number["value"]), tag("small", " %"), class_="value"),
-            tag("dd", _interval(number["interval"], "95 % interval "), class_="interval"), class_="figure",
+            tag("dd", interval(number["interval"], "95 % interval "), class_="interval"), class_="figure",
         )
         for which in shown for number in [metrics[which]["mIoU"]]
     ]  # fmt: skip
@@ -297,11 +295,4 @@ def _value(share: float | None, *more: str) -> Markup:
 
 
 def _cell(number: Mapping[str, Any]) -> Markup:
-    return tag("td", percent(number["value"], 2), " ", tag("small", _interval(number["interval"])))
-
-
-def _interval(interval: list[float] | None, before: str = "") -> str:
-    if interval is None:
-        return ""
-    low, high = interval
-    return f"{before}{percent(low)} to {percent(high)}" if before else f"[{percent(low)}, {percent(high)}]"
+    return tag("td", percent(number["value"], 2), " ", tag("small", interval(number["interval"])))

@@ -13,14 +13,16 @@ from goca.evaluation.breakdown import confusions, extremes, metric_values, numbe
 from goca.evaluation.gallery import prune
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import ImageCounts
+from goca.evaluation.presence import summary as presence_summary
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.report import write_report
 from goca.evaluation.store import Record, RunStore, write_text
 from goca.protocol import Protocol
+from goca.word_sources import WORD_SOURCES
 
 SHOWN = 10  # skipped images that the table lists
 ORACLE = {
-    "classes": "the classes that are present are taken from the ground truth of each image",
+    "classes": WORD_SOURCES["present"].told,
     "thresholds": "the background threshold is swept on the evaluated split, and the best is reported",
     "fixed": "the mIoU at the fixed threshold needs no sweep",
 }
@@ -36,6 +38,7 @@ def summarise(
     fixed: float,
     settings: Mapping[str, Any],
     origins: Mapping[str, Mapping[str, Any]],
+    words: str = "present",
 ) -> dict[str, Any]:
     """Everything a reader may ask of a run, ready for JSON; undefined numbers are None.
 
@@ -43,12 +46,14 @@ def summarise(
     fixed     the threshold that is reported without a choice
     settings  every value of the configuration
     origins   where the counts come from, by the id that records have under "by"
+    words     who said which classes to look for: a key of goca.word_sources.WORD_SOURCES
     """
     miou = metric.compute()
     swept = {threshold: miou[threshold] for threshold in config.thresholds}
     best = max(swept, key=lambda threshold: -math.inf if math.isnan(swept[threshold]) else swept[threshold])
     names = [class_label(dataset.class_names, class_id) for class_id in range(metric.num_classes)]
     images = [record["cells"] for record in records if "cells" in record]
+    presence = presence_summary(records, names)
     at_best, at_fixed = (metric.image_counts(images, threshold) for threshold in (best, fixed))
     return {
         "mIoU": {
@@ -58,11 +63,12 @@ def summarise(
         },
         "metrics": metric_values(metric, config.thresholds, at_best, at_fixed, (best, fixed)),
         "per_class": _per_class(names, metric, best, fixed, at_best),
+        **({} if presence is None else {"presence": presence}),
         "confusion": confusions(metric, names, best),
         "extremes": extremes(metric, names, records, fixed),
         "images": _images(records),
         "labels": getattr(dataset, "found", None),
-        "oracle": dict(ORACLE),
+        "oracle": ORACLE | {"classes": WORD_SOURCES[words].told},
         "protocol": {"preset": protocol.preset, **protocol.to_dict()},
         "config": dict(settings),
         "computed": _computed(records, origins),

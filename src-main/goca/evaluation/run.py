@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
 from goca.evaluation.gallery import Gallery
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
+from goca.evaluation.presence import Word, as_record
 from goca.evaluation.store import Record, RunStore
 from goca.protocol import Protocol
 
@@ -25,12 +26,14 @@ class Prediction:
     class_ids  the k ids in map order
     lost       those of them whose words were cut off, so that their map is empty
     notes      warnings that the results should keep
+    words      the classes that were looked for, with their presence; None: they were told to be there
     """
 
     scores: Any
     class_ids: Sequence[int]
     lost: Sequence[int] = ()
     notes: Sequence[str] = ()
+    words: Sequence[Word] | None = None
 
 
 # several samples at once; for one that it cannot use, the error instead
@@ -169,6 +172,7 @@ def record_of(
         "classes": [int(class_id) for class_id in prediction.class_ids],
         "lost": [int(class_id) for class_id in prediction.lost],
         "notes": list(prediction.notes),
+        **({} if prediction.words is None else as_record(prediction.words, read.sample.present)),
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
         "cells": cells.tolist(),
     }
