@@ -55,7 +55,8 @@ def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnot
     ids = tokenizer(annotation.caption, truncation=True).input_ids
     groups = [group for group in (*annotation.existent_objects.values(), *annotation.background_objects) if group]
     attention = capture.attention_map()[0]
-    maps = rescale(attention, groups, annotation.rescaling_token_id, segmenter.config.rescale_method)
+    rules = segmenter.config.rescale_method, segmenter.config.token_method
+    maps = rescale(attention, groups, annotation.rescaling_token_id, *rules)
     words = [tokenizer.decode([ids[token] for token in group]) for group in groups]
     return list(zip(words, segmenter.refine(maps, capture)))
 

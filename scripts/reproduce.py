@@ -9,7 +9,7 @@
 
 Own arguments; all others are those of src-main/main.py and hold for every run:
     table=main|ablation|switches|timesteps|generation    a file of configs/tables
-    grid=default|full               ablation: full is every combination of rules (252)
+    grid=default|full               ablation: full is every combination of rules (280)
     timesteps=20,50,...             timesteps: other ones than the file's
     run=true|false                  false: only collect finished runs
     runs=runs                       where finished runs are looked for, besides their own folders

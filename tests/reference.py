@@ -5,6 +5,7 @@ Slow on purpose. The library must agree with it.
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import rankdata
 
 EPS = 1e-4
 
@@ -111,6 +112,10 @@ def min_max(m):
     return (m - m.min()) / (m.max() - m.min())
 
 
+def ranked(m):
+    return torch.from_numpy(rankdata(m.numpy(), axis=None).reshape(m.shape))
+
+
 def rescale(attention, tokens, content, rule):
     """attention [h, w, N] -> one map [h, w]"""
     raw = attention[..., tokens].mean(-1)
@@ -122,6 +127,7 @@ def rescale(attention, tokens, content, rule):
         "sum-1 rescaling": lambda: share,
         "sum-1 rescaling + per-token renorm": lambda: share / share.max(),
         "sum-1 rescaling + per-token renorm+": lambda: min_max(blur(share)),
+        "sum-1 rescaling + per-token ranking renorm": lambda: min_max(ranked(share)),
         "sum-1 rescaling + per-token renorm x raw": lambda: share / share.max() * raw,
         "sum-1 rescaling + per-token renorm+ x raw": lambda: min_max(blur(share)) * raw,
         "sum-1 rescaling + per-token renorm+ x raw + renorm": lambda: min_max(blur(min_max(blur(share)) * raw)),

@@ -121,7 +121,7 @@ def test_recorded_layers(record, capture, rule):
         assert float(weight) == pytest.approx(float(recorded), abs=1e-5)
 
 
-@pytest.mark.parametrize("rule", RESCALE_RULES)
+@pytest.mark.parametrize("rule", [rule for rule in RESCALE_RULES if "ranking" not in rule])  # which was not recorded
 def test_recorded_rescaling(record, capture, rule):
     attention = capture.attention_map(WEIGHED, LAYER)[0]
     record.close(f"rescale={rule}", record.segmenter.rescale(attention, record.main, rule))

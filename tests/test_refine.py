@@ -10,6 +10,8 @@ from goca.refine import (
     DenseCRFMissing,
     PictureReduced,
     RefineError,
+    activation_affinity,
+    activation_similarity,
     affinity,
     dense_crf,
     hungarian_match,
@@ -231,6 +233,37 @@ def test_each_pixel_goes_to_the_class_of_its_feature():
     assert torch.equal(found, expected)  # the empty third map has no prototype
     assert torch.equal(prototypes(maps[2:], dense, 4), torch.zeros(1, 4, 4))
     assert prototypes(maps, dense, (6, 10)).shape == (3, 6, 10)
+    assert torch.equal(prototypes(maps, dense, "same"), expected)
+
+
+# ---- activations as a space map
+
+
+def test_scores_flow_between_pixels_of_like_activations():
+    """Two halves of opposite, strong features: each pixel ends with its half's mean; then min-max."""
+    dense = torch.zeros(4, 4, 4)
+    dense[0, :, :2], dense[1, :, 2:] = 20, 20
+    similarity = activation_similarity(dense, (4, 4))
+    same = torch.arange(4).expand(4, 4).flatten() < 2
+    torch.testing.assert_close(similarity, (same[:, None] == same[None]).float() / 8)
+    maps = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = activation_affinity(maps, dense, 1)
+    means = (torch.where(same.view(4, 4), each[:, :2].mean(), each[:, 2:].mean()) for each in maps)
+    expected = torch.stack([(half > half.mean()).float() for half in means])
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(activation_affinity(maps, dense, 0), maps)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(2, 5), st.integers(2, 9), st.integers(2, 9))
+def test_rows_of_resized_activation_similarities_sum_to_one(seed, h, w, height, width):
+    dense = torch.randn(3, h, w, generator=torch.Generator().manual_seed(seed))
+    similarity = activation_similarity(dense, (height, width))
+    assert similarity.shape == (height * width,) * 2
+    torch.testing.assert_close(similarity.sum(1), torch.ones(height * width))
+    if (height, width) == (h, w):
+        expected = torch.softmax(dense.flatten(1).T @ dense.flatten(1) / 3**0.5, -1)
+        torch.testing.assert_close(similarity, expected)
 
 
 # ---- matching
@@ -343,6 +376,9 @@ def test_pictures_in_every_form():
     lambda: merge_proposals(SPACE, (8, 8), stride=0),
     lambda: prototypes(MAPS, DENSE[0], 8),
     lambda: prototypes(MAPS, DENSE, 0),
+    lambda: prototypes(MAPS, DENSE, "other"),
+    lambda: activation_affinity(MAPS, DENSE[0], 1),
+    lambda: activation_affinity(MAPS, DENSE, -1),
 ])  # fmt: skip
 def test_what_cannot_be_refined_is_refused(call):
     with pytest.raises(RefineError):

@@ -11,9 +11,19 @@ from goca.aggregation import Aggregator
 from goca.benchmark import Benchmark
 from goca.config import ConfigError, load_config
 from goca.prompts import PromptAnnotation
-from goca.refine import MapNotCaptured, PictureMissing, RefineError, affinity, dense_crf, merge_maps, prototypes
+from goca.refine import (
+    MapNotCaptured,
+    PictureMissing,
+    RefineError,
+    activation_affinity,
+    affinity,
+    dense_crf,
+    merge_maps,
+    prototypes,
+)
 from goca.refine.chain import REFINEMENTS, Sources, run_chain
 from goca.refine.pamr import filtered_pamr, median
+from goca.rescaling import rescale_scores
 from goca.segmenter import Segmenter
 from PIL import Image
 from tiny import SD_CONFIG
@@ -21,6 +31,7 @@ from tiny import SD_CONFIG
 ANNOTATION = PromptAnnotation("cat, grass, sky", [1, 3, 5], {7: [1], 2: [3]}, [0], [[5]])
 LAYER = "up-level1-repeat0-vit-block0-cross-q"
 PROTOTYPES = {"prototypes": {"layer": LAYER}}
+WITH_LAYER = {name: {name: {"layer": LAYER}} for name in ("prototypes", "activation_affinity")}
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +66,17 @@ def test_every_step_is_its_function(plain, picture, scores):
     space, dense = capture.space_map()[0], capture.dense[LAYER][0]
     expected = {
         "affinity": affinity(scores, space, 2),
+        "activation_affinity": activation_affinity(scores, dense, 2),
         "merge_maps": merge_maps(scores, space),
         "prototypes": prototypes(scores, dense, 8),
         "pamr": filtered_pamr(scores, picture),
         "dense_crf": dense_crf(scores, picture),
         "median": median(scores),
+        "rescaling": rescale_scores(scores, "per-token renorm+"),
     }
     assert set(expected) == set(REFINEMENTS)
     for name, maps in expected.items():
-        torch.testing.assert_close(refined(plain, picture, [PROTOTYPES if name == "prototypes" else name]), maps)
+        torch.testing.assert_close(refined(plain, picture, [WITH_LAYER.get(name, name)]), maps)
     assert dense.ndim == 3 and not torch.equal(expected["affinity"], affinity(scores, space, 1))
 
 
@@ -133,7 +146,7 @@ def test_a_chain_on_the_command_line():
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
-        (["afinity"], "no step 'afinity' .nearest: affinity.; there are: affinity, merge_maps, prototypes, pamr"),
+        (["afinity"], "no step 'afinity' .nearest: affinity.; there are: affinity, activation_affinity, "),
         ([{"dense_crf": {"sxy": 3}}], "dense_crf has no parameter 'sxy'; there are: protocol, iterations"),
         ([{"median": {"layer": "x"}}], "median has no parameter 'layer'; there are: window"),
         (["prototypes"], r"prototypes: \{layer: LAYER_ID\}"),
@@ -142,6 +155,8 @@ def test_a_chain_on_the_command_line():
         ([{"affinity": {}, "median": {}}], "is no step"),
         ([{"affinity": 3}], "is no step"),
         ([7], "is no step"),
+        ([{"rescaling": {"rule": "loud"}}], "rescaling.rule is 'loud'; it can be one of: raw, per-token renorm"),
+        (["activation_affinity"], r"activation_affinity: \{layer: LAYER_ID\}"),
         (None, "expected a list of steps"),
     ],
 )

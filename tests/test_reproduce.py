@@ -40,11 +40,11 @@ def test_the_ablation_has_the_paper_s_grid_and_every_rule_alone():
     assert len(set(labels[:9])) == 9 and ("vanilla", "manual", "vanilla") in labels[:9]
     for place, rules in enumerate((HEAD_RULES, LAYER_RULES, RESCALE_RULES)):
         assert {each[place] for each in labels} >= set(rules)
-    assert len(labels) == len(set(labels)) == 9 + 7 + 3 + 9 + 5  # the layer rule alone that is off is in the grid
+    assert len(labels) == len(set(labels)) == 9 + 7 + 3 + 10 + 5  # the layer rule alone that is off is in the grid
     assert row(ours, "ours", "ours", "ours").figure == 60.7 and row(ours, "vanilla", "manual", "vanilla").figure == 51.1
     assert row(ours, "ours", "ours", "vanilla").figure is None
     assert not any(each.figure for each in table("ablation", "model=mini-sd", "dataset=scenes").rows)
-    assert len(table("ablation", grid="full").rows) == 7 * 4 * 9
+    assert len(table("ablation", grid="full").rows) == 7 * 4 * 10
 
 
 def test_every_switch_is_turned_from_both_sides():

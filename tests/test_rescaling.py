@@ -5,7 +5,16 @@ import pytest
 import reference
 import torch
 from goca.refine import affinity
-from goca.rescaling import RESCALE_RULES, gaussian_blur, gaussian_kernel, min_max, rescale
+from goca.rescaling import (
+    RESCALE_RULES,
+    apply_rule,
+    gaussian_blur,
+    gaussian_kernel,
+    min_max,
+    rank_pixels,
+    rescale,
+    rescale_scores,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +36,40 @@ def test_shares_of_two_words():
 def test_a_class_of_several_tokens_is_their_mean():
     attention = token_maps()
     torch.testing.assert_close(rescale(attention, [[1, 3]], [1, 3], "raw")[0], attention[..., [1, 3]].mean(-1))
+
+
+def test_a_class_of_several_tokens_can_be_their_sum():
+    attention = token_maps()
+    torch.testing.assert_close(rescale(attention, [[1, 3]], [1, 3], "raw", "sum")[0], attention[..., [1, 3]].sum(-1))
+    whole = rescale(attention, [[1, 3]], [1, 3], "sum-1 rescaling", "sum")
+    torch.testing.assert_close(whole, torch.ones_like(whole))  # all content words together are everything
+    first, second = (rescale(attention, [[1, 3], [2, 4]], [1, 2, 3, 4], DEFAULT, rule) for rule in ("mean", "sum"))
+    torch.testing.assert_close(first, second)  # min-max takes the number of tokens away
+
+
+def test_ranks_of_pixels_are_their_mean_places():
+    pixels = torch.tensor([[3.0, 1.0, 1.0], [5.0, 3.0, 3.0]])
+    expected = torch.tensor([[3.0, 0.5, 0.5], [5.0, 3.0, 3.0]]) / 5
+    torch.testing.assert_close(rank_pixels(pixels), expected)
+    assert rank_pixels(pixels.where(pixels < 5, torch.nan)).isnan().all()
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_ranking_ignores_any_rising_change_of_a_map(seed):
+    rule = "sum-1 rescaling + per-token ranking renorm"
+    scores = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    content = torch.ones(5, 6, dtype=torch.float64)
+    found, other = (apply_rule(maps, content, rule) for maps in (scores, scores.exp() * 7 - 3))
+    torch.testing.assert_close(found, other)
+    places = torch.linspace(0, 1, 30, dtype=torch.float64).expand(2, 30)
+    torch.testing.assert_close(found.flatten(1).sort(1).values, places)
+
+
+def test_a_rule_on_finished_scores_takes_their_sum_for_the_content():
+    scores = torch.rand(3, 5, 5)
+    torch.testing.assert_close(rescale_scores(scores, "sum-1 rescaling"), scores / scores.sum(0))
+    torch.testing.assert_close(rescale_scores(scores), min_max(gaussian_blur(scores)))
 
 
 def test_a_class_without_tokens_is_nan_and_others_are_not():

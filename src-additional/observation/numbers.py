@@ -133,7 +133,7 @@ def of_scores(
     attention = capture.attention_map()[0]  # [g, g, N]
     tokens = [within(each, attention.shape[-1]) for each in rows.values()]
     content = within(sorted({*annotation.rescaling_token_id}.union(*tokens)), attention.shape[-1])
-    rescaled = rescale(attention, tokens, content, segmenter.config.rescale_method)
+    rescaled = rescale(attention, tokens, content, segmenter.config.rescale_method, segmenter.config.token_method)
     maps = segmenter.rescale(attention, annotation)  # [n, g, g], the background last
     scores = segmenter.refine(maps, capture, 0, picture)
     classes = list(annotation.existent_objects.values())

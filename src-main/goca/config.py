@@ -14,7 +14,7 @@ from goca.heads import HEAD_RULES
 from goca.layers import LAYER_RULES
 from goca.protocol import Protocol
 from goca.refine.chain import ChainError, Step, read_chain
-from goca.rescaling import RESCALE_RULES
+from goca.rescaling import RESCALE_RULES, TOKEN_RULES
 
 
 class ConfigError(ValueError):
@@ -25,6 +25,7 @@ RULES: dict[str, Mapping[str, Any]] = {
     "head_method": HEAD_RULES,
     "layer_method": LAYER_RULES,
     "rescale_method": RESCALE_RULES,
+    "token_method": TOKEN_RULES,
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
 LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
@@ -45,6 +46,7 @@ class SegmenterConfig:
     ref_layer       dense feature that the reference affinity is made of
     cross_layers    cross maps that are aggregated: "all", ids, or patterns with braces {0..2} {1,3}
     self_layers     self maps that make the space map
+    token_method    what the map of a class of several tokens is: their mean or their sum
     refine          steps of refinement, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
     affinity_order  how often the step `affinity` applies the space map; 0: not at all
     keep_all_objects    one map per background entity, instead of one background map that is their maximum
@@ -65,6 +67,7 @@ class SegmenterConfig:
     head_method: str = "dot-product w/o clamp"
     layer_method: str = "dot-product similarity"
     rescale_method: str = "sum-1 rescaling + per-token renorm+"
+    token_method: str = "mean"
     refine: tuple[Any, ...] = ("affinity",)
     affinity_order: int = 2
     keep_all_objects: bool = False

@@ -1,4 +1,4 @@
-"""Per-pixel rescaling: from token maps to class and background maps, by nine rules made of a few small steps."""
+"""Per-pixel rescaling: from token maps to class and background maps, by rules made of a few small steps."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def spread(maps: Tensor, raw: Raw) -> Tensor:
     return min_max(maps)
 
 
+def rank(maps: Tensor, raw: Raw) -> Tensor:
+    """Each pixel's place among all pixels of its map, 0..1; equal values share their mean place."""
+    return torch.stack([rank_pixels(each) for each in maps])
+
+
 def times_raw(maps: Tensor, raw: Raw) -> Tensor:
     return maps * raw.maps
 
@@ -51,24 +56,48 @@ RESCALE_RULES: dict[str, tuple[Step, ...]] = {
     "sum-1 rescaling": (share,),
     "sum-1 rescaling + per-token renorm": (share, peak),
     "sum-1 rescaling + per-token renorm+": (share, smooth, spread),
+    "sum-1 rescaling + per-token ranking renorm": (share, rank, spread),
     "sum-1 rescaling + per-token renorm x raw": (share, peak, times_raw),
     "sum-1 rescaling + per-token renorm+ x raw": (share, smooth, spread, times_raw),
     "sum-1 rescaling + per-token renorm+ x raw + renorm": (share, smooth, spread, times_raw, smooth, spread),
 }
 
 
-def rescale(attention: Tensor, entities: Sequence[Sequence[int]], content: Sequence[int], rule: str) -> Tensor:
+TOKEN_RULES: dict[str, Callable[[Tensor], Tensor]] = {  # maps of an entity's tokens [h, w, n] -> its map [h, w]
+    "mean": lambda maps: maps.mean(-1),
+    "sum": lambda maps: maps.sum(-1),
+}
+
+
+def rescale(
+    attention: Tensor,
+    entities: Sequence[Sequence[int]],
+    content: Sequence[int],
+    rule: str,
+    token_rule: str = "mean",
+) -> Tensor:
     """One map per entity.
 
     attention   token maps, sum 1 over tokens        [h, w, N]
-    entities    token positions of each class or background entity; the map is their mean, NaN where there are none
+    entities    token positions of each class or background entity
     content     token positions of all content words
+    token_rule  a name of TOKEN_RULES: what the map of several tokens is. Without tokens the mean is NaN, the sum 0
     returns     [K, h, w]; in 0..1 after a rule that ends in "renorm+" or "renorm"
     """
     if not entities:
         return attention.new_zeros(0, *attention.shape[:2])
-    maps = torch.stack([attention[..., list(tokens)].mean(-1) for tokens in entities])
-    raw = Raw(maps, attention[..., list(content)].sum(-1))
+    maps = torch.stack([TOKEN_RULES[token_rule](attention[..., list(tokens)]) for tokens in entities])
+    return apply_rule(maps, attention[..., list(content)].sum(-1), rule)
+
+
+def rescale_scores(scores: Tensor, rule: str = "per-token renorm+") -> Tensor:
+    """A rescaling rule on finished maps [n, h, w]; the content that a share is of is the sum of these maps."""
+    return apply_rule(scores, scores.sum(0), rule)
+
+
+def apply_rule(maps: Tensor, content: Tensor, rule: str) -> Tensor:
+    """Maps [K, h, w] through the steps of a rule; content [h, w]: the sum over all content words."""
+    raw = Raw(maps, content)
     for step in RESCALE_RULES[rule]:
         maps = step(maps, raw)
     return maps
@@ -89,6 +118,15 @@ def gaussian_kernel() -> Tensor:
     row = torch.exp(-0.5 * (distance / BLUR_SIGMA) ** 2)
     row = row / row.sum()
     return torch.outer(row, row)
+
+
+def rank_pixels(pixels: Tensor) -> Tensor:
+    """The mean place of each value among all, 0..1   [h, w]; a map with a NaN becomes NaN"""
+    if bool(pixels.isnan().any()):
+        return torch.full_like(pixels, torch.nan)
+    _, places, counts = pixels.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0)  # values up to and with each distinct one
+    return ((last - (counts + 1) / 2) / max(pixels.numel() - 1, 1)).to(pixels)[places]
 
 
 def min_max(maps: Tensor) -> Tensor:

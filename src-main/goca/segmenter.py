@@ -230,7 +230,8 @@ class Segmenter:
         classes = [within(tokens, length) for tokens in annotation.existent_objects.values()]
         backgrounds = [within(tokens, length) for tokens in annotation.background_objects]
         content = within(annotation.rescaling_token_id, length)
-        maps = rescale(attention, classes + backgrounds, content, rule or self.config.rescale_method)
+        rules = rule or self.config.rescale_method, self.config.token_method
+        maps = rescale(attention, classes + backgrounds, content, *rules)
         if self.protocol.empty_class == "zero":
             maps = self.zero_empty(maps, classes + backgrounds, annotation)
         if self.config.keep_all_objects:

@@ -1,6 +1,6 @@
 """Refinement of score maps: functions of maps, and of a picture, a space map or a dense feature; chains of them."""
 
-from goca.refine.affinity import affinity
+from goca.refine.affinity import activation_affinity, activation_similarity, affinity
 from goca.refine.crf import dense_crf
 from goca.refine.errors import (
     ChainError,
@@ -23,6 +23,8 @@ __all__ = [
     "PictureMissing",
     "PictureReduced",
     "RefineError",
+    "activation_affinity",
+    "activation_similarity",
     "affinity",
     "dense_crf",
     "hungarian_match",

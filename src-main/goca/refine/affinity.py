@@ -1,12 +1,14 @@
-"""Affinity refinement: scores flow along self-attention."""
+"""Affinity refinement: scores flow along self-attention, or along the similarity of activations."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from goca.layers import Reference
 from goca.refine.errors import RefineError
 from goca.rescaling import min_max
+from goca.resizing import Grid, self_map
 
 
 def affinity(scores: Tensor, space_map: Tensor, order: int) -> Tensor:
@@ -33,3 +35,32 @@ def affinity(scores: Tensor, space_map: Tensor, order: int) -> Tensor:
         maps = S @ maps
     refined = min_max(maps.T.unflatten(1, scores.shape[1:]))
     return torch.cat([refined, scores[-1:]]) if empty else refined
+
+
+def activation_affinity(scores: Tensor, dense: Tensor, order: int) -> Tensor:
+    """`affinity` along the similarity of a dense feature, for models or layers without a usable self map.
+
+    scores  [K, h, w];  dense  [C, h', w'];  order  as in `affinity`
+    errors  RefineError
+    """
+    if order == 0 or len(scores) == 0:
+        return scores
+    return affinity(scores, activation_similarity(dense, (scores.shape[1], scores.shape[2])), order)
+
+
+def activation_similarity(dense: Tensor, grid: Grid) -> Tensor:
+    """softmax(F F^T / sqrt c) of a dense feature, brought to a grid: a space map whose rows sum to 1.
+
+    dense    F  [C, h, w], finite
+    grid     (height, width); keys are resized bilinearly, queries by nearest neighbour, rows brought back to sum 1
+    returns  [H*W, H*W], row = query
+    errors   RefineError
+    """
+    if dense.ndim != 3 or not bool(dense.isfinite().all()):
+        raise RefineError(f"the dense feature has the shape {list(dense.shape)}; expected finite values [C, h, w]")
+    reference = Reference(dense[None], first_only=False, normalised=True)
+    every = torch.arange(reference.grid[0] * reference.grid[1], device=dense.device)
+    targets, rows = self_map(reference.affinity, every, reference.grid, grid, normalised=True)
+    found = torch.empty_like(rows[0])
+    found[targets] = rows[0]
+    return found

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from goca.protocol import PRESETS, Protocol
-from goca.refine.affinity import affinity
+from goca.refine.affinity import activation_affinity, affinity
 from goca.refine.crf import dense_crf
 from goca.refine.errors import ChainError, MapNotCaptured, PictureMissing, RefineError
 from goca.refine.merging import merge_maps
 from goca.refine.pamr import filtered_pamr, median
 from goca.refine.prototypes import prototypes
+from goca.rescaling import RESCALE_RULES, rescale_scores
 
 if TYPE_CHECKING:
     from goca.config import SegmenterConfig
@@ -64,6 +65,7 @@ class Refinement:
     works_on  "grid": only on maps of the config's grid;  "any"
     leaves    "grid", "picture" (the picture's own size), or "same" as before
     settings  parameters that the config gives where the step does not
+    choices   the values that a parameter can have, where they are names
     """
 
     function: Callable[..., Tensor]
@@ -71,6 +73,7 @@ class Refinement:
     works_on: str = "any"
     leaves: str = "same"
     settings: Mapping[str, Callable[[SegmenterConfig], Any]] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def parameters(self) -> list[str]:
@@ -87,11 +90,15 @@ def nearest_preset(config: SegmenterConfig) -> str:
 
 REFINEMENTS: dict[str, Refinement] = {
     "affinity": Refinement(affinity, ("space_map",), "grid", settings={"order": lambda c: c.affinity_order}),
+    "activation_affinity": Refinement(
+        activation_affinity, ("dense",), "grid", settings={"order": lambda c: c.affinity_order}
+    ),
     "merge_maps": Refinement(merge_maps, ("space_map",), "grid"),
     "prototypes": Refinement(prototypes, ("dense",), leaves="grid", settings={"size": lambda c: c.grid}),
     "pamr": Refinement(filtered_pamr, ("picture",), leaves="picture"),
     "dense_crf": Refinement(dense_crf, ("picture",), leaves="picture", settings={"protocol": nearest_preset}),
     "median": Refinement(median),
+    "rescaling": Refinement(rescale_scores, choices={"rule": tuple(RESCALE_RULES)}),
 }
 
 
@@ -127,6 +134,9 @@ class Step:
             raise ChainError(f"refine: {name} has no parameter {unknown[0]!r}; there are: {', '.join(known) or 'none'}")
         if "layer" in known and not isinstance(parameters.get("layer"), str):
             raise ChainError(f"refine: {name} needs a dense feature: {name}: {{layer: LAYER_ID}}")
+        for parameter, allowed in REFINEMENTS[name].choices.items():
+            if (value := parameters.get(parameter)) is not None and value not in allowed:
+                raise ChainError(f"refine: {name}.{parameter} is {value!r}; it can be one of: {', '.join(allowed)}")
         return cls(name, dict(parameters))
 
     def plain(self) -> str | dict[str, dict[str, Any]]:

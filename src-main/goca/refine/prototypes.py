@@ -10,14 +10,15 @@ from goca.refine.errors import RefineError
 from goca.refine.pictures import check_maps, of_finite
 
 EPSILON = 1e-6
+SAME = "same"
 
 
-def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int]) -> Tensor:
+def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int] | str) -> Tensor:
     """The class whose prototype is nearest by cosine, as one map of 0 and 1 per class.
 
     scores      [n, h, w]  brought to the feature's grid (nearest), where they weigh its mean
     dense       [C, h', w']  a dense feature; brought to `size` (bicubic)
-    size        side, or (height, width), of the result
+    size        side, or (height, width), of the result; "same": the feature's own
     returns     [n, size, size]  one-hot over n; a map that is 0 on the feature's grid has no prototype and gets
                 nothing, a map with a NaN comes out as NaN and takes no part
     errors      RefineError
@@ -25,9 +26,9 @@ def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int]) -> Te
     check_maps(scores)
     if dense.ndim != 3 or not bool(dense.isfinite().all()):
         raise RefineError(f"the dense feature has the shape {list(dense.shape)}; expected finite values [C, h, w]")
-    target = (size, size) if isinstance(size, int) else tuple(size)
-    if min(target) < 1:
-        raise RefineError(f"size is {size}; it must be at least 1")
+    target = tuple(dense.shape[1:]) if size == SAME else (size, size) if isinstance(size, int) else tuple(size)
+    if len(target) != 2 or not all(isinstance(side, int) and side >= 1 for side in target):
+        raise RefineError(f"size is {size!r}; expected a side of at least 1, (height, width) or {SAME!r}")
     feature = dense.float().to(scores.device)
     pixels = F.interpolate(feature[None], target, mode="bicubic", align_corners=False)[0]  # [C, H, W]
 
