@@ -104,3 +104,10 @@ def test_released_reading_covers_classes_by_every_item_that_names_one():
     assert read("(car, table), sky", [3, 4], True, True, read_first_group) == [
         ("car", 3), ("table", 4), ("sky", None), ("background", None)]
     assert Entity("sky") == Entity("sky", None)
+
+
+def test_missing_classes_follow_in_ascending_order():
+    names = [[], *([f"thing{number}"] for number in range(1, 41))]
+    for present in ([33, 1, 8], [8, 33, 1]):  # the order of a set of these would be 8, then 33 or 1
+        entities = read_brackets(Request("", names, present, False, add_missing=True))
+        assert [entity.class_id for entity in entities] == [1, 8, 33]

@@ -1,56 +1,76 @@
-"""Protocol `released`: captions, tokens and key order as recorded, one for one."""
-
-import gzip
-import json
+"""Protocol `released`: its rules for captions and tokens, each on its own; test_full_record.py has them all at once."""
 
 import pytest
-from goca.prompts import Entity, annotate, read_annotations, read_captions
+import torch
+from goca.prompts import Entity, PromptAnnotation, annotate
 from goca.prompts.grammar import split_first_group
-from goca.prompts.tokens import Token, own_by_search
-from transformers import AutoTokenizer, CLIPTokenizer
+from goca.prompts.tokens import Token, as_read, own_by_search, without_invisible
+from goca.segmenter import Segmenter
+from PIL import Image
+from tiny import SD_CONFIG
+
+NAMES = [[], ["person", "man"], ["cat"], ["car", "truck"], ["furniture", "furnitures"], ["sport equipment"],
+         ["furniture"], ["sky"]]  # fmt: skip
 
 
-def load(path):
-    return json.loads(gzip.decompress(path.read_bytes()))
+def note(caption, present, tokenizer, tokenizer_2=None, add_background=False, add_missing=False, **more):
+    return annotate(caption, NAMES, present, tokenizer, tokenizer_2=tokenizer_2, add_background=add_background,
+                    add_missing=add_missing, protocol="released", **more)  # fmt: skip
 
 
-def in_order(annotation):
-    return json.dumps(annotation)  # a text, so that the order of existent_objects counts
+@pytest.mark.parametrize("caption, things", [
+    ("cat, grass", ["cat", "grass"]),
+    ("sky, (cat, hat), road", ["sky", "(cat, hat)", "road"]),
+    ("sky, (truck), road", ["sky"]),  # a group of one that stands elsewhere opens and never closes
+    ("sky, (truck), road, (car, wheel), tree", ["sky", "(car, wheel)", "tree"]),
+    ("(truck), road", ["(truck)", "road"]),
+    ("a (b, c), d", ["a (b, c)", "d"]),
+    ("a b (c), d", []),
+    ("(b, c) and d, e", ["(b, c)", "and d", "e"]),
+    ("sky, (b, (c, d), e), f", ["sky", "(c, d)", ", e)", "f"]),
+    ("a,, b , c", ["a", "b", "c"]),
+    ("", []),
+    (" ", [""]),
+    ("sky), truck", [", sky)", "truck"]),
+    ("(a)(b), c", ["(a)", "(b)", "c"]),
+    ("cat, cat", ["cat"]),
+])  # fmt: skip
+def test_things_of_a_caption(caption, things):
+    assert split_first_group(caption) == things
 
 
-@pytest.mark.parametrize("dataset, tag, max_length", [("voc", "clip", None), ("context", "t5", 300)])
-def test_recorded_captions_are_met_exactly(goldens, dataset, tag, max_length):
-    inputs = load(goldens / "set2_captioner" / f"{dataset}_inputs.json.gz")
-    expected = load(goldens / "set2_captioner" / f"{dataset}_{tag}.json.gz")["outputs"]
-    tokenizer = AutoTokenizer.from_pretrained(goldens / "tokenizers" / tag)
-    wrong = []
-    for image, sample in inputs["samples"].items():
-        found = annotate(
-            sample["caption"], inputs["class_name"], sample["present"], tokenizer, max_length=max_length,
-            add_background=inputs["add_background_token"], add_missing=inputs["add_missing_class"], protocol="released",
-        )
-        if in_order(found.to_json()) != in_order(expected[image]):
-            wrong.append(image)
-    assert len(expected) > 900 and wrong == []
+def test_steps_of_a_caption_in_their_order(tokenizers):
+    """The full stop goes, "background" is appended, then all is put in lower case."""
+    found = note("Cat, Sky.", [2], tokenizers["clip"], add_background=True)
+    assert found.caption == "cat, sky, background"
+    assert note("Cat, sky..", [2], tokenizers["clip"]).caption == "cat, sky."
 
 
-def test_entity_splitter(goldens):
-    for example in json.loads((goldens / "set2_captioner" / "entity_split_examples.json").read_text()):
-        assert split_first_group(example["input"]) == example["output"], example["input"]
+def test_a_word_that_two_classes_share_is_written_again_and_stands_for_the_lower_id(tokenizers):
+    found = note("cat, furniture, sky", [4, 6, 2], tokenizers["clip"], add_missing=True)
+    assert found.caption == "cat, furniture, sky, furniture"  # 6 is present, not matched, and so counts as missing
+    assert found.existent_objects == {2: [1], 4: [3]} and found.background_objects == [[5]]
+    assert found.rescaling_token_id == [1, 3, 5]  # the second one lies outside the first occurrence
+    alone = note("cat, sky", [6], tokenizers["clip"], add_missing=True)
+    assert alone.caption == "cat, sky, furniture" and alone.existent_objects == {6: [5]}
+    both = note("", [6, 4], tokenizers["clip"], add_missing=True)
+    assert both.caption == "furniture, furniture" and both.existent_objects == {4: [1]}
 
 
-def test_the_captioner_file_of_the_small_voc(goldens):
-    tree = goldens / "set6_voc_mini"
-    names = load(goldens / "set2_captioner" / "voc_inputs.json.gz")["class_name"]
-    present = {"2007_000001.jpg": [8], "2007_000002.jpg": [15, 13], "2007_000003.jpg": [7, 6],
-               "2007_000004.jpg": [20], "2007_000005.jpg": [18, 8]}
-    tokenizer = CLIPTokenizer.from_pretrained(goldens / "pipelines" / "sd15" / "tokenizer")
-    captions, refused = read_captions(tree / "gpt_output" / "voc.json")
-    assert refused == {}
-    for image, expected in read_annotations(tree / "prompt_annotation_voc-15.json").items():
-        found = annotate(captions[image], names, present[image], tokenizer,
-                         add_background=True, add_missing=True, protocol="released")
-        assert in_order(found.to_json()) == in_order(expected.to_json()), image
+def test_the_rest_of_nested_brackets_is_one_item(tokenizers):
+    caption = "((man, hat), sport equipment), sky"
+    found = note(caption, [1, 5, 7], tokenizers["clip"], add_missing=True)
+    assert found.caption == "man, hat, , sport equipment, sky, sport equipment"
+    assert found.class_ids == [1, 7, 5] and found.lost_classes() == [5]  # its text first occurs in another entity
+    assert note("(cat, (man, hat), car)", [3], tokenizers["clip"]).existent_objects == {}
+
+
+def test_missing_classes_come_in_the_order_of_a_set(tokenizers):
+    names = [[], *([f"thing{number}"] for number in range(1, 41))]
+    for present in ([33, 1, 8], [1, 33, 8]):  # 1 and 33 share a place: the first to come is the first to go
+        found = annotate("", names, present, tokenizers["clip"], add_background=False, add_missing=True,
+                         protocol="released")  # fmt: skip
+        assert found.class_ids == [8, *present[:2]] == list(set(present))
 
 
 def words(*pieces):
@@ -67,3 +87,57 @@ def test_search_steps_back_one_character_where_a_piece_is_not_found():
     # "##at" is not found at 1: it counts as [0, 4) and the search goes on at 4, past "mat" it begins anew
     owners = own_by_search([Entity("cat", 1), Entity("mat", 2)], "cat, mat", words("c", "##at", "mat", "cat"))
     assert owners == [0, None, 1, 0]
+
+
+def test_search_begins_anew_only_exactly_at_the_end():
+    entities = [Entity("cat", 1), Entity("mat", 2)]
+    exactly = own_by_search(entities, "cat, mat", words("cat", ",", "mat", "cat", ",", "mat"))
+    assert exactly == [0, None, 1, 0, None, 1]
+    # "m" [5, 6), "##at" [5, 9): past the end, where nothing is found any more
+    past = own_by_search(entities, "cat, mat", words("cat", ",", "m", "##at", "cat", ",", "mat"))
+    assert past == [0, None, 1, None, None, None, None]
+    cut = own_by_search(entities, "cat, mat", words("cat", ",", "cat", ",", "mat"))  # BERT's half ends before "mat"
+    assert cut == [0, None, None, None, 1]
+
+
+def test_the_t5_half_goes_on_where_berts_stopped(tokenizers):
+    pair = tokenizers["bert"], tokenizers["t5"]
+    whole = note("cat, sky", [2, 7], *pair, max_length=77, max_length_2=256)
+    assert whole.existent_objects == {2: [1, 77], 7: [3, 79]}
+    spelled = note("zebra, cat", [2], *pair, max_length=77, max_length_2=256)  # five pieces, four are never found
+    assert spelled.existent_objects == {2: []} and spelled.background_objects == [[1, 2, 3]]
+    cut = note("cat, sky", [2, 7], *pair, max_length=4, max_length_2=256)  # [CLS] cat , [SEP]: T5 begins after ","
+    assert cut.existent_objects == {2: [1], 7: [6]}
+
+
+def test_tokens_of_a_class_stand_in_the_order_of_their_positions(tokenizers):
+    pair = tokenizers["bert"], tokenizers["t5"]
+    found = note("car, sky, truck", [3], *pair, max_length=77, max_length_2=256)
+    assert found.existent_objects == {3: [1, 5, 77, 81]}  # two entities, two encoders
+    paper = annotate("car, sky, truck", NAMES, [3], pair[0], tokenizer_2=pair[1], max_length=77, max_length_2=256,
+                     add_background=False, add_missing=False)  # fmt: skip
+    assert paper.existent_objects == {3: [1, 77, 5, 81]}  # entity after entity
+
+
+def test_invisible_characters_are_not_read_by_clip(tokenizers):
+    assert without_invisible("per\u00adson\u200b, a\tb\u00a0c\x00\ufffd") == "person, a b c"
+    assert without_invisible("\u65e5\u672ca") == " \u65e5  \u672c a"
+    caption = "per\u00adson, cat\u200b, sky"
+    found = note(caption, [1, 2, 7], tokenizers["clip"])
+    assert found.caption == caption and found.existent_objects == {7: [5]}  # five words, and no name of a class
+    assert as_read(caption, [tokenizers["clip"]], "search") == "person, cat, sky"
+    assert as_read(caption, [tokenizers["clip"]], "offsets") == caption
+    assert as_read(caption, [tokenizers["clip"], tokenizers["t5"]], "search") == caption  # Flux: T5 reads it
+
+
+def test_the_text_encoder_reads_what_the_annotation_was_made_for(tiny_sd):
+    image = Image.new("RGB", (32, 32), "green")
+    maps = {}
+    for protocol in ("released", "paper"):
+        config = SD_CONFIG | {"protocol": {"preset": protocol, "seed": "image", "posterior": "mean"}}
+        segmenter = Segmenter.from_pretrained(tiny_sd, config, device="cpu")
+        maps[protocol] = [
+            segmenter.score_maps(image, PromptAnnotation(caption, [1, 3], {1: [1]}, [0], [[3]]))
+            for caption in ("cat\u200b, sky", "cat, sky")
+        ]
+    assert torch.equal(*maps["released"]) and not torch.equal(*maps["paper"])

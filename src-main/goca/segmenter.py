@@ -18,6 +18,7 @@ from goca.aggregation import Aggregator, Plan
 from goca.config import ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
 from goca.prompts import PromptAnnotation, annotate, parse_brackets
+from goca.prompts.tokens import as_read
 from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation
@@ -219,7 +220,9 @@ class Segmenter:
         protocol, view = self.protocol, view or View(self.config.t)
         seeds = [None if protocol.seed == "none" else view.seed(seed_of(*each)) for each in zip(images, image_ids)]
         rules = {"noise_rule": protocol.noise, "posterior": protocol.posterior}
-        captions = [annotation.caption for annotation in annotations]
+        given = self.extractor.backbone.tokenizers(self.extractor.parts)
+        tokenizers = [given[name] for name in ("tokenizer", "tokenizer_2") if name in given]
+        captions = [as_read(annotation.caption, tokenizers, protocol.token_spans) for annotation in annotations]
         pictures = [view.picture(image) for image in images]
         drawn = list(noises) if view.draw == 0 else [None] * len(images)
         self.extractor.forward(captions, pictures, consumer, view.t, drawn, seeds, **rules)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from goca.protocol import Protocol
 
 from .annotation import AnnotationError, PromptAnnotation, check_image_name, read_json_object
 from .grammar import GRAMMARS, CaptionError, Entity, Request
-from .tokens import OWNERS, Token, tokenise
+from .tokens import SPANS, Token, as_read, tokenise
 
 
 def annotate(
@@ -42,9 +42,10 @@ def annotate(
     entities = GRAMMARS[switches.caption_grammar](request)
     prompt = ", ".join(entity.text for entity in entities)
     tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
-    tokens = tokenise(prompt, tokenizers, [max_length, max_length_2])
-    owners = OWNERS[switches.token_spans](entities, prompt, tokens)
-    return _collect(prompt, entities, tokens, owners)
+    spans = SPANS[switches.token_spans]
+    read = as_read(prompt, tokenizers, switches.token_spans)
+    tokens = tokenise(read, tokenizers, [max_length, max_length_2])
+    return _collect(prompt, entities, tokens, spans.own(entities, prompt, tokens), spans.order)
 
 
 def _request(caption: str, class_names: Sequence[Sequence[str]], present: Iterable[int], *added: bool) -> Request:
@@ -60,7 +61,11 @@ def _request(caption: str, class_names: Sequence[Sequence[str]], present: Iterab
 
 
 def _collect(
-    prompt: str, entities: Sequence[Entity], tokens: Sequence[Token], owners: Sequence[int | None]
+    prompt: str,
+    entities: Sequence[Entity],
+    tokens: Sequence[Token],
+    owners: Sequence[int | None],
+    order: Callable[[list[int]], list[int]],
 ) -> PromptAnnotation:
     owned: list[list[int]] = [[] for _ in entities]
     for token, owner in zip(tokens, owners):
@@ -74,7 +79,7 @@ def _collect(
     return PromptAnnotation(
         caption=prompt,
         rescaling_token_id=[token.position for token, owner in zip(tokens, owners) if owner is not None],
-        existent_objects=objects,
+        existent_objects={class_id: order(positions) for class_id, positions in objects.items()},
         global_token_id=[token.position for token in tokens if token.kind == "global"],
         background_objects=sorted(background, key=lambda positions: positions[0]),
     )

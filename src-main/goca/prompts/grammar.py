@@ -180,22 +180,26 @@ def split_first_group(caption: str) -> list[str]:
 def read_first_group(request: Request) -> list[Entity]:
     """Entities as the released evaluation finds them, in its order of steps.
 
+    Only a thing with an opening bracket has several items: ", sport equipment)", the rest of nested brackets, is one.
     A group with two or more items that name a class, be it the same, is replaced by those items; duplicates go
-    while groups still have their brackets. Missing classes come in the iteration order of a set of ints.
+    while groups still have their brackets. Missing classes come in the iteration order of a set of ints, as words:
+    where two classes share their name, the word is written a second time and stands for the lower id again.
     """
     caption = request.caption.removesuffix(".") + (f", {BACKGROUND}" if request.add_background else "")
     found: dict[str, int | None] = {}
     named_classes: set[int] = set()
     for thing in split_first_group(caption.lower()):
-        items = _without_brackets(thing).split(", ")
+        words = _without_brackets(thing)
+        items = words.split(", ") if "(" in thing else [words]
         named = [(item, class_id) for item in items if (class_id := request.class_of(item)) is not None]
         named_classes |= {class_id for _, class_id in named}
         for text, class_id in named if len(named) > 1 else [(thing, named[0][1] if named else None)]:
             found.setdefault(text, class_id)
+    entities = [Entity(_without_brackets(text), class_id) for text, class_id in found.items()]
     if request.add_missing:
-        for entity in request.missing(set(request.present) - named_classes):
-            found.setdefault(entity.text, entity.class_id)
-    return [Entity(_without_brackets(text), class_id) for text, class_id in found.items()]
+        missing = request.missing(set(request.present) - named_classes)
+        entities += [Entity(entity.text, request.class_of(entity.text)) for entity in missing]
+    return entities
 
 
 def _without_brackets(text: str) -> str:

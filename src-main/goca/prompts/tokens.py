@@ -1,14 +1,15 @@
 """A prompt as the text encoder's tokens, and which entity owns each of them.
 
     tokens = tokenise("cat, grass", [clip_tokenizer], [77])     # position, piece, span in the prompt, kind
-    owners = OWNERS["offsets"](entities, prompt, tokens)        # index of the entity per token, or None
+    owners = SPANS["offsets"].own(entities, prompt, tokens)     # index of the entity per token, or None
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .alignment import piece_spans
@@ -69,10 +70,7 @@ def tokenise(prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int |
     max_lengths  one per tokenizer; None is the tokenizer's own. The second sequence starts where the first one,
                  padded to its length, ends. Raises CaptionError for an unknown pair or a length that is not known.
     """
-    families = tuple(family_of(tokenizer) for tokenizer in tokenizers)
-    if families not in SEQUENCES:
-        known = ", ".join(" + ".join(pair) for pair in SEQUENCES)
-        raise CaptionError(f"tokenizers {' + '.join(families)} do not make a known prompt; there are: {known}")
+    families = _families(tokenizers)
     tokens: list[Token] = []
     start = 0
     for index in SEQUENCES[families]:
@@ -82,6 +80,14 @@ def tokenise(prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int |
             raise CaptionError("the first of two tokenizers needs max_length: the second one's tokens follow after it")
         start += length or 0
     return tokens
+
+
+def _families(tokenizers: Sequence[Any]) -> tuple[str, ...]:
+    families = tuple(family_of(tokenizer) for tokenizer in tokenizers)
+    if families not in SEQUENCES:
+        known = ", ".join(" + ".join(pair) for pair in SEQUENCES)
+        raise CaptionError(f"tokenizers {' + '.join(families)} do not make a known prompt; there are: {known}")
+    return families
 
 
 def _length(tokenizer: Any, max_length: int | None) -> int | None:
@@ -138,7 +144,8 @@ def own_by_search(entities: Sequence[Entity], prompt: str, tokens: Sequence[Toke
     """Each token to the first entity whose text, at its FIRST occurrence, holds it; the released evaluation's way.
 
     Pieces are searched from left to right. One that is not found counts as starting one character back, and the search
-    still moves on by its length; at the prompt's end it begins again.
+    still moves on by its length. Exactly at the prompt's end it begins again; where it has not got there by the end of
+    BERT's tokens, or has run past it, T5's are looked for from that place on, and most of them belong to nothing.
     """
     starts = [prompt.find(entity.text) for entity in entities]
     spans = [(start, start + len(entity.text)) for start, entity in zip(starts, entities)]
@@ -151,14 +158,63 @@ def own_by_search(entities: Sequence[Entity], prompt: str, tokens: Sequence[Toke
         found = prompt.find(token.piece, here)
         start = found if found >= 0 else here - 1
         here = end = start + len(token.piece)
-        if here >= len(prompt):
+        if here == len(prompt):
             here = 0
         inside = (index for index, (first, last) in enumerate(spans) if first <= start and end <= last)
         owners.append(None if token.piece in (*STOP_WORDS, ",", ".", "-") else next(inside, None))
     return owners
 
 
-OWNERS: dict[str, Callable[[Sequence[Entity], str, Sequence[Token]], list[int | None]]] = {
-    "offsets": own_by_offsets,
-    "search": own_by_search,
+def without_invisible(text: str) -> str:
+    """The text as the slow CLIP tokenizer of the released evaluation reads it.
+
+    Control and invisible characters (Unicode's C categories, U+FFFD) are dropped, so "per\u00adson" is one word; any
+    white space is a blank, and each Chinese character is a word.
+    """
+    read = []
+    for character in text:
+        if character in "\t\n\r" or unicodedata.category(character) == "Zs":
+            read.append(" ")
+        elif _is_ideograph(character):
+            read.append(f" {character} ")
+        elif unicodedata.category(character)[0] != "C" and character != "\ufffd":
+            read.append(character)
+    return "".join(read)
+
+
+def _is_ideograph(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH"))
+
+
+def by_entity(positions: list[int]) -> list[int]:
+    """A class's tokens, those of its first entity first."""
+    return positions
+
+
+@dataclass(frozen=True)
+class TokenSpans:
+    """How the tokens of a class are found: one value of the protocol's switch `token_spans`.
+
+    own    (entities, prompt, tokens) -> index of the entity per token, or None
+    order  the tokens of all entities of one class, entity after entity -> as they stand in the annotation
+    read   family of a tokenizer -> what happens to the prompt before it is tokenised, here and for the text encoder
+    """
+
+    own: Callable[[Sequence[Entity], str, Sequence[Token]], list[int | None]]
+    order: Callable[[list[int]], list[int]]
+    read: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+
+
+SPANS = {
+    "offsets": TokenSpans(own_by_offsets, order=by_entity),
+    "search": TokenSpans(own_by_search, order=sorted, read={"clip": without_invisible}),
 }
+
+
+def as_read(prompt: str, tokenizers: Sequence[Any], token_spans: str) -> str:
+    """The prompt as its tokenizers are given it, by the protocol's switch `token_spans`. Raises CaptionError."""
+    if read := SPANS[token_spans].read:
+        families = _families(tokenizers)
+        for index in SEQUENCES[families]:
+            prompt = read.get(families[index], str)(prompt)
+    return prompt
