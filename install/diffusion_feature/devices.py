@@ -25,15 +25,15 @@ def device_of(module: nn.Module) -> torch.device:
 
 def like(module: nn.Module) -> Tensor:
     """An empty tensor of the device and type in which it computes: `tensor.to(like(module))`."""
-    return torch.empty(0, device=device_of(module), dtype=next(module.parameters()).dtype)
+    return torch.empty(0, device=device_of(module), dtype=dtype_of(module))
 
 
-def weight_of(module: nn.Module) -> Tensor:
-    """Its weight, also before it has been moved to where it is used."""
-    if module.weight.device.type != "meta":  # type: ignore[union-attr]
-        return module.weight  # type: ignore[return-value]
-    hook: Any = module._hf_hook
-    return hook.weights_map["weight"].to(hook.execution_device)
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type in which it computes, whatever its weights are stored as (fp8 that is cast layer by layer, 4 bits)."""
+    found = getattr(module, "dtype", None)  # diffusers and transformers see to it
+    if isinstance(found, torch.dtype) and found.is_floating_point:
+        return found
+    return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
 
 
 def offload_whole(parts: Sequence[nn.Module], device: torch.device) -> None:

@@ -152,7 +152,8 @@ class FeatureExtractor:
         """A context in which one call of the denoiser feeds the consumer; for latents of (h, w)."""
         if unknown := [name for name in consumer.features if name not in self.features]:
             raise layer_not_found(unknown[0], self.features, self.where)
-        return AttentionTap(self.layers, self.features, consumer, latents, self.backbone.patch)
+        features = self.backbone.features(self.denoiser)  # as they are now: an adapter takes the place of its module
+        return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch)
 
 
 class FeatureStore:

@@ -238,5 +238,8 @@ def weigh_heads(rows: Attention, rules: Sequence[str]) -> dict[str, Tensor]:
         return {}
     assert rows.result is not None and rows.value is not None
     own_keys = rows.text_keys if rows.image_keys is None else rows.image_keys
-    heads = HeadOutputs(rows.result, rows.layer.out_proj(), rows.value[:, :, own_keys])
-    return {rule: head_weights(heads, rule if rows.layer.weighed else "average") for rule in rules}
+    chosen = {rule: rule if rows.layer.weighed else "average" for rule in rules}
+    weighed = any(rule != "average" for rule in chosen.values())
+    W = rows.layer.out_proj().to(rows.result.device) if weighed else rows.result.new_empty(0)
+    heads = HeadOutputs(rows.result, W, rows.value[:, :, own_keys])
+    return {rule: head_weights(heads, own) for rule, own in chosen.items()}

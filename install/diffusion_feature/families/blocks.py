@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, DenseFeature
-from diffusion_feature.devices import weight_of
+from diffusion_feature.weights import weight_of
 
 
 def numbered(modules: Iterable[Any]) -> Iterator[tuple[str, Any]]:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
-from diffusion_feature.devices import like, weight_of
+from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered
 from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 from diffusion_feature.text import clip_tokens, encoder_states
+from diffusion_feature.weights import weight_of
 
 LAYOUT = "text-first"
 TEXT = 512  # T5 tokens
