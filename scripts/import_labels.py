@@ -3,6 +3,7 @@
     python3 scripts/import_labels.py CHECKOUT                                   all six data sets
     python3 scripts/import_labels.py CHECKOUT voc --root voc=/data/VOCdevkit/VOC2012
     python3 scripts/import_labels.py CHECKOUT --check                           only say what is there
+    python3 scripts/import_labels.py ANSWERS voc                                a folder of IMAGE.txt, one answer each
 
 With --root NAME=FOLDER the captions are compared with the data set's own list of images; without it, only their number
 and the form of their names are. Files are copied as they are to where configs/dataset/NAME.yaml expects them.
@@ -16,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from goca.datasets import DatasetConfig, SampleError, load_dataset
-from goca.labeling import PUBLISHED, Finding, LabelingError, examine, find_published, import_labels
+from goca.labeling import (
+    PUBLISHED,
+    Finding,
+    LabelingError,
+    examine,
+    examine_captions,
+    find_published,
+    import_labels,
+    read_text_answers,
+    text_files,
+)
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,20 +66,28 @@ def main(given: list[str] | None = None) -> int:
 
 def take(name: str, options: argparse.Namespace) -> bool:
     """Look through one data set's labels, say what was found, copy them; whether every image has a caption."""
-    if (source := find_published(options.folder, name)) is None:
-        raise LabelingError(f"there is no {PUBLISHED[name].file} in {options.folder} or its gpt_output/")
+    source = find_published(options.folder, name)
+    answers = [] if source or not options.datasets else text_files(options.folder, name)
+    if source is None and not answers:
+        raise LabelingError(
+            f"there is no {PUBLISHED[name].file} in {options.folder} or its gpt_output/, and no folder of IMAGE.txt "
+            f"(for those say the data set: {options.folder} {name})"
+        )
     fields = configured(name)
     target = options.out / f"{name}.json" if options.out else ROOT / (fields.get("labels") or f"gpt_output/{name}.json")
     root = options.roots.get(name)
     listed, unreadable = (None, {}) if root is None else file_names(name, fields, root)
-    finding = examine(source, name, listed)
+    if source is not None:
+        finding = examine(source, name, listed)
+    else:
+        finding = examine_captions(*read_text_answers(answers, name), name, listed, str(answers[0].parent))
     for line in described(name, finding, unreadable):
         print(line)
     if options.check:
         return finding.complete
     if not finding.captions:
-        raise LabelingError(f"{source} holds no caption; nothing was written")
-    written = import_labels(source, target, options.replace)
+        raise LabelingError(f"{source or answers[0].parent} holds no caption; nothing was written")
+    written = import_labels(source or finding.captions, target, options.replace)
     print(f"  {'written' if written else 'is there already'}: {target}")
     return finding.complete
 

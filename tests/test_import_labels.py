@@ -142,3 +142,44 @@ def test_a_target_that_cannot_be_made(checkout, tmp_path):
         import_labels(checkout, tmp_path / "file" / "voc.json")
     with pytest.raises(AnnotationError, match="no such file"):
         examine(tmp_path / "none.json", "voc")
+
+
+# ---- a folder of text files
+
+
+def test_a_folder_of_answers_becomes_labels(command, tmp_path):
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    (folder / "2007_000001.txt").write_text("```\nCaption: (person, clothes), dog\n```\n")
+    (folder / "2007_000002.jpg.txt").write_bytes("\ufeff- cat\r\n- sofa\r\n".encode())
+    (folder / "2007_000003.txt").write_text("I'm sorry, I cannot help with that.")
+    (folder / "2007_000004.txt").write_text("")
+    code, said = command(folder, "voc")
+    assert code == 0 and "voc: 2 captions" in said and "2 no usable entry" in said
+    assert json.loads((tmp_path / "out" / "voc.json").read_text()) == {
+        "2007_000001.jpg": {"caption": "(person, clothes), dog"},
+        "2007_000002.jpg": {"caption": "cat, sofa"},
+    }
+    code, said = command(folder, "voc")
+    assert code == 0 and "is there already" in said
+
+
+def test_answers_in_a_folder_of_the_data_sets_name_get_its_ending(command, tmp_path):
+    (tmp_path / "cityscapes").mkdir()
+    (tmp_path / "cityscapes" / "ulm_000000_000019_leftImg8bit.txt").write_text("road, car")
+    assert command(tmp_path, "cityscapes")[0] == 0
+    assert list(json.loads((tmp_path / "out" / "cityscapes.json").read_text())) == ["ulm_000000_000019_leftImg8bit.png"]
+
+
+@pytest.mark.parametrize(("files", "given", "message"), [
+    ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files are about 2007_000001.jpg"),
+    ({"2007_000001.txt": "cat"}, [], "for those say the data set"),
+    ({"ulm.txt": "cat"}, ["voc"], "holds no image of voc"),
+    ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no caption; nothing was written"),
+])  # fmt: skip
+def test_answers_that_cannot_be_used(command, tmp_path, files, given, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, said = command(tmp_path, *given)
+    assert code == 1 and message in said
+    assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from goca.labeling import (
     AnswerLog,
     Answers,
     KeyMissing,
+    Labeler,
     LabelerConfig,
     LabelingError,
     LogMismatch,
@@ -64,6 +65,29 @@ def test_the_instruction_says_the_rules():
     assert "at most 7 words" in vocabulary("voc", []).instruction(7)
     assert vocabulary("coco-stuff", []).instruction().count("furniture") == 1
     assert "star, moon" in vocabulary("classes.json", [[], ["star"], ["moon"]]).instruction()
+
+
+def test_an_instruction_of_ones_own(tmp_path):
+    file = tmp_path / "ask.txt"
+    file.write_text('\ufeffName {caption_len} of: {words}. As JSON: {"list": [...]}\n', encoding="utf-8")
+    config = LabelerConfig.of({"model": "m", "instruction": str(file)})
+    labeler = Labeler(config, Listed(), Vocabulary([[], ["cat", "kitten"], ["dog"]]), caption_len=3)
+    assert labeler.instruction == 'Name 3 of: cat/kitten, dog. As JSON: {"list": [...]}'
+    assert labeler.asked()["instruction"] == labeler.instruction  # answers to another one do not mix
+    for content in (None, "", " \n", "x" * 20_001, b"\xff\x00"):
+        other = tmp_path / "other.txt"
+        if content is not None:
+            other.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(LabelingError, match=r"labeler\.instruction=.*other\.txt"):
+            Labeler(LabelerConfig.of({"model": "m", "instruction": str(other)}), Listed(), Vocabulary([[], ["cat"]]))
+    with pytest.raises(LabelingError, match="expected the path of a text file"):
+        LabelerConfig.of({"model": "m", "instruction": 3})
+
+
+class Listed:
+    """A data set without images."""
+
+    name, ids = "none", ()
 
 
 @pytest.mark.parametrize("length", [0, 201, True, "20", 2.5])

@@ -12,7 +12,8 @@ from goca.labeling.errors import KINDS, KeyMissing, LabelingError, LogMismatch, 
 from goca.labeling.instruction import Vocabulary, vocabularies, vocabulary
 from goca.labeling.labeler import Labeler
 from goca.labeling.pricing import Estimate, Prices, dollars, estimate
-from goca.labeling.published import PUBLISHED, Finding, examine, find_published, import_labels
+from goca.labeling.published import PUBLISHED, Finding, examine, examine_captions, find_published, import_labels
+from goca.labeling.text_answers import read_text_answers, text_files
 
 __all__ = [
     "KINDS",
@@ -34,8 +35,11 @@ __all__ = [
     "dollars",
     "estimate",
     "examine",
+    "examine_captions",
     "find_published",
     "import_labels",
+    "read_text_answers",
+    "text_files",
     "vocabularies",
     "vocabulary",
     "write_labels",

@@ -41,6 +41,7 @@ class LabelerConfig:
     side: int = 1024  # pictures are scaled down to this longer side; smaller ones stay as they are
     quality: int = 90  # of the JPEG
     detail: str | None = "high"  # OpenAI's word for how closely a picture is looked at; None: not said
+    instruction: str | None = None  # a text file, with {words}, {caption_len}, {example} where wanted; None: the own
     options: Mapping[str, Any] = field(default_factory=dict)  # further fields of each request (temperature, ...)
     workers: int = 4  # requests at a time
     retries: int = 6  # after 429, 5xx, a time-out or a dropped connection
@@ -62,6 +63,8 @@ class LabelerConfig:
             raise LabelingError(f"labeler.image_tokens is {rule!r}; expected a number, or {' or '.join(IMAGE_TOKENS)}")
         if not isinstance(self.options, Mapping) or {"model", "messages", "stream", "n"} & set(self.options):
             raise LabelingError("labeler.options are further fields of a request; model, messages, stream, n are not")
+        if self.instruction is not None and not isinstance(self.instruction, str):
+            raise LabelingError(f"labeler.instruction is {self.instruction!r}; expected the path of a text file")
         if self.base_url is not None:
             _check_url(self.base_url)
         if self.key_variable is not None and not VARIABLE.fullmatch(str(self.key_variable)):

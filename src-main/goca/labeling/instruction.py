@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from goca.labeling.errors import LabelingError
 
 FOLDER = Path(__file__).parent / "vocabulary"
 CAPTION_LEN = 20
+LONGEST = 20_000  # characters of an instruction
 EXAMPLE = "(person, clothes), bicycle, dog, grass, tree, sky"
 
 TEMPLATE = """\
@@ -41,13 +43,28 @@ class Vocabulary:
     caption_len: int = CAPTION_LEN
     example: str = EXAMPLE
 
-    def instruction(self, caption_len: int | None = None) -> str:
-        """The text that goes with each picture. Raises LabelingError for a length outside 1 to 200."""
+    def instruction(self, caption_len: int | None = None, template: str = TEMPLATE) -> str:
+        """The text that goes with each image. Raises LabelingError for a length outside 1 to 200.
+
+        template  a text in which {words}, {caption_len} and {example} are filled in; each may be left out
+        """
         length = self.caption_len if caption_len is None else caption_len
         if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= 200:
             raise LabelingError(f"caption_len is {length!r}; expected a number of words from 1 to 200")
         words = ", ".join(dict.fromkeys("/".join(names) for names in self.classes if names))
-        return TEMPLATE.format(caption_len=length, words=words, example=self.example)
+        filled = template.replace("{caption_len}", str(length)).replace("{example}", self.example)
+        return filled.replace("{words}", words)
+
+
+def read_template(path: str | os.PathLike[str]) -> str:
+    """An instruction of one's own, from a text file. Raises LabelingError where it cannot be read or is empty."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelingError(f"labeler.instruction={path} cannot be read: {error}") from None
+    if not 0 < len(text) <= LONGEST:
+        raise LabelingError(f"labeler.instruction={path} has {len(text)} characters; expected 1 to {LONGEST}")
+    return text
 
 
 def vocabularies() -> list[str]:

@@ -13,7 +13,7 @@ from goca.evaluation.store import Record
 from goca.labeling.answers import AnswerLog
 from goca.labeling.config import LabelerConfig
 from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
-from goca.labeling.instruction import Vocabulary
+from goca.labeling.instruction import TEMPLATE, Vocabulary, read_template
 from goca.labeling.pictures import as_jpeg, picture_size
 from goca.labeling.pricing import Estimate, Prices, estimate
 from goca.labeling.replies import KEPT, read_caption, read_reply
@@ -43,7 +43,8 @@ class Labeler:
     ) -> None:
         self.config, self.dataset = config, dataset
         self.caption_len = vocabulary.caption_len if caption_len is None else caption_len
-        self.instruction = vocabulary.instruction(self.caption_len)
+        template = TEMPLATE if config.instruction is None else read_template(config.instruction)
+        self.instruction = vocabulary.instruction(self.caption_len, template)
         self.prices = Prices(config.price_in, config.price_out)
         self.skipped: dict[str, str] = {}
         self.ids = self._listed(limit)  # file name -> id

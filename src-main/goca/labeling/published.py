@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -83,7 +84,13 @@ def examine(path: Path, name: str, listed: Iterable[str] | None = None) -> Findi
     Raises AnnotationError if the file is cut off, no JSON object, or names an image twice; LabelingError if its image
     names are those of another data set.
     """
-    captions, refused = read_captions(path)
+    return examine_captions(*read_captions(path), name, listed, str(path))
+
+
+def examine_captions(
+    captions: dict[str, str], refused: dict[str, str], name: str, listed: Iterable[str] | None, source: str
+) -> Finding:
+    """`examine` for captions that have been read; `source` names them in errors."""
     published, images = PUBLISHED.get(name), None if listed is None else set(listed)
     wordless = [image for image, caption in captions.items() if not any(map(str.isalpha, _words(caption)))]
     form = re.compile(published.pattern if published else ".*")
@@ -92,7 +99,7 @@ def examine(path: Path, name: str, listed: Iterable[str] | None = None) -> Findi
     strangers = foreign if images is None else [image for image in captions if image not in images]
     if captions and len(strangers) == len(captions):
         first = strangers[0]
-        raise LabelingError(f"{path} holds no image of {name}; its first is {first!r}. Is it of another data set?")
+        raise LabelingError(f"{source} holds no image of {name}; its first is {first!r}. Is it of another data set?")
     return Finding(
         captions=usable,
         expected=published.captions if published else None,
@@ -107,12 +114,16 @@ def examine(path: Path, name: str, listed: Iterable[str] | None = None) -> Findi
     )
 
 
-def import_labels(source: Path, target: Path, replace: bool = False) -> bool:
-    """Copy a labels file as it is; False if the same content is there already.
+def import_labels(source: Path | dict[str, str], target: Path, replace: bool = False) -> bool:
+    """Copy a labels file as it is, or write one of captions; False if the same content is there already.
 
     Raises LabelingError if the target holds something else and `replace` is false, RunError if it cannot be written.
     """
-    text = source.read_bytes().decode("utf-8")
+    if isinstance(source, Path):
+        text = source.read_bytes().decode("utf-8")
+    else:
+        entries = {image: {"caption": caption} for image, caption in source.items()}
+        text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
     if target.exists():
         if target.read_bytes() == text.encode("utf-8"):
             return False
