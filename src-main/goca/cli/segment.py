@@ -2,6 +2,11 @@
 
 goca segment photo.jpg --prompt "cat, grass, wall"
 goca segment photos/ --prompt "cat, grass, wall" --model sd15 --pipeline FOLDER --out results
+goca segment photo.jpg --words coco --model sd15 --pipeline FOLDER         all names of a list, or of a file
+goca segment photo.jpg --describe --model sd15 --pipeline FOLDER           a vision server says what is in the picture
+
+The key of the server comes from the environment (OPENAI_API_KEY); what it answered is kept in descriptions.jsonl, and
+not asked again. --labeler local --labeler model=NAME asks a server of your own.
 
 Per picture: NAME-overlay.png, NAME-labels.png (a palette of class ids), NAME-masks/ (a PNG per class) and NAME.json
 (areas, scores, settings). Parts stand in brackets behind what they belong to: "(cat, tail), grass". Pictures are turned
@@ -21,14 +26,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from goca.cli import words
 from goca.protocol import PRESETS
 
 if TYPE_CHECKING:
     from goca.cli.results import Places
+    from goca.cli.words import Words
     from goca.segmenter import Segmenter
 
 EMBEDDED = "mini-sd"
 OURS = ("goca", "diffusion_feature")
+SHOWN = 20  # words that a note names
 
 
 class ModelNotChosen(ValueError):
@@ -37,7 +45,7 @@ class ModelNotChosen(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns such as 'photos/*.jpg'")
-    parser.add_argument("--prompt", required=True, help='what is in the pictures: "cat, grass, wall"')
+    words.add_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help="which formulas (default: paper)")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="T",
@@ -57,24 +65,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from goca.cli.pictures import find
     from goca.cli.results import places_of
-    from goca.prompts import parse_brackets
 
     pictures = find(args.images)
     places = places_of(pictures, args.out)
     args.out.mkdir(parents=True, exist_ok=True)
-    if not parse_brackets(args.prompt):
-        raise empty_prompt(args.prompt)
-    model = chosen_model(args.model, args.pipeline)
-    segmenter = load(model, args)
-    work = Work(segmenter, args, model)
-    work.introduce()
-    return work.run(pictures, places)
-
-
-def empty_prompt(prompt: str) -> ValueError:
-    from goca.segmenter import NoClass
-
-    return NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+    given = words.chosen(args)
+    try:
+        model = chosen_model(args.model, args.pipeline)
+        work = Work(load(model, args), args, model, given)
+        work.introduce()
+        return work.run(pictures, places)
+    finally:
+        given.close()
 
 
 def chosen_model(model: str | None, pipeline: str | None) -> str:
@@ -101,8 +103,9 @@ class Work:
     segmenter: Segmenter
     args: argparse.Namespace
     model: str
+    words: Words
     said: set[str] = field(default_factory=set)  # what is true of many pictures is said once
-    of_prompt: list[str] = field(default_factory=list)  # notes that every record gets
+    noted: dict[str, list[str]] = field(default_factory=dict)  # text -> what is to be said of it
     lost: bool = False  # words were cut, or a picture could not be used
 
     @property
@@ -110,20 +113,33 @@ class Work:
         return self.args.pipeline or str(self.segmenter.config.pipeline)
 
     def introduce(self) -> None:
-        """What the embedded model does not know; which words do not fit into the prompt."""
+        """What the embedded model knows, and what is to be said of words that are the same in all pictures."""
+        if self.embedded:
+            known = ", ".join(embedded_words())
+            self.say(f"{EMBEDDED}, the embedded model, knows only its own drawn scenes: {known}.")
+        if self.words.fixed is not None:
+            self.notes_on(as_text(self.words.fixed))
+
+    @property
+    def embedded(self) -> bool:
         from goca.embedded import PREFIX
 
-        annotation, names = self.segmenter.read_prompt(self.args.prompt)
-        if self.pipeline == PREFIX + EMBEDDED:
-            known = embedded_words()
-            self.say(f"{EMBEDDED}, the embedded model, knows only its own drawn scenes: {', '.join(known)}.")
-            if strange := [word for word in words_of(annotation.caption) if word not in known]:
-                self.of_prompt.append(f"{EMBEDDED} does not know: {', '.join(strange)}; choose another --model")
-        if cut := [names[class_id] for class_id in annotation.lost_classes()]:
-            self.lost = True
-            self.of_prompt.append(f"cut, since the prompt is too long, and without area: {', '.join(cut)}; name fewer")
-        for note in self.of_prompt:
-            self.say(note)
+        return self.pipeline == PREFIX + EMBEDDED
+
+    def notes_on(self, text: str) -> list[str]:
+        """Which words of a text the embedded model does not know, and which do not fit into the prompt; said once."""
+        if text not in self.noted:
+            notes = self.noted[text] = []
+            annotation, names = self.segmenter.read_prompt(text)
+            known = embedded_words() if self.embedded else []
+            if self.embedded and (strange := [word for word in words_of(annotation.caption) if word not in known]):
+                notes.append(f"{EMBEDDED} does not know: {listed(strange)}; choose another --model")
+            if cut := [names[class_id] for class_id in annotation.lost_classes()]:
+                self.lost = True
+                notes.append(f"cut, since the prompt is too long, and without area: {listed(cut)}; name fewer")
+            for note in notes:
+                self.say(note)
+        return self.noted[text]
 
     def run(self, pictures: Sequence[Path], places: Sequence[Places]) -> int:
         """Segment one picture after the other; one that cannot be used is named and left out."""
@@ -135,7 +151,7 @@ class Work:
         for path, place in zip(tqdm(pictures, unit="picture", disable=None), places):
             try:
                 self.segment(path, place)
-            except (PictureUnreadable, FileNotFoundError) as error:
+            except (PictureUnreadable, FileNotFoundError, words.WordsNotFound) as error:
                 left_out += 1
                 self.say(f"{type(error).__name__}: {error}")
         if left_out and len(pictures) > 1:
@@ -148,20 +164,23 @@ class Work:
 
         start = time.perf_counter()
         picture, notes = read(path, self.args.frame)
+        text = as_text(self.words.of(picture, path.name))
+        of_prompt = self.notes_on(text)
         with kept_warnings(self.args.debug) as warned:
-            segmentation = self.segmenter(picture, self.args.prompt, image_id=path.name)
+            segmentation = self.segmenter(picture, text, image_id=path.name)
         label = segmentation.label_map(threshold=self.args.threshold)
         self.tell(path, notes, warned)
         record = {
             "image": path.name,
             "size": {"width": picture.width, "height": picture.height},
-            "prompt": self.args.prompt,
+            "prompt": text,
+            "words_from": self.words.source,
             "model": self.model,
             "pipeline": self.pipeline,
             "protocol": self.segmenter.protocol.to_dict(),
             "threshold": self.args.threshold,
             "device": str(self.segmenter.extractor.device),
-            "notes": self.of_prompt + notes + warned,
+            "notes": of_prompt + notes + warned,
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.report(path, place, write(place, picture, segmentation, label, record))
@@ -216,6 +235,17 @@ def embedded_words() -> list[str]:
     card = (Path(resolve(PREFIX + EMBEDDED)) / "README.md").read_text(encoding="utf-8")
     listed = card.partition("\nWords: ")[2].partition(".")[0]
     return [word.strip() for word in listed.split(",")]
+
+
+def as_text(given: str | Sequence[str]) -> str:
+    """Words as one text."""
+    return given if isinstance(given, str) else ", ".join(given)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def words_of(caption: str) -> list[str]:

@@ -8,6 +8,7 @@
 
 from goca.labeling.answers import AnswerLog, Answers, check_own, write_labels
 from goca.labeling.config import LabelerConfig
+from goca.labeling.describe import Describer
 from goca.labeling.errors import KINDS, KeyMissing, LabelingError, LogMismatch, NoCaption, ServerRefused
 from goca.labeling.instruction import Vocabulary, vocabularies, vocabulary
 from goca.labeling.labeler import Labeler
@@ -20,6 +21,7 @@ __all__ = [
     "PUBLISHED",
     "AnswerLog",
     "Answers",
+    "Describer",
     "Estimate",
     "Finding",
     "KeyMissing",

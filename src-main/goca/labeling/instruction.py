@@ -15,6 +15,9 @@ CAPTION_LEN = 20
 LONGEST = 20_000  # characters of an instruction
 EXAMPLE = "(person, clothes), bicycle, dog, grass, tree, sky"
 
+OWN_WORDS = """\
+- Where one of the following words fits, use exactly that word; of words joined by "/", use one: {words}.
+- Call everything else by its common name."""
 TEMPLATE = """\
 Look at this picture and name what is in it. Your answer is read by a program, so it must be one plain list.
 
@@ -24,11 +27,11 @@ Look at this picture and name what is in it. Your answer is read by a program, s
 - Name each category once, in the singular, however often it is seen.
 - Put commas between things. Where one object is made of parts, or wears or carries something, put the object and its \
 parts into one pair of round brackets: (person, clothes).
-- Where one of the following words fits, use exactly that word; of words joined by "/", use one: {words}.
-- Call everything else by its common name.
+""" + OWN_WORDS + """
 
 Answer with the list alone. An example, for another picture:
 {example}"""
+FREE = TEMPLATE.replace(OWN_WORDS, "- Call everything by its common name.")  # where the model chooses the words
 
 
 @dataclass(frozen=True)

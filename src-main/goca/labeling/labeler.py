@@ -109,16 +109,7 @@ class Labeler:
         except (SampleError, OSError) as error:
             self.skipped[name] = str(error)
             return {"image": name, "skipped": str(error)}
-        start = time.monotonic()
-        record: Record = {"image": name, "by": log.setting}
-        try:
-            body, record["tries"] = server.ask(self.instruction, jpeg)
-            reply = read_reply(body)
-            record |= {"served": reply.model, "tokens": reply.tokens, "reply": reply.text[:KEPT]}
-            record["caption"] = read_caption(reply, TOLERANCE * self.caption_len)
-        except NoCaption as error:
-            record |= {"failed": error.kind, "reason": error.reason}
-        record["seconds"] = round(time.monotonic() - start, 3)
+        record = {"image": name, "by": log.setting, **answer(server, self.instruction, jpeg, self.caption_len)[0]}
         log.append(record)
         return record
 
@@ -134,3 +125,22 @@ class Labeler:
                 raise LabelingError(f"{ids[name]!r} and {image_id!r} have the same file name {name!r}; labels need one")
             ids[name] = image_id
         return ids
+
+
+def answer(server: Server, instruction: str, jpeg: bytes, caption_len: int) -> tuple[Record, NoCaption | None]:
+    """What a server says of one image, as the log keeps it, and why there is no caption in it.
+
+    Raises ServerRefused where it answers nothing at all.
+    """
+    start, failure = time.monotonic(), None
+    record: Record = {}
+    try:
+        body, record["tries"] = server.ask(instruction, jpeg)
+        reply = read_reply(body)
+        record |= {"served": reply.model, "tokens": reply.tokens, "reply": reply.text[:KEPT]}
+        record["caption"] = read_caption(reply, TOLERANCE * caption_len)
+    except NoCaption as error:
+        failure = error
+        record |= {"failed": error.kind, "reason": error.reason}
+    record["seconds"] = round(time.monotonic() - start, 3)
+    return record, failure

@@ -1,0 +1,197 @@
+"""What `goca segment` looks for: words as they are given, a vocabulary, or a server's description of each image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from goca.labeling import Describer, LabelerConfig
+
+MOST = 255  # classes that a palette PNG can tell apart, background aside
+LABELER = "gpt-4o"
+LISTS = "coco, ade20k, voc, ..., or a file, one name per line"
+SERVERS = (
+    f"which server: a file of configs/labeler ({LABELER}, local), one of your own, or a value such as model=NAME or "
+    "base_url=http://localhost:8000/v1; the key comes from the environment"
+)
+
+
+class WordsNotGiven(ValueError):
+    """No word to look for; the message shows the ways to give some."""
+
+
+class WordsNotFound(ValueError):
+    """An image that a server gave no words for; the others go on."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--prompt, --words, --describe: one of them says what is looked for."""
+    parser.add_argument("--prompt", metavar="TEXT", help='what is in the images: "cat, grass, wall"')
+    parser.add_argument("--words", metavar="LIST", help=f"look for all names of a list: {LISTS}")
+    parser.add_argument("--describe", action="store_true", help="ask a vision server what is in each image")
+    parser.add_argument("--labeler", action="append", default=[], metavar="NAME|KEY=VALUE", help=SERVERS)
+
+
+class Words(Protocol):
+    """What is looked for in each image.
+
+    fixed   the words, if they are the same in all images
+    source  where they come from, for the record
+    """
+
+    fixed: str | list[str] | None
+    source: str
+
+    def of(self, image: Image.Image, name: str) -> str | list[str]:
+        """A text or a list of words. Raises WordsNotFound for an image that has none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Given:
+    """The same words for every image."""
+
+    fixed: str | list[str]
+    source: str
+
+    def of(self, image: Image.Image, name: str) -> str | list[str]:
+        return self.fixed
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Described:
+    """The words with which a server describes each image."""
+
+    describer: Describer
+    source: str
+    fixed: None = None
+
+    def of(self, image: Image.Image, name: str) -> str:
+        from goca.labeling import NoCaption
+
+        try:
+            return without_repeats(self.describer.caption(image, name))
+        except NoCaption as error:
+            raise WordsNotFound(f"{name}: the server gave no words ({error}); give --prompt for it") from None
+
+    def close(self) -> None:
+        self.describer.close()
+
+
+def chosen(args: argparse.Namespace) -> Words:
+    """The one way that the arguments give. Raises WordsNotGiven, VocabularyError, LabelingError, KeyMissing."""
+    ways = [name for name in ("prompt", "words", "describe") if getattr(args, name) not in (None, False)]
+    if len(ways) != 1 or (args.labeler and not args.describe):
+        raise WordsNotGiven(three_ways(ways, args.labeler))
+    if args.prompt is not None:
+        from goca.prompts import parse_brackets
+
+        if not parse_brackets(args.prompt):
+            raise empty_prompt(args.prompt)
+        return Given(args.prompt, "prompt")
+    if args.words is not None:
+        return Given(first_names(args.words), f"words {args.words}")
+    from goca.labeling import Describer
+    from goca.labeling.describe import LOG
+
+    config = labeler(args.labeler)
+    return Described(Describer(config, args.out / LOG), f"described by {config.model}")
+
+
+def without_repeats(caption: str) -> str:
+    """The caption with every name where it is first, and not again: a server may say "cat, grass, cat"."""
+    from goca.prompts import parse_brackets
+
+    seen: set[str] = set()
+    kept = []
+    for group in parse_brackets(caption.lower()):
+        if names := [name for name in dict.fromkeys(group) if name not in seen]:
+            kept.append(names)
+            seen |= set(names)
+    return ", ".join(names[0] if len(names) == 1 else f"({', '.join(names)})" for names in kept)
+
+
+def three_ways(ways: list[str], labeler: list[str]) -> str:
+    """What is wrong with the arguments, and what is right."""
+    told = (
+        f"--{' and --'.join(ways)} were given; give one of them" if len(ways) > 1
+        else "--labeler says which server --describe asks; give --describe too" if labeler
+        else "nothing says what to look for"
+    )  # fmt: skip
+    return (
+        f"{told}. There are three ways:\n"
+        '  --prompt "cat, grass, wall"   words of your own\n'
+        f"  --words coco                  all names of a list: {LISTS}\n"
+        "  --describe                    a vision server says what is in each image (key in OPENAI_API_KEY, or\n"
+        "                                --labeler local --labeler model=NAME for a server of your own)"
+    )
+
+
+def empty_prompt(prompt: str) -> ValueError:
+    from goca.segmenter import NoClass
+
+    return NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+
+
+def first_names(given: str) -> list[str]:
+    """The main names of a vocabulary, each once. Raises VocabularyError."""
+    from goca.datasets import VocabularyError, read_vocabulary
+
+    names = list(dict.fromkeys(names[0] for names in read_vocabulary(given) if names))
+    if len(names) > MOST:
+        raise VocabularyError(f"{given} holds {len(names)} names; a label map holds {MOST}, so give fewer at once")
+    return names
+
+
+def labeler(given: Iterable[str]) -> LabelerConfig:
+    """From names of files and KEY=VALUE, later ones beating earlier ones. Raises LabelingError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from goca.labeling import LabelerConfig, LabelingError
+
+    texts = list(given)
+    files = [text for text in texts if "=" not in text] or [LABELER]
+    fields: dict[str, Any] = {}
+    for name in files:
+        fields |= labeler_file(name)
+    values = [text.removeprefix("labeler.") for text in texts if "=" in text]
+    try:
+        set_here: Any = OmegaConf.to_container(OmegaConf.from_dotlist(values))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise LabelingError(f"--labeler {' '.join(values)} cannot be read: {error}") from None
+    return LabelerConfig.of(fields | set_here)
+
+
+def labeler_file(name: str) -> dict[str, Any]:
+    """The fields of configs/labeler/NAME.yaml, its bases first, or of a file. Raises LabelingError."""
+    from omegaconf import OmegaConf
+
+    from goca.config import folder
+    from goca.labeling import LabelingError
+
+    known = {file.stem: file for file in (folder().parent / "labeler").glob("*.yaml")}
+    path = known.get(name, Path(name).expanduser())
+    if not path.is_file():
+        raise LabelingError(f"there is no labeler {name!r}; there are: {', '.join(sorted(known))}; or a YAML file")
+    try:
+        own: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # what YAML and OmegaConf raise has no class in common
+        raise LabelingError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(own, dict):
+        raise LabelingError(f"{path} holds no fields; expected e.g. model: NAME")
+    fields: dict[str, Any] = {}
+    for base in own.pop("defaults", ["_self_"]):
+        fields |= own if base == "_self_" else labeler_file(base)
+    return fields
