@@ -279,6 +279,42 @@ def test_settings_that_do_not_go_together(scene, tmp_path, changed, message):
         generate(scene(out=tmp_path, **changed))
 
 
+def test_a_scheduler_by_name(scene, tmp_path):
+    own = scene(method="cfg", out=tmp_path / "own", n=1)
+    other = scene(method="cfg", out=tmp_path / "ddim", n=1, scheduler="DDIMScheduler")
+    assert generate(own) == generate(other) == 1
+    assert json.loads((tmp_path / "ddim" / "settings.json").read_text())["scheduler"] == "DDIMScheduler"
+    pictures = [pixels(folder)["000000.png"] for folder in (tmp_path / "own", tmp_path / "ddim")]
+    assert (pictures[0] != pictures[1]).any()
+    with pytest.raises(SettingsError, match=r"no scheduler of diffusers \(nearest: DDIMScheduler"):
+        generate(scene(out=tmp_path / "none", scheduler="DDIMSheduler"))
+    with pytest.raises(SettingsError, match=r"scheduler=subprocess is no scheduler"):
+        generate(scene(out=tmp_path / "none", scheduler="subprocess"))
+
+
+class Cleaning:
+    """A pipeline that cleans captions."""
+
+    def _clean_caption(self, caption):
+        return caption.replace("<b>", "").lower()
+
+    def _text_preprocessing(self, captions, clean_caption=False):
+        return [self._clean_caption(each) if clean_caption else each for each in captions]
+
+
+def test_captions_are_cleaned_where_the_pipeline_can(scene, tmp_path, monkeypatch):
+    clean = scene(out=tmp_path, clean_captions=True)
+    assert generation.prompts_of(scene(), Cleaning(), ["A <b>Cat"]) == ["A <b>Cat"]
+    monkeypatch.setattr(generation, "CLEANING", ("json",))
+    assert generation.prompts_of(clean, Cleaning(), ["A <b>Cat"]) == ["a cat"]
+    monkeypatch.setattr(generation, "CLEANING", ("json", "not_there_at_all"))
+    with pytest.raises(SettingsError, match="needs not_there_at_all: pip install"):
+        generation.prompts_of(clean, Cleaning(), ["A <b>Cat"])
+    with pytest.raises(SettingsError, match="StableDiffusionPipeline cleans no captions"):
+        generate(clean)
+    assert not list(tmp_path.glob("*.png"))
+
+
 @pytest.mark.parametrize("arguments,message", [
     (["model=mini-sd"], "SettingsError"), (["modle=x"], "modle"), (["goca"], "no key=value"),
     (["model=mini-sd", "method=goca", "captions=nowhere.txt"], "CaptionsError: captions=nowhere.txt"),

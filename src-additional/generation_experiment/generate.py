@@ -9,7 +9,9 @@ Run again with the same settings, it goes on with the images that are missing. d
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +42,9 @@ GUIDING = ("img_size", "feat_size", "ref_layer", "cross_layers", "self_layers", 
            "rescale_method", "affinity_order", "self_map_rows")  # fmt: skip
 
 
+CLEANING = ("bs4", "ftfy")  # modules without which diffusers leaves captions as they are
+
+
 class SettingsError(ValueError):
     """Settings that do not go together; the message says which."""
 
@@ -53,6 +58,8 @@ class Settings:
     captions        see captions.py;  n: the first n images
     out             folder; by default runs/generation/MODEL/METHOD-SCALE
     steps           None: 50, and 20 for PixArt
+    scheduler       a class of diffusers, such as DDIMScheduler, set up from the pipeline's own; None: the pipeline's
+    clean_captions  as PixArt's pipelines clean them: links, tags and odd characters taken out (needs bs4 and ftfy)
     seed            each image's noise is seeded by this and its name
     shared_noise    all images begin from the same noise, as in the released runs (seed=42)
     batch           images in one call
@@ -67,6 +74,8 @@ class Settings:
     out: str | None = None
     pipeline: str | None = None
     steps: int | None = None
+    scheduler: str | None = None
+    clean_captions: bool = False
     seed: int = 42
     shared_noise: bool = False
     batch: int = 1
@@ -98,7 +107,7 @@ def generate(settings: Settings) -> int:
         missing = [name for name in mine if not (folder / f"{name}.png").exists()]
         bar = tqdm(total=len(mine), initial=len(mine) - len(missing), desc=folder.name, unit="image", disable=rank > 0)
         for names in batches(missing, settings.batch):
-            prompts = [captions[name] for name in names]
+            prompts = prompts_of(settings, pipe, [captions[name] for name in names])
             images, recorder = one_batch(pipe, config, settings, prompts, names, bool(kept.intersection(names)))
             for place, (name, image) in enumerate(zip(names, images)):
                 if name in kept and recorder is not None:
@@ -128,6 +137,32 @@ def one_batch(
     return images, recorder
 
 
+def prompts_of(settings: Settings, pipe: Any, captions: list[str]) -> list[str]:
+    """What the pipeline is given: the captions, cleaned where that is asked for. Raises SettingsError."""
+    if not settings.clean_captions:
+        return captions
+    if not hasattr(pipe, "_clean_caption"):
+        raise SettingsError(f"clean_captions=true, and {type(pipe).__name__} cleans no captions; PixArt's pipelines do")
+    if missing := [name for name in CLEANING if importlib.util.find_spec(name) is None]:
+        raise SettingsError(f"clean_captions=true needs {' and '.join(missing)}: pip install beautifulsoup4 ftfy")
+    cleaned: list[str] = pipe._text_preprocessing(captions, clean_caption=True)
+    return cleaned
+
+
+def chosen_scheduler(name: str, own: Any) -> Any:
+    """A scheduler of diffusers by its class's name, set up as the pipeline's own. Raises SettingsError."""
+    import diffusers
+
+    known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))
+        raise SettingsError(f"scheduler={name} is no scheduler of diffusers (nearest: {near})")
+    try:
+        return getattr(diffusers, name).from_config(own.config)
+    except (ImportError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"scheduler={name} cannot be set up from {type(own).__name__}'s values: {error}") from None
+
+
 def seed_of(settings: Settings, name: str) -> int:
     """Of an image's noise: the same whatever the batch, the order and the number of processes."""
     if settings.shared_noise:
@@ -154,6 +189,8 @@ def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
         raise SettingsError(f"pipeline {location} cannot be read: {str(error).splitlines()[0]}") from None
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None  # a blackened image would count in every score
+    if settings.scheduler is not None:
+        pipe.scheduler = chosen_scheduler(settings.scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -170,7 +207,7 @@ def provenance(settings: Settings, config: SegmenterConfig, pipe: Any) -> dict[s
         "dtype": str(denoiser.dtype).removeprefix("torch."),
         "captions": hashlib.sha256(Path(settings.captions).read_bytes()).hexdigest()[:16],
         "config": {name: values[name] for name in (GUIDING if METHODS[settings.method] else ("img_size",))},
-    }
+    } | ({"clean_captions": True} if settings.clean_captions else {})
 
 
 def steps_of(settings: Settings, pipe: Any) -> int:
