@@ -39,6 +39,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--pipeline", help="folder or hub id; else the config's own")
     add("--layer", help="block or cross map whose heads are shown; else the one with the largest weight")
     add("--head", type=int, help="head of that layer, from 0; else the one with the largest mean weight")
+    add("--content", action="append", default=[], metavar="WORD",
+        help="a word, or the position of a token, that shares are taken of, repeatable; else all content words")
+    add("--ranking", action="store_true", help="show each word's place among the words at every pixel")
     add("--compare", metavar="SETTING", help='beside it "vanilla" (plain averages), or a name in configs/model')
     add("--protocol", choices=("paper", "released"), help="else the config's own")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any other field of the model's config")
@@ -97,13 +100,14 @@ def run(options: argparse.Namespace) -> None:
         else:
             segmenter = Segmenter(extractor, config)
         found = observe(
-            segmenter, picture, options.prompt, options.token, options.pixel, layer, head, Path(options.image).name
-        )
+            segmenter, picture, options.prompt, options.token, options.pixel, layer, head, Path(options.image).name,
+            options.content,
+        )  # fmt: skip
         options.pixel = options.pixel or [tuple(map(int, each)) for each in found["pixels"]]
         if str(found["layer"]) in segmenter.blocks:  # the second setting is looked at in the same place
             layer, head = str(found["layer"]), int(found["head"])
         settings[name] = found
-    figure = save_figure(draw(settings, Path(options.image).name), out, options.dpi)
+    figure = save_figure(draw(settings, Path(options.image).name, options.ranking), out, options.dpi)
     numbers = save_numbers(out.with_suffix(".npz"), settings)
     print(f"figure: {figure}\nnumbers: {numbers}")
 

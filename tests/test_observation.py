@@ -15,7 +15,7 @@ from tiny import FAMILIES, Everything
 ADDITIONAL = ROOT / "src-additional"
 sys.path.insert(0, str(ADDITIONAL))
 from observation.figure import draw, labelled  # noqa: E402
-from observation.numbers import observe  # noqa: E402
+from observation.numbers import TokenOutside, observe  # noqa: E402
 
 SCENE = f"{resolve('goca:scenes')}/JPEGImages/test_00003.png"
 PROMPT = "star, grass, sky, house"
@@ -92,6 +92,33 @@ def test_a_word_that_is_part_of_a_class(mini, picture):
     np.testing.assert_array_equal(found["wins"][0], of_tree > np.maximum(of_sky, of_rest))
     np.testing.assert_array_equal(found["wins"][2], of_sky > np.maximum(of_tree, of_rest))
     assert found["word_tokens"].dtype.kind == "i" and (found["pixel_scores"].max(0) > 0.9).all()
+
+
+def test_words_are_ranked_at_every_pixel(mini):
+    found = observe(mini, Image.open(SCENE), PROMPT)
+    places, maps = found["ranking"], found["layers_aggregated"]
+    assert places.shape == maps.shape == (4, 16, 16)
+    assert np.array_equal(places.min(0), np.ones((16, 16)))
+    assert np.array_equal(np.take_along_axis(maps, places.argmin(0)[None], 0)[0], maps.max(0))
+    assert np.array_equal(np.sort(places, 0), np.broadcast_to(np.arange(1, 5)[:, None, None], (4, 16, 16)))
+
+
+def test_what_shares_are_taken_of_can_be_chosen_by_hand(mini):
+    usual = observe(mini, Image.open(SCENE), PROMPT)
+    every = ["star", "grass", "sky", "house"]
+    same = observe(mini, Image.open(SCENE), PROMPT, content=every)
+    np.testing.assert_array_equal(same["rescaled"], usual["rescaled"])
+    alone = observe(mini, Image.open(SCENE), PROMPT, ["star"], content=["star"])
+    assert not alone["rescaled"].any()  # a word's share of itself is 1 everywhere, and min-max makes it 0
+    annotation, names = mini.read_prompt(PROMPT)
+    class_id = next(key for key, name in names.items() if name == "star")
+    position = str(annotation.existent_objects[class_id][0])
+    image = Image.open(SCENE)
+    by_number, by_name = (observe(mini, image, PROMPT, content=[each, "sky"]) for each in (position, "star"))
+    np.testing.assert_array_equal(by_number["rescaled"], by_name["rescaled"])
+    assert (by_name["rescaled"] != usual["rescaled"]).any()
+    with pytest.raises(TokenOutside, match="token 99 is not in the prompt"):
+        observe(mini, Image.open(SCENE), PROMPT, content=["99"])
 
 
 def test_numbers_at_pixels(mini):

@@ -36,6 +36,7 @@ ACCENT = "#c8452d"
 PALETTE = "bright"
 STAGES = ("one_head", "one_layer", "heads_aggregated", "layers_aggregated", "rescaled", "refined")
 VIEWS = ("raw scale", "own scale", "where it wins")
+OWN_SCALE = len(STAGES) + VIEWS.index("own scale")
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Panel:
     left: float
     picture: Image.Image
     shape: float  # height / width of pictures as drawn
+    ranking: bool = False  # of words at each pixel, in place of the view "own scale"
 
     def heading(self, text: str, left: float, top: float, width: float, note: str = "") -> None:
         self.page.text(self.left + left, top, text, width, size=8, weight="bold")
@@ -54,8 +56,11 @@ class Panel:
             self.page.text(self.left + left, top + LINE, note, width, size=SMALL, colour=PALE)
 
 
-def draw(settings: Mapping[str, Numbers], title: str = "") -> Figure:
-    """A figure of one setting, or of several side by side; savefig or goca.visualize.save_figure writes it."""
+def draw(settings: Mapping[str, Numbers], title: str = "", ranking: bool = False) -> Figure:
+    """A figure of one setting, or of several side by side; savefig or goca.visualize.save_figure writes it.
+
+    ranking   show each word's place among the words at every pixel, in place of the view "own scale"
+    """
     first = next(iter(settings.values()))
     pixels = first["picture"]
     shape = float(min(max(pixels.shape[0] / pixels.shape[1], 0.4), 1.8))
@@ -70,7 +75,7 @@ def draw(settings: Mapping[str, Numbers], title: str = "") -> Figure:
     FigureCanvasAgg(drawn)
     page = Page(drawn, width, height)
     for number, (name, numbers) in enumerate(settings.items()):
-        panel = Panel(page, numbers, MARGIN + number * PANEL, display(pixels), shape)
+        panel = Panel(page, numbers, MARGIN + number * PANEL, display(pixels), shape, ranking)
         rules = json.loads(str(numbers["settings"]))
         page.text(panel.left, MARGIN + 0.5 * HEAD, f"{name}: {title}", PANEL - MARGIN, size=11, weight="bold")
         chosen = ", ".join(f"{key.removesuffix('_method')}: {rules[key]}" for key in rules if key.endswith("_method"))
@@ -201,8 +206,11 @@ def heads_columns(count: int, width: float, height: float, shape: float) -> int:
 def draw_words(panel: Panel, top: float) -> None:
     numbers, page = panel.numbers, panel.page
     titles = [f"head {numbers['head']}", "layer", "heads", "layers", "rescaled", "refined", *VIEWS]
-    notes = ["of one layer", "mean of its heads", "aggregated", "aggregated", "per pixel", "the score"]
-    for number, (title, note) in enumerate(zip(titles, [*notes, "layers aggregated", "the same", "by its score"])):
+    notes = ["of one layer", "mean of its heads", "aggregated", "aggregated", "per pixel", "the score",
+             "layers aggregated", "the same", "by its score"]  # fmt: skip
+    if panel.ranking:
+        titles[OWN_SCALE], notes[OWN_SCALE] = "ranking", "place among words"
+    for number, (title, note) in enumerate(zip(titles, notes)):
         panel.heading(title, column(number), top, CELL + GAP / 2, note)
     top += 1.7 * LINE
     for row, word in enumerate(numbers["words"].tolist()):
@@ -228,9 +236,14 @@ def draw_views(panel: Panel, row: int, y: float) -> None:
     won = numbers["wins"][row]
     top = float(np.nanmax(maps))
     notes = [f"0 to {short(top)}", span(maps[row]), f"{100 * won.mean():.0f} % of the picture"]
+    places, last = numbers["ranking"][row], len(maps)
+    if panel.ranking:
+        notes[1] = f"1 of {last} on {100 * (places == 1).mean():.0f} %"
     for number, note in enumerate(notes):
         box = panel.left + column(len(STAGES) + number), y, CELL, tall
-        if number < 2:
+        if number == 1 and panel.ranking:
+            page.picture(places, *box, cmap=matplotlib.colormaps["viridis_r"], vmin=1, vmax=max(last, 2))
+        elif number < 2:
             low, high = (0.0, top) if number == 0 else (float(np.nanmin(maps[row])), float(np.nanmax(maps[row])))
             page.picture(maps[row], *box, cmap=matplotlib.colormaps["viridis"], vmin=low, vmax=max(high, low + 1e-12))
         else:

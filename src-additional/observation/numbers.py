@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,10 @@ class PixelOutside(ValueError):
     """A pixel that the picture does not have."""
 
 
+class TokenOutside(ValueError):
+    """A position that no token of the prompt has."""
+
+
 class HeadNotFound(ValueError):
     """A head that the layer does not have."""
 
@@ -46,6 +51,7 @@ def observe(
     layer: str | None = None,
     head: int | None = None,
     image_id: str | None = None,
+    content: Sequence[str] = (),
 ) -> Numbers:
     """How the scores of some words came about; the keys are those of docs/observation.md.
 
@@ -53,10 +59,13 @@ def observe(
     pixels   (x, y) in the picture; none: where each word scores highest
     layer    a block, or its cross map's id; None: the one with the largest weight
     head     None: the layer's head with the largest mean weight
+    content  words, or positions of tokens, whose sum the shares of rescaling are of; none: all content words
     errors   WordNotFound, PixelOutside, LayerNotFound, HeadNotFound, and those of Segmenter
     """
     annotation, names = segmenter.read_prompt(prompt)
     rows = find_words(segmenter, annotation, names, words)
+    if content:
+        annotation = dataclasses.replace(annotation, rescaling_token_id=content_tokens(segmenter, annotation, content))
     check_pixels(pixels, picture)
     block = None if layer is None else find_layer(segmenter, layer)
     recorder = Recorder(Aggregator(segmenter.plan()), list(rows.values()))
@@ -72,7 +81,7 @@ def observe(
         "layers": segmenter.blocks,
         "layer_weights": weights,
         **of_layer(recorder, block, head),
-        **of_scores(segmenter, recorder.aggregator, annotation, names, rows, picture),
+        **of_scores(segmenter, recorder.aggregator, annotation, names, rows, picture, bool(content)),
     }
     found["pixels"] = list(pixels) or peaks(found["refined"], picture.size)
     return plain(found | of_pixels(found, picture.size))
@@ -87,6 +96,20 @@ def find_words(
     known = PromptWords(annotation.caption, **extractor.backbone.tokenizers(extractor.parts))
     wanted = [" ".join(word.lower().split()) for word in words] or list(classes)
     return {word: classes.get(word) or known.positions(word) for word in wanted}
+
+
+def content_tokens(segmenter: Segmenter, annotation: PromptAnnotation, content: Sequence[str]) -> list[int]:
+    """The positions of the tokens that are named, ascending; a number is a position.
+
+    errors  WordNotFound, TokenOutside
+    """
+    extractor = segmenter.extractor
+    known = PromptWords(annotation.caption, **extractor.backbone.tokenizers(extractor.parts))
+    found = {token for each in content for token in ([int(each)] if each.isdigit() else known.positions(each.lower()))}
+    length = len(known.tokens)
+    if beyond := [token for token in sorted(found) if token >= length]:
+        raise TokenOutside(f"token {beyond[0]} is not in the prompt: its tokens are numbered from 0 to {length - 1}")
+    return sorted(found)
 
 
 def check_pixels(pixels: Sequence[Pixel], picture: Image.Image) -> None:
@@ -129,10 +152,13 @@ def of_scores(
     names: Mapping[int, str],
     rows: Mapping[str, Sequence[int]],
     picture: Image.Image,
+    by_hand: bool = False,
 ) -> dict[str, Any]:
+    """`by_hand`: only the annotation's own content words are shared among, also where a shown word is none of them."""
     attention = capture.attention_map()[0]  # [g, g, N]
     tokens = [within(each, attention.shape[-1]) for each in rows.values()]
-    content = within(sorted({*annotation.rescaling_token_id}.union(*tokens)), attention.shape[-1])
+    shown = () if by_hand else tokens
+    content = within(sorted({*annotation.rescaling_token_id}.union(*shown)), attention.shape[-1])
     rescaled = rescale(attention, tokens, content, segmenter.config.rescale_method, segmenter.config.token_method)
     maps = segmenter.rescale(attention, annotation)  # [n, g, g], the background last
     scores = segmenter.refine(maps, capture, 0, picture)
@@ -148,8 +174,10 @@ def of_scores(
         refined.append(score)
         wins.append(score > torch.stack(others).amax(0))
     segmentation = segmenter.segmentation(scores, annotation, names, picture)
+    aggregated = torch.stack([attention[..., each].mean(-1) for each in tokens])
     return {
-        "layers_aggregated": torch.stack([attention[..., each].mean(-1) for each in tokens]),
+        "layers_aggregated": aggregated,
+        "ranking": ranking(aggregated),
         "rescaled": rescaled,
         "refined": torch.stack(refined),
         "wins": torch.stack(wins),
@@ -158,6 +186,14 @@ def of_scores(
         "scores": scores,
         "label_map": segmentation.label_map(),
     }
+
+
+def ranking(maps: Tensor) -> Tensor:
+    """At each pixel the place of each word among all: 1 for the most attention; equal ones share the better place.
+
+    maps [K, g, g] -> int [K, g, g]
+    """
+    return 1 + (maps[None] > maps[:, None]).sum(1)
 
 
 def of_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
