@@ -139,11 +139,14 @@ def test_the_timestep_in_16_bit_is_the_pipelines(family, folder, picture):
     pipe.set_progress_bar_config(disable=True)
     fx = FeatureExtractor((), family.version, img_size=family.picture, pipeline=pipe)
     image = picture.resize((family.picture, family.picture))
-    theirs = arguments_of(fx.denoiser, lambda: pipe("cat, grass", **family.call, image=image))
-    ours = arguments_of(
-        fx.denoiser, lambda: fx.forward(["cat, grass"], [picture], Nothing(), family.t, noise_rule="pipeline")
-    )
-    assert torch.equal(*(each["timestep"].float().flatten() for each in (ours, theirs)))
+    for t in (family.t, 200, 600, 850):
+        call = family.call | {"strength": t / 1000, "image": image}
+        theirs = arguments_of(fx.denoiser, lambda call=call: pipe("cat, grass", **call))
+        ours = arguments_of(
+            fx.denoiser, lambda t=t: fx.forward(["cat, grass"], [picture], Nothing(), t, noise_rule="pipeline")
+        )
+        known = [each["timestep"].flatten().to(fx.denoiser.dtype) for each in (ours, theirs)]
+        assert torch.equal(*known), t
 
 
 def test_the_denoiser_is_called_as_by_diffusers(family, folder, picture):
