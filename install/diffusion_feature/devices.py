@@ -36,6 +36,25 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
 
 
+def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """All weights in that type, as if it had been read so: what its class keeps in float32 (T5's last layers, which
+    overflow in float16) stays there."""
+    kept = kept_in_float32(module, dtype)
+    if not kept:
+        return module.to(dtype)
+    for path, weight in [*module.named_parameters(), *module.named_buffers()]:
+        if weight.is_floating_point():
+            weight.data = weight.data.to(torch.float32 if kept.intersection(path.split(".")) else dtype)
+    return module
+
+
+def kept_in_float32(module: nn.Module, dtype: torch.dtype) -> set[str]:
+    """Names of modules that its class keeps in float32 when it is read in that type."""
+    always, half = ("_keep_in_fp32_modules_strict",), ("_keep_in_fp32_modules",)
+    listed = {torch.float16: always + half, torch.bfloat16: always}.get(dtype, ())
+    return {name for each in listed for name in getattr(module, each, None) or ()}
+
+
 def offload_whole(parts: Sequence[nn.Module], device: torch.device) -> None:
     """Each part is on the device from its first use until the next one's."""
     from accelerate import cpu_offload_with_hook

@@ -32,6 +32,8 @@ class FeatureExtractor:
     pipeline   a diffusers pipeline object, a folder or a hub id
     offload    "model", "sequential": weights wait on the CPU (see `devices.offload`); None: all on the device
     int8_text  T5 in 8 bit, through bitsandbytes (a folder or hub id only)
+    variant    which of a folder's weights are read: "auto", None (the plain files) or a name such as "fp16"
+    denoiser   a second folder or hub id: its denoiser takes the place of the pipeline's own
     errors     VersionNotKnown, PipelineNotFound, PartMissing, WrongFamily, LayerNotFound
     """
 
@@ -45,11 +47,13 @@ class FeatureExtractor:
         pipeline: Any = None,
         offload: str | None = None,
         int8_text: bool = False,
+        variant: str | None = "auto",
+        denoiser: str | None = None,
     ):
         if pipeline is None:
             raise ExtractorError("no pipeline: give a diffusers pipeline object, a folder or a hub id")
         self.backbone, self.version, self.img_size = backbone(version), version, img_size
-        self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text)
+        self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text, variant, denoiser)
         self.layers = self.backbone.layers(self.denoiser)
         self.features = self.backbone.features(self.denoiser)
         refuse_unnamed(self.denoiser, [layer.module for layer in self.layers])

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_feature import FeatureExtractor
 from diffusion_feature.families import backbone
-from diffusion_feature.loading import refuse_other
+from diffusion_feature.reading import refuse_other
 
 
 class ConfigNotKnown(ValueError):

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from diffusion_feature.errors import PartMissing
 from diffusion_feature.families import backbone
-from diffusion_feature.loading import LIBRARIES, pick_device, pick_dtype, quiet, read_index
+from diffusion_feature.loading import pick_device, pick_dtype
+from diffusion_feature.places import Place
+from diffusion_feature.reading import LIBRARIES, quiet
 
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
@@ -90,7 +92,7 @@ class Models:
         from diffusers import DiffusionPipeline
 
         location = resolve(choice.pipeline)
-        for name, entry in read_index(location).items():
+        for name, entry in Place(location).index().items():
             if isinstance(entry, list) and entry[0] not in (None, *LIBRARIES, PIPELINES_OWN):
                 raise PartMissing(f"{location}: {name!r} is of library {entry[0]!r}; read are: {', '.join(LIBRARIES)}")
         device = pick_device(self.device)

@@ -27,12 +27,13 @@ def load_tokenizers(location: str) -> dict[str, Any]:
     """
     import torch  # for the loader's signature only
     import transformers
-    from diffusion_feature.loading import read_index, read_part
+    from diffusion_feature.places import Place
+    from diffusion_feature.reading import read_part
 
     from goca.embedded import resolve
 
     location = resolve(str(location))
-    index = read_index(location)
+    index = Place(location).index()
     limits = _limits(str(index.get("_class_name")))
     found: dict[str, Any] = {}
     for name, limit in zip(TOKENIZERS, limits):

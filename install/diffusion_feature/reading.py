@@ -1,0 +1,166 @@
+"""A pipeline's parts from files. Weights are read from safetensors only; nothing that is read can run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diffusion_feature.backbone import Backbone
+from diffusion_feature.errors import ExtractorError, PartMissing, WrongFamily
+from diffusion_feature.places import Place, refuse_unknown
+
+DENOISERS = ("unet", "transformer")
+T5 = "T5EncoderModel"
+LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these, and of nothing else
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one part is read from: a place, the part's folder in it ("": the place's own), and what it is."""
+
+    place: Place
+    folder: str
+    library: str | None
+    class_name: str | None
+
+
+def read_parts(
+    location: str,
+    backbone: Backbone,
+    dtype: torch.dtype,
+    t5: Mapping[str, Any] | None = None,
+    variant: str | None = "auto",
+    denoiser: str | None = None,
+) -> dict[str, Any]:
+    """The parts of a family from a folder or the hub.
+
+    t5        more arguments with which a T5 encoder is read
+    variant   of the weights' files: see `places.chosen`
+    denoiser  another place, whose denoiser takes the place of the pipeline's own
+    errors    PipelineNotFound, PartMissing, WrongFamily
+    """
+    found = sources(Place(location), backbone, Place(denoiser) if denoiser else None)
+    refuse_unknown([(source.place, source.folder) for source in found.values()], variant)
+    parts: dict[str, Any] = {}
+    for name, source in found.items():  # the denoiser comes first: where it is another one, nothing is read in vain
+        if source.class_name is None:
+            if name in backbone.optional:
+                continue
+            raise PartMissing(f"{source.place.location} has no {name!r}; {backbone.name} needs: {all_of(backbone)}")
+        kind, more = class_of(name, source), dict(t5 or {}) if source.class_name == T5 else {}
+        if is_module(kind) and (picked := source.place.variant(source.folder, variant, dtype)):
+            more["variant"] = picked
+        parts[name] = read_part(source.place.location, source.folder, kind, dtype, more)
+        if name == backbone.denoiser:
+            refuse_other(parts[name], backbone)
+    return parts
+
+
+def sources(home: Place, backbone: Backbone, second: Place | None) -> dict[str, Source]:
+    """Where each part of the family is, the denoiser first. Raises WrongFamily where that is another's."""
+    index = home.index()
+    if not second and backbone.denoiser not in index and (other := other_denoiser(index, backbone)):
+        raise wrong_family(f"{home.location} has a {other} ({index[other][1]})", backbone)
+    names = backbone.parts + backbone.optional
+    named = {name: Source(home, name, *(index.get(name) or (None, None))) for name in names}
+    if second:
+        named[backbone.denoiser] = denoiser_of(second, backbone.denoiser)
+    kind = named[backbone.denoiser].class_name
+    if kind not in (None, backbone.kind, *backbone.old_kinds):
+        place = named[backbone.denoiser].place.location
+        raise wrong_family(f"{place}: the {backbone.denoiser} is a {kind}", backbone)
+    return named
+
+
+def denoiser_of(place: Place, name: str) -> Source:
+    """The denoiser of a place that may hold nothing else, in a folder of its name or at the top."""
+    folder = "" if place.holds("") and not place.holds(name) else name
+    return Source(place, folder, "diffusers", place.config(folder).get("_class_name"))
+
+
+def class_of(name: str, source: Source) -> type:
+    """The class that an index names. Raises PartMissing where it is not one of the two libraries'."""
+    where, library = source.place.location, source.library
+    if library not in LIBRARIES:
+        raise PartMissing(f"{where}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
+    found = getattr(importlib.import_module(library), str(source.class_name), None)
+    if not isinstance(found, type):
+        raise PartMissing(f"{where}: {name!r} is a {source.class_name}, which the installed {library} does not have")
+    return found
+
+
+def is_module(kind: type) -> bool:
+    return issubclass(kind, torch.nn.Module)
+
+
+def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Mapping[str, Any] | None = None) -> Any:
+    """One part of a folder or a hub id; name "": the place is the part's own folder."""
+    where: dict[str, Any] = {"subfolder": name} if name else {}
+    weights: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True} if is_module(kind) else {}
+    weights |= (more or {}) if weights else {}
+    if "transformers" in kind.__module__ and weights:
+        weights["dtype"] = weights.pop("torch_dtype")
+    try:
+        with quiet():
+            if not weights:
+                return kind.from_pretrained(location, **where)
+            part, report = kind.from_pretrained(location, **where, output_loading_info=True, **weights)
+    except (OSError, ValueError) as error:
+        raise PartMissing(f"{location}: the part {name!r} cannot be read as a {kind.__name__}: {error}") from error
+    if missing := sorted(report["missing_keys"]):  # they would be left at random values
+        raise PartMissing(
+            f"{location}: the weights of {name!r} lack {len(missing)} of a {kind.__name__}, such as {missing[0]}: the "
+            "files are another model's, or written by a newer version of the library than the one installed"
+        )
+    return part
+
+
+def int8(device: torch.device | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load a part in 8 bit."""
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ExtractorError("int8_text needs bitsandbytes: pip install 'goca[int8]'")
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
+
+
+# ---- of which family
+
+
+def other_denoiser(names: Iterable[str], backbone: Backbone) -> str | None:
+    return next((name for name in DENOISERS if name in names and name != backbone.denoiser), None)
+
+
+def refuse_other(denoiser: Any, backbone: Backbone) -> None:
+    if denoiser is not None and not (type(denoiser).__name__ == backbone.kind and backbone.accepts(denoiser)):
+        raise wrong_family(f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}", backbone)
+
+
+def wrong_family(found: str, backbone: Backbone) -> WrongFamily:
+    return WrongFamily(
+        f"{found}, which is not the {backbone.name} of this version; choose the config of the pipeline's own family"
+    )
+
+
+def all_of(backbone: Backbone) -> str:
+    return ", ".join(backbone.parts)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
