@@ -119,7 +119,7 @@ def test_pictures_of_one_name_do_not_share_results(loaded, scene, tmp_path):
         (tmp_path / folder).mkdir()
         scene.rotate(angle).save(tmp_path / folder / ("A.png" if folder == "three" else "a.png"))
     scene.save(tmp_path / "one" / "a-2.png")
-    assert segment("one", "two", "three", "--prompt", PROMPT, "--out", "out") == 0
+    assert segment("one", "two", "three", "--ask", "complete", "--prompt", PROMPT, "--out", "out") == 0
     stems = sorted(path.name.removesuffix(".json") for path in (tmp_path / "out").glob("*.json"))
     assert stems == ["A-4", "a", "a-2", "a-3"]
     assert (values("out/a-labels.png") == values("out/a-2-labels.png")).mean() > 0.9  # the same picture, other noise
@@ -131,7 +131,7 @@ def test_masks_of_an_earlier_prompt_go_and_other_files_stay(loaded, tmp_path):
     segment(picture, "--prompt", "star, wall")
     (masks / "mine.txt").write_text("kept")
     segment(picture, "--prompt", "star, snow")
-    assert sorted(path.name for path in masks.iterdir()) == ["mine.txt", "snow.png", "star.png"]
+    assert sorted(path.name for path in masks.iterdir()) == ["background.png", "mine.txt", "snow.png", "star.png"]
 
 
 def test_a_forged_record_deletes_nothing_elsewhere(loaded, tmp_path):
@@ -271,7 +271,7 @@ def test_a_result_replaces_no_picture(loaded, scene, capsys):
 
 def test_words_that_do_not_fit_are_named(loaded, capsys):
     words = ["ball", "star", "tree", "house", "car", "fish", "flower", "mushroom", "sky", "wall"]
-    said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", ", ".join(words))
+    said = refused(capsys, f"{SCENES}/test_00000.png", "--ask", "complete", "--prompt", ", ".join(words))
     (line,) = [line for line in said.splitlines() if line.startswith("cut, since")]
     assert "sky, wall" in line and "house" not in line and line in record("test_00000")["notes"]
     rows = {row["name"]: row for row in record("test_00000")["classes"]}

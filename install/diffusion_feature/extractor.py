@@ -123,11 +123,14 @@ class FeatureExtractor:
         seeds: Sequence[int | None] = (0,),
         noise_rule: str = "nominal",
         posterior: str = "mean",
+        places: Sequence[int] | None = None,
     ) -> Tensor:
         """Encode, add noise, run the denoiser once on the prompts; the consumer is fed while it runs.
 
         noise      [B, c, h, w], or one [1, c, h, w] or None each; None: drawn by one generator per picture, made of
                    `seeds` (which posterior="sample" draws from first)
+        places     the number of each prompt's picture, where pictures have several prompts: each picture is encoded,
+                   and its noise drawn, once; None: one prompt per picture
         returns    the denoiser's output   [B, c, h, w]
         warns      PromptCut where a prompt is longer than the text encoder reads
         """
@@ -141,6 +144,7 @@ class FeatureExtractor:
         drawn = torch.cat([draw(x[None], *each) for x, *each in zip(latents, noise, generators, strict=True)])
         level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
         noised = level.signal * latents + level.noise * drawn
+        noised = noised if places is None else noised[list(places)]
         with self.tap(consumer, side(latents)):
             return self.backbone.denoise(self.parts, noised, level, conditioning)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from goca.heads import HEAD_RULES
 from goca.layers import LAYER_RULES
+from goca.open.presence import PRESENCE_RULES
+from goca.open.rest import REST_RULES
+from goca.open.vocabulary import VocabularyError, background_words
+from goca.protocol import ASK as ASK
 from goca.protocol import Protocol
 from goca.refine.chain import ChainError, Step, read_chain
 from goca.rescaling import RESCALE_RULES, TOKEN_RULES
@@ -26,8 +30,11 @@ RULES: dict[str, Mapping[str, Any]] = {
     "layer_method": LAYER_RULES,
     "rescale_method": RESCALE_RULES,
     "token_method": TOKEN_RULES,
+    "rest": REST_RULES,
+    "presence": PRESENCE_RULES,
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
+CURVE = ("slope", "midpoint")
 LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
 SHARED = "_defaults"  # the file that all configs start from
 SIZES = ("img_size", "feat_size")
@@ -54,6 +61,14 @@ class SegmenterConfig:
                     noise draws in all, seeded by the image's id and their number; timesteps besides t
     method          one of METHODS
     class_prompt    of the method diffsegmentor: the prompt of one class, with {name} and {caption} filled in
+    ask             "complete": a prompt names all that is in the picture; "open": it names what is looked for; None:
+                    open for words, complete for annotations (docs/open.md). The fields below are of `open` alone:
+    rest            what stands for the rest of the picture: a name of goca.open.rest.REST_RULES
+    presence        what tells that a word is there: a name of goca.open.presence.PRESENCE_RULES
+    calibration     {slope, midpoint} of the logistic curve that makes a probability of it
+    least_presence  classes below this probability get nothing
+    background_words    a list in configs/vocabulary, or words: written into every prompt, behind those looked for
+    separator       between the words of a prompt
     protocol        "paper", "released" or a mapping of switches
     """
 
@@ -76,6 +91,13 @@ class SegmenterConfig:
     timesteps: tuple[int, ...] = ()
     method: str = "goca"
     class_prompt: str = "a photograph of {name}, {caption}"
+    ask: str | None = None
+    rest: str = "vocabulary"
+    presence: str = "share peak"
+    calibration: Mapping[str, float] = field(default_factory=lambda: {"slope": 12.0, "midpoint": 0.4})
+    least_presence: float = 0.5
+    background_words: str | tuple[str, ...] = "common"
+    separator: str = ", "
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
     pipeline: str | None = None
 
@@ -104,10 +126,30 @@ class SegmenterConfig:
             raise ConfigError(f"class_prompt is {self.class_prompt!r}; expected a text with {{name}} in it, once")
         if not isinstance(self.flips, bool):
             raise ConfigError(f"flips is {self.flips!r}; expected true or false")
+        self._check_open()
         object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps()))
         along = [step.name for step in self.steps() if "space_map" in step.refinement.needs]
         if along and not self.self_layers:
             raise ConfigError(f"refine: {along[0]} moves scores along the space map; name its maps in self_layers")
+
+    def _check_open(self) -> None:
+        """The fields of ask=open."""
+        if self.ask not in (None, *ASK):
+            raise ConfigError(f"ask is {self.ask!r}; it can be one of: {', '.join(ASK)}, or null")
+        curve = dict(self.calibration) if isinstance(self.calibration, Mapping) else {}
+        if set(curve) != set(CURVE) or not all(is_number(value) for value in curve.values()):
+            raise ConfigError(f"calibration is {self.calibration!r}; expected numbers: {', '.join(CURVE)}")
+        object.__setattr__(self, "calibration", curve)
+        if not is_number(self.least_presence) or not 0 <= self.least_presence <= 1:
+            raise ConfigError(f"least_presence is {self.least_presence!r}; it must be a probability, 0 to 1")
+        if not isinstance(self.separator, str) or any(map(str.isalnum, self.separator)):
+            raise ConfigError(f"separator is {self.separator!r}; expected marks or blanks, such as ', '")
+        try:
+            words = background_words(self.background_words)
+        except VocabularyError as error:
+            raise ConfigError(f"background_words: {error}") from None
+        if not isinstance(self.background_words, str):
+            object.__setattr__(self, "background_words", words)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -130,8 +172,13 @@ class SegmenterConfig:
         return dataclasses.asdict(self)
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
 FIELDS = tuple(field.name for field in dataclasses.fields(SegmenterConfig))
-REQUIRED = tuple(f.name for f in dataclasses.fields(SegmenterConfig) if f.default is dataclasses.MISSING)
+REQUIRED = tuple(f.name for f in dataclasses.fields(SegmenterConfig)
+                 if f.default is f.default_factory is dataclasses.MISSING)  # fmt: skip
 
 
 def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: Any) -> SegmenterConfig:

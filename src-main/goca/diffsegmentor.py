@@ -37,6 +37,7 @@ class DiffSegmentor(Segmenter):
     """
 
     method = "diffsegmentor"
+    finds_words = False
 
     def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig, max_bytes: int | None = None):
         super().__init__(extractor, config, max_bytes)

@@ -25,6 +25,7 @@ SWITCHES: dict[str, tuple[str, str]] = {
     "seed": ("image", "none"),  # noise seeded from the image's id, or drawn afresh
 }
 PRESETS = ("paper", "released")
+ASK = ("complete", "open")  # whether a prompt names all that is there, or what is looked for: see docs/open.md
 
 
 class ProtocolError(ValueError):

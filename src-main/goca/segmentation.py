@@ -28,6 +28,8 @@ class Segmentation:
     names       the same, in words
     image_size  (height, width) of the picture; None if it is not known
     image       the picture itself, for overlays
+    presence    where words were looked for (ask=open): for each class that is not the background, the probability that
+                it is there, 0..1, and whether it is taken as present; its map is 0 if it is not
     """
 
     scores: Tensor
@@ -35,6 +37,8 @@ class Segmentation:
     names: list[str]
     image_size: tuple[int, int] | None = None
     image: Any = None
+    presence: tuple[float, ...] | None = None
+    present: tuple[bool, ...] | None = None
 
     def label_map(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Tensor:
         """The class with the highest score at each pixel; ties go to the earlier map   [H, W] int64 on the CPU
@@ -63,11 +67,12 @@ class Segmentation:
         area        share of the label map's pixels, 0..1
         mean_score  over the grid cells that the class holds; None if it holds none
         max_score   over the whole grid; None where the map is NaN
+        presence, present   where words were looked for, and of all classes but the background
         """
         label, names = self.label_map() if label is None else label, self.classes()
         return [
             {"id": class_id, "name": names[class_id], "area": float(mask.double().mean()),
-             **self._scores_of(class_id, label)}
+             **self._scores_of(class_id, label), **self._presence_of(class_id)}
             for class_id, mask in self.masks(label).items()
         ]  # fmt: skip
 
@@ -81,6 +86,12 @@ class Segmentation:
         cells = F.interpolate(label[None, None].double(), size=tuple(scores.shape), mode="nearest-exact")[0, 0]
         held = scores[cells == class_id]
         return {"mean_score": _number(held.mean()), "max_score": _number(scores.max())}
+
+    def _presence_of(self, class_id: int) -> dict[str, float | bool]:
+        if self.presence is None or self.present is None or class_id == BACKGROUND:
+            return {}
+        number = self.class_ids.index(class_id)
+        return {"presence": self.presence[number], "present": self.present[number]}
 
     def overlay(self, size: tuple[int, int] | None = None, strength: float = 0.6) -> Any:
         """The picture under the label map's colours, as a PIL image (on white, if the picture is not known)."""

@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from goca.aggregation import Aggregator, Plan
-from goca.config import ConfigError, SegmenterConfig, load_config
+from goca.config import ASK, ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
+from goca.open import Answer, NoClass, Query
+from goca.open.finding import Finder
 from goca.prompts import PromptAnnotation, annotate, parse_brackets
 from goca.prompts.tokens import as_read
 from goca.refine.chain import Sources, run_chain
@@ -36,14 +38,11 @@ class BoundTooSmall(ValueError):
     """max_bytes admits not even one picture."""
 
 
-class NoClass(ValueError):
-    """A prompt that names nothing."""
-
-
 class Segmenter:
     """GoCA on one model. `Segmenter.from_pretrained(pipeline, "sd15")(image, "cat, grass, wall").save("labels.png")`"""
 
     method = "goca"
+    finds_words = True  # ask=open works
 
     def __init__(self, extractor: FeatureExtractor, config: SegmenterConfig, max_bytes: int | None = None):
         self.max_bytes, self.taken = max_bytes, 0  # bytes that a capture may hold; that one picture was seen to take
@@ -67,6 +66,7 @@ class Segmenter:
         max_bytes: int | None = None,
         offload: str | None = None,
         int8_text: bool = False,
+        ask: str | None = None,
     ) -> Self:
         """A segmenter on a pretrained model.
 
@@ -75,9 +75,10 @@ class Segmenter:
         device     "auto": an accelerator where there is one;  dtype "auto": float32 on a CPU, float16 elsewhere
         max_bytes  what the capture of one forward may hold beyond the model's own; larger batches are cut in parts
         offload    "model", "sequential": weights wait on the CPU;  int8_text  T5 in 8 bit (bitsandbytes)
+        ask        "complete", "open": replaces the config's own (see `__call__`)
         errors     ConfigError, and those of FeatureExtractor
         """
-        config = load_config(config)
+        config = load_config(config, **({} if ask is None else {"ask": ask}))
         pipeline = config.pipeline if pipeline is None else pipeline
         pipeline = resolve(pipeline) if isinstance(pipeline, str) else pipeline
         given = (config.version, device, dtype, config.img_size, pipeline, offload, int8_text)
@@ -87,38 +88,91 @@ class Segmenter:
 
     @overload
     def __call__(
-        self, image: Picture, prompt: Prompt, noise: Tensor | None = None, image_id: str | None = None
+        self,
+        image: Picture,
+        prompt: Prompt | Sequence[str],
+        noise: Tensor | None = None,
+        image_id: str | None = None,
+        ask: str | None = None,
     ) -> Segmentation: ...
 
     @overload
     def __call__(
         self,
         image: list[Picture] | tuple[Picture, ...],
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Prompt | Sequence[Prompt | Sequence[str]],
         noise: Sequence[Tensor | None] | None = None,
         image_id: Sequence[str | None] | None = None,
+        ask: str | None = None,
     ) -> list[Segmentation]: ...
 
     @torch.no_grad()
-    def __call__(self, image, prompt, noise=None, image_id=None):
-        """Segment an image by a prompt such as "cat, grass, wall", or by an annotation.
+    def __call__(self, image, prompt, noise=None, image_id=None, ask=None):
+        """Segment an image by words such as "cat, grass, wall" or ["cat", "grass"], or by an annotation.
 
         image     a picture or its file; a list of them: one forward for all (see `max_bytes`), a list of results
         prompt    for a list of images: one prompt for all, or one each
         noise     the noise to add, shape of the latents; None: drawn, seeded by the image's id
         image_id  what the seed is made of; by default the file's name, or the picture's content
+        ask       "open": the words are what is looked for, the rest is background, and what is not there gets nothing;
+                  "complete": the prompt names everything in the picture (the published method).
+                  None: the config's; where it says nothing, open for words and complete for annotations
         """
         if not isinstance(image, list | tuple):
-            return self([image], [prompt], [noise], [image_id])[0]
+            return self([image], [prompt], [noise], [image_id], ask)[0]
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * len(image)
         if len(prompts) != len(image):
             raise ValueError(f"{len(image)} pictures and {len(prompts)} prompts; expected one each, or one for all")
+        if self.asked(ask, prompts) == "open":
+            queries = [Query.of_words(each) for each in prompts]
+            answers = self.look_for(image, queries, noise, image_id)
+            return [answer.segmentation(*each) for answer, *each in zip(answers, queries, image, strict=True)]
         read = [self.read_prompt(each) for each in prompts]
         captures = self.captures(image, [annotation for annotation, _ in read], noise, image_id)
         return [
             self.segmentation(self.scores(capture, number, annotation, picture), annotation, names, picture)
             for (capture, number), (annotation, names), picture in zip(captures, read, image, strict=True)
         ]
+
+    def asked(self, ask: str | None, prompts: Sequence[Any]) -> str:
+        """Which way a call asks. Raises ConfigError for a way that is not known, or that cannot be gone."""
+        given = ask or self.config.ask
+        if given not in (None, *ASK):
+            raise ConfigError(f"ask is {given!r}; it can be one of: {', '.join(ASK)}")
+        annotated = any(isinstance(prompt, PromptAnnotation) for prompt in prompts)
+        way = given or ("complete" if annotated or not self.finds_words else "open")
+        if way == "open" and annotated:
+            raise ConfigError("ask=open looks for words; give a text or a list of words in place of an annotation")
+        return way
+
+    def fitted(self, prompt: Prompt | Sequence[str], ask: str | None = None) -> tuple[list[str], list[str]]:
+        """The texts that a prompt is asked in, and the names of classes whose words are cut since they do not fit."""
+        if self.asked(ask, [prompt]) == "open":
+            query = Query.of_words(prompt)
+            asked, names = Finder(self).prompts(query), query.names()
+        else:
+            annotation, names = self.read_prompt(prompt)
+            asked = [annotation]
+        lost = [names[class_id] for annotation in asked for class_id in annotation.lost_classes()]
+        return [annotation.caption for annotation in asked], lost
+
+    def look_for(
+        self,
+        images: Sequence[Picture],
+        queries: Sequence[Query],
+        noise: Sequence[Tensor | None] | None = None,
+        image_id: Sequence[str | None] | None = None,
+    ) -> Iterator[Answer]:
+        """Look for a query in each image (`ask=open`): scores, and for each class whether it is there.
+
+        images, noise, image_id   as in `__call__`
+        queries   one per image. One is written into as many prompts as its words need; the prompts of all images share
+                  forwards (see `max_bytes`), each image being encoded, and its noise drawn, once per forward
+        returns   an answer per image, in their order
+        """
+        if not self.finds_words:
+            raise ConfigError(f"ask=open is not for method {self.method!r}; choose ask=complete")
+        return Finder(self).answers(images, queries, noise, image_id)
 
     def scores(
         self, capture: Capture, number: int, annotation: PromptAnnotation, picture: Picture | None = None
@@ -158,18 +212,22 @@ class Segmenter:
         annotations: Sequence[PromptAnnotation],
         noise: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> Iterator[tuple[Capture, int]]:
-        """For each picture its capture and its place in it; as many pictures in one forward as `max_bytes` admits.
+        """For each prompt its capture and its place in it; as many prompts in one forward as `max_bytes` admits.
 
+        places  the number of each prompt's picture, ascending; None: one prompt per picture
         errors  BoundTooSmall where one picture takes more
         """
         noises = [None if each is None else each.reshape(1, *each.shape[-3:]) for each in noise or [None] * len(images)]
         ids = [None] * len(images) if image_ids is None else list(image_ids)
+        places = range(len(images)) if places is None else places
         start = 0
-        while start < len(images):
-            stop = start + self.admitted(len(images) - start)
-            part = slice(start, stop)
-            capture = self.observe(self.plan(), images[part], annotations[part], noises[part], ids[part])
+        while start < len(places):
+            stop = start + self.admitted(len(places) - start)
+            first, last = places[start], places[stop - 1] + 1
+            seen = images[first:last], annotations[start:stop], noises[first:last], ids[first:last]
+            capture = self.observe(self.plan(), *seen, [place - first for place in places[start:stop]])
             self.taken = max(self.taken, -(-capture.peak_bytes // (stop - start)))
             self.admitted(1)
             yield from ((capture, number) for number in range(stop - start))
@@ -193,12 +251,16 @@ class Segmenter:
         annotations: Sequence[PromptAnnotation],
         noises: Sequence[Tensor | None],
         image_ids: Sequence[str | None],
+        places: Sequence[int] | None = None,
     ) -> Capture:
-        """What the plan keeps of several pictures: of one forward, or averaged over all that the config asks for."""
+        """What the plan keeps of several pictures: of one forward, or averaged over all that the config asks for.
+
+        places  as for `forward`
+        """
 
         def look(view: View) -> Aggregator:
             aggregator = Aggregator(plan)
-            self.forward(images, annotations, aggregator, noises, image_ids, view)
+            self.forward(images, annotations, aggregator, noises, image_ids, view, places)
             return aggregator
 
         looks = views(self.config)
@@ -212,10 +274,12 @@ class Segmenter:
         noises: Sequence[Tensor | None],
         image_ids: Sequence[str | None],
         view: View | None = None,
+        places: Sequence[int] | None = None,
     ) -> None:
         """One forward of several pictures as `view` looks at them; the consumer is fed while it runs.
 
         noises   for the first draw; others are drawn
+        places   the number of each prompt's picture; None: one prompt per picture
         """
         protocol, view = self.protocol, view or View(self.config.t)
         seeds = [None if protocol.seed == "none" else view.seed(seed_of(*each)) for each in zip(images, image_ids)]
@@ -225,7 +289,8 @@ class Segmenter:
         captions = [as_read(annotation.caption, tokenizers, protocol.token_spans) for annotation in annotations]
         pictures = [view.picture(image) for image in images]
         drawn = list(noises) if view.draw == 0 else [None] * len(images)
-        self.extractor.forward(captions, pictures, consumer, view.t, drawn, seeds, **rules)
+        several = {} if places is None or list(places) == list(range(len(images))) else {"places": places}
+        self.extractor.forward(captions, pictures, consumer, view.t, drawn, seeds, **rules, **several)
 
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
         """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]"""

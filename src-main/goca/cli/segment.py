@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goca.cli import words
-from goca.protocol import PRESETS
+from goca.protocol import ASK, PRESETS
 
 if TYPE_CHECKING:
     from goca.cli.results import Places
@@ -46,6 +46,8 @@ class ModelNotChosen(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns such as 'photos/*.jpg'")
     words.add_arguments(parser)
+    parser.add_argument("--ask", choices=ASK, help="open (default): the words are what is looked for, the rest is "
+                        "background; complete: they name everything in the pictures")  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help="which formulas (default: paper)")
     parser.add_argument("--threshold", type=float, default=0.0, metavar="T",
@@ -130,11 +132,11 @@ class Work:
         """Which words of a text the embedded model does not know, and which do not fit into the prompt; said once."""
         if text not in self.noted:
             notes = self.noted[text] = []
-            annotation, names = self.segmenter.read_prompt(text)
+            _, cut = self.segmenter.fitted(text, self.args.ask)
             known = embedded_words() if self.embedded else []
-            if self.embedded and (strange := [word for word in words_of(annotation.caption) if word not in known]):
+            if self.embedded and (strange := [word for word in words_of(text.lower()) if word not in known]):
                 notes.append(f"{EMBEDDED} does not know: {listed(strange)}; choose another --model")
-            if cut := [names[class_id] for class_id in annotation.lost_classes()]:
+            if cut:
                 self.lost = True
                 notes.append(f"cut, since the prompt is too long, and without area: {listed(cut)}; name fewer")
             for note in notes:
@@ -167,7 +169,7 @@ class Work:
         text = as_text(self.words.of(picture, path.name))
         of_prompt = self.notes_on(text)
         with kept_warnings(self.args.debug) as warned:
-            segmentation = self.segmenter(picture, text, image_id=path.name)
+            segmentation = self.segmenter(picture, text, image_id=path.name, ask=self.args.ask)
         label = segmentation.label_map(threshold=self.args.threshold)
         self.tell(path, notes, warned)
         record = {
@@ -175,6 +177,7 @@ class Work:
             "size": {"width": picture.width, "height": picture.height},
             "prompt": text,
             "words_from": self.words.source,
+            "ask": self.segmenter.asked(self.args.ask, [text]),
             "model": self.model,
             "pipeline": self.pipeline,
             "protocol": self.segmenter.protocol.to_dict(),
@@ -199,7 +202,8 @@ class Work:
         width = max(len(row["name"]) for row in record["classes"])
         for row in record["classes"]:
             mean = "     -" if row["mean_score"] is None else f"{row['mean_score']:6.2f}"
-            lines.append(f"  {row['name']:<{width}}  {row['area']:6.1%} of the picture   mean score {mean}")
+            there = f"   presence {row['presence']:4.2f}" if "presence" in row else ""
+            lines.append(f"  {row['name']:<{width}}  {row['area']:6.1%} of the picture   mean score {mean}{there}")
         tqdm.write("\n".join(lines), file=sys.stdout)
 
     def say(self, line: str) -> None:

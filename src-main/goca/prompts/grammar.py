@@ -67,7 +67,13 @@ def parse_brackets(caption: str) -> list[tuple[str, ...]]:
 
     Nested brackets belong to the group around them, words just before a bracket too: "car (wheel, door)" is one group.
     A bracket without its partner is read as a space, so nothing is lost and nothing is grouped that was not closed.
+    A group that is there twice is returned once.
     """
+    return list(dict.fromkeys(read_groups(caption)))
+
+
+def read_groups(caption: str) -> list[tuple[str, ...]]:
+    """The same with every group as often as it is there."""
     partners = _balanced(caption)
     groups: list[list[str]] = [[]]
     item = ""
@@ -91,7 +97,7 @@ def parse_brackets(caption: str) -> list[tuple[str, ...]]:
         if depth == 0 and (character in _BREAK or position in partners):
             groups.append([])
     end_item()
-    return list(dict.fromkeys(tuple(group) for group in groups if group))
+    return [tuple(group) for group in groups if group]
 
 
 def _balanced(text: str) -> set[int]:

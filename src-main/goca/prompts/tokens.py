@@ -122,14 +122,16 @@ def _encode(prompt: str, tokenizer: Any, name: str, length: int | None) -> tuple
 # --- whose tokens ------------------------------------------------------------------------------------------------
 
 
-def own_by_offsets(entities: Sequence[Entity], prompt: str, tokens: Sequence[Token]) -> list[int | None]:
-    """Each token to the entity it was written for; the prompt is the entities joined by ", ".
+def own_by_offsets(
+    entities: Sequence[Entity], prompt: str, tokens: Sequence[Token], separator: str = ", "
+) -> list[int | None]:
+    """Each token to the entity it was written for; the prompt is the entities joined by the separator.
 
     Not owned: special tokens, punctuation, and a, an, the, and where they are whole words.
     """
     entity_at: list[int | None] = []
     for index, entity in enumerate(entities):
-        entity_at += [index] * len(entity.text) + [None] * len(", ")
+        entity_at += [index] * len(entity.text) + [None] * len(separator)
     silent = [is_mark(character) for character in prompt]
     for word in re.finditer(rf"(?<!\w)(?:{'|'.join(STOP_WORDS)})(?!\w)", prompt):
         silent[word.start() : word.end()] = [True] * len(word[0])

@@ -1,0 +1,139 @@
+"""Words are looked for in images: prompts, one forward for all of them, evidence, presence, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from goca.open.evidence import evidence
+from goca.open.presence import PRESENCE_RULES, probability
+from goca.open.prompts import Writer
+from goca.open.query import Query
+from goca.open.rest import LEAST, REST_RULES
+from goca.open.vocabulary import background_words
+from goca.prompts import PromptAnnotation
+from goca.rescaling import min_max
+from goca.segmentation import BACKGROUND, Segmentation
+
+if TYPE_CHECKING:
+    from goca.segmenter import Picture, Segmenter
+    from goca.views import Capture
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found of a query in one image.
+
+    scores      refined class maps in the query's order, then the background's   [K + 1, g, g]; the label is the
+                argmax without a threshold; the map of a class that is not taken as present is 0 everywhere
+    class_ids   of the K class maps
+    presence    the probability that each class is there, 0..1
+    present     whether it is taken as present
+    lost        classes without a token left: their words were cut
+    prompts     the texts that were asked
+    raw         what presence was read off, before calibration
+    """
+
+    scores: Tensor
+    class_ids: list[int]
+    presence: tuple[float, ...]
+    present: tuple[bool, ...]
+    lost: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()
+    raw: tuple[float, ...] = ()
+
+    def segmentation(self, query: Query, image: Picture) -> Segmentation:
+        """The answer for an image that is known, with names."""
+        picture = image if isinstance(image, Image.Image) else Image.open(image)
+        ids, names = [*self.class_ids, BACKGROUND], [*query.names().values(), "background"]
+        size = (picture.height, picture.width)
+        return Segmentation(self.scores, ids, names, size, picture, self.presence, self.present)
+
+
+class Finder:
+    """Looks for words with a segmenter; `Segmenter.look_for` is its door."""
+
+    def __init__(self, segmenter: Segmenter):
+        self.segmenter, self.config = segmenter, segmenter.config
+        self._prompts: dict[Query, list[PromptAnnotation]] = {}
+
+    @cached_property
+    def writer(self) -> Writer:
+        extractor = self.segmenter.extractor
+        background = background_words(self.config.background_words)
+        return Writer(extractor.backbone.tokenizers(extractor.parts), background, self.config.separator)
+
+    def prompts(self, query: Query) -> list[PromptAnnotation]:
+        """The query's prompts, written once."""
+        if query not in self._prompts:
+            if len(self._prompts) >= 100:
+                self._prompts.clear()
+            self._prompts[query] = self.writer.prompts(query)
+        return self._prompts[query]
+
+    def answers(
+        self,
+        images: Sequence[Picture],
+        queries: Sequence[Query],
+        noises: Sequence[Tensor | None] | None = None,
+        image_ids: Sequence[str | None] | None = None,
+    ) -> Iterator[Answer]:
+        prompts = [self.prompts(query) for query in queries]
+        places = [number for number, own in enumerate(prompts) for _ in own]
+        annotations = [annotation for own in prompts for annotation in own]
+        captures = self.segmenter.captures(images, annotations, noises, image_ids, places)
+        looks = with_maps(captures)
+        for image, query, own in zip(images, queries, prompts, strict=True):
+            seen = [next(looks) for _ in own]
+            yield self.answer(image, query, own, [maps for *_, maps in seen], *seen[0][:2])
+
+    @torch.no_grad()
+    def answer(
+        self,
+        image: Picture,
+        query: Query,
+        prompts: Sequence[PromptAnnotation],
+        attention: Sequence[Tensor],
+        capture: Capture,
+        number: int,
+    ) -> Answer:
+        """From the token maps of each prompt; scores are refined along the maps of the first."""
+        config = self.config
+        found = evidence(attention, prompts)
+        raw = PRESENCE_RULES[config.presence](found)
+        presence = probability(raw, **config.calibration)
+        taken = presence >= config.least_presence
+        scores = REST_RULES[config.rest](found)
+        refined = in_range(self.segmenter.refine(scores, capture, number, image), scores)
+        words = refined[:-1] * taken[:, None, None]
+        lost = [class_id for prompt in prompts for class_id in prompt.lost_classes()]
+        return Answer(
+            torch.cat([words, refined[-1:].clamp(min=LEAST)]),
+            query.class_ids,
+            tuple(presence.tolist()),
+            tuple(taken.tolist()),
+            tuple(lost),
+            tuple(prompt.caption for prompt in prompts),
+            tuple(raw.tolist()),
+        )
+
+
+def with_maps(captures: Iterable[tuple[Capture, int]]) -> Iterator[tuple[Capture, int, Tensor]]:
+    """Each with its token maps [g, g, N]; those of a whole forward are made at once."""
+    held: tuple[Capture, Tensor] | None = None
+    for capture, number in captures:
+        if held is None or held[0] is not capture:
+            held = capture, capture.attention_map()
+        yield capture, number, held[1][number]
+
+
+def in_range(refined: Tensor, before: Tensor) -> Tensor:
+    """Refined maps with the range that they had before: steps of refinement stretch each to 0..1."""
+    low, high = (edge[:, None, None] for edge in (before.amin((1, 2)), before.amax((1, 2))))
+    return low + min_max(refined) * (high - low)

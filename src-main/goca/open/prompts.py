@@ -1,0 +1,90 @@
+"""A query as prompts: the words that are looked for, then the background vocabulary; as many prompts as it takes.
+
+Every prompt holds the whole background vocabulary, so that what the prompts say can be compared by it. Words come
+first: a causal text encoder reads them without knowing what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from goca.open.query import Query
+from goca.prompts.annotation import PromptAnnotation
+from goca.prompts.grammar import Entity
+from goca.prompts.tokens import own_by_offsets, tokenise
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes a query's prompts for one model.
+
+    tokenizers  as for goca.prompts.annotate
+    background  the background vocabulary
+    separator   between two entities
+    """
+
+    tokenizers: Mapping[str, Any]
+    background: Sequence[str]
+    separator: str = ", "
+
+    def prompts(self, query: Query) -> list[PromptAnnotation]:
+        """As few prompts as hold all the words; about as many words in each.
+
+        Of an annotation, the classes are those looked for, and the background objects stand for the rest: the query's
+        context, then of the background vocabulary as many words as leave room for the longest class.
+        A class whose names do not even fit into a prompt of its own keeps the tokens that were not cut, maybe none
+        (`lost_classes` of its annotation).
+        """
+        taken = {name for _, names in query.classes for name in names}
+        shared = [Entity(word) for word in dict.fromkeys([*query.context, *self.background]) if word not in taken]
+        wanted = [Entity(self.separator.join(names), class_id) for class_id, names in query.classes]
+        sizes = [self.size(entity) for entity in wanted]
+        longest = wanted[max(range(len(wanted)), key=sizes.__getitem__)]
+        shared = shared[: next((n for n in range(len(shared), 0, -1) if self.fits([longest, *shared[:n]])), 0)]
+        for parts in range(1, len(wanted) + 1):
+            dealt = deal(wanted, sizes, parts)
+            if all(self.fits([*part, *shared]) for part in dealt):
+                return [self.annotation([*part, *shared]) for part in dealt]
+        return [self.annotation([entity, *shared]) for entity in wanted]
+
+    def annotation(self, entities: Sequence[Entity]) -> PromptAnnotation:
+        """The entities as one prompt, and the tokens of each."""
+        text, owned = self.own(entities)
+        classes = {entity.class_id: tokens for entity, tokens in zip(entities, owned) if entity.class_id is not None}
+        rest = [tokens for entity, tokens in zip(entities, owned) if entity.class_id is None and tokens]
+        return PromptAnnotation(text, sorted(token for tokens in owned for token in tokens), classes, [], rest)
+
+    def fits(self, entities: Sequence[Entity]) -> bool:
+        """Whether no token of any entity is cut."""
+        owned = self.own(entities)[1]
+        return all(len(tokens) == self.size(entity) for entity, tokens in zip(entities, owned))
+
+    def size(self, entity: Entity) -> int:
+        """The number of tokens of an entity on its own."""
+        return len(self.own([entity])[1][0])
+
+    def own(self, entities: Sequence[Entity]) -> tuple[str, list[list[int]]]:
+        """The text, and for each entity the positions of its tokens."""
+        text = self.separator.join(entity.text for entity in entities)
+        given = dict(self.tokenizers)
+        suffixes = [suffix for suffix in ("", "_2") if given.get(f"tokenizer{suffix}") is not None]
+        lengths = [given.get(f"max_length{suffix}") for suffix in suffixes]
+        tokens = tokenise(text, [given[f"tokenizer{suffix}"] for suffix in suffixes], lengths)
+        owned: list[list[int]] = [[] for _ in entities]
+        for token, owner in zip(tokens, own_by_offsets(entities, text, tokens, self.separator)):
+            if owner is not None:
+                owned[owner].append(token.position)
+        return text, owned
+
+
+def deal(entities: Sequence[Entity], sizes: Sequence[int], parts: int) -> list[list[Entity]]:
+    """The entities in their order, cut into runs of about as many tokens; none is empty."""
+    total, dealt, done = sum(sizes), [[] for _ in range(parts)], 0  # type: ignore[var-annotated]
+    for number, (entity, size) in enumerate(zip(entities, sizes)):
+        even = parts * (done + size / 2) / total if total else 0
+        part = int(max(min(even, number, parts - 1), parts - (len(entities) - number)))
+        dealt[part].append(entity)
+        done += size
+    return [part for part in dealt if part]

@@ -1,0 +1,75 @@
+"""What is looked for in an image: words, or classes with their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from goca.prompts.grammar import parse_brackets, read_groups
+
+
+class NoClass(ValueError):
+    """A prompt that names nothing."""
+
+
+class WordTwice(ValueError):
+    """A word that is asked for twice, or that two classes share."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for in one image. `Query.of_words(["cat", "grass"])`, `Query.of({1: ["cat"], 2: ["dog"]})`.
+
+    classes   (class id from 1, the names that stand for it); all names of a class stand in one prompt, and together
+              they make its map
+    context   further words that are not looked for: where they are is background
+    """
+
+    classes: tuple[tuple[int, tuple[str, ...]], ...]
+    context: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: dict[str, int] = {}
+        for class_id, names in self.classes:
+            if class_id < 1 or not names or not all(names):
+                raise NoClass(f"class {class_id} has the names {list(names)}; expected an id from 1, and names")
+            for name in names:
+                if name in seen:
+                    raise WordTwice(f"{name!r} is asked for twice (classes {seen[name]} and {class_id}); name it once")
+                seen[name] = class_id
+
+    @classmethod
+    def of(cls, classes: Mapping[int, Sequence[str]], context: Iterable[str] = ()) -> Query:
+        """Class ids -> lists of names, any case; names of the context that a class has too are left out of it."""
+        found = tuple((class_id, tuple(clean(name) for name in names)) for class_id, names in classes.items())
+        taken = {name for _, names in found for name in names}
+        rest = dict.fromkeys(clean(word) for word in context)
+        return cls(found, tuple(word for word in rest if word and word not in taken))
+
+    @classmethod
+    def of_words(cls, words: str | Sequence[str]) -> Query:
+        """A text such as "cat, (tree, trunk)", or a list of words; the words become the classes 1, 2, ...
+
+        Parts stand in brackets behind what they belong to. Errors: NoClass, WordTwice.
+        """
+        texts = [words] if isinstance(words, str) else list(words)
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise NoClass(f"{wrong[0]!r} is no word; expected texts such as ['cat', 'grass']")
+        groups = [group for text in texts for group in read_groups(text.lower())]
+        if not groups:
+            raise NoClass(f"the prompt {words!r} names nothing; expected e.g. 'cat, grass, wall'")
+        return cls(tuple(enumerate(groups, start=1)))
+
+    @property
+    def class_ids(self) -> list[int]:
+        """The classes, in the order of their maps."""
+        return [class_id for class_id, _ in self.classes]
+
+    def names(self) -> dict[int, str]:
+        """Class id -> its first name."""
+        return {class_id: names[0] for class_id, names in self.classes}
+
+
+def clean(name: str) -> str:
+    """A name as it is written into a prompt: lower case, without commas and brackets."""
+    return " ".join(item for group in parse_brackets(name.lower()) for item in group)

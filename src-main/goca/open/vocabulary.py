@@ -1,0 +1,42 @@
+"""Lists of words that stand for the rest of an image: configs/vocabulary/NAME.yaml, or a list in the model's config."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+
+class VocabularyError(ValueError):
+    """A background vocabulary that is not known, or is no list of words."""
+
+
+def background_words(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
+    """The words of a list in configs/vocabulary by its name, or of the list itself. Raises VocabularyError."""
+    if isinstance(vocabulary, str):
+        return read_vocabulary(vocabulary)
+    words = tuple(vocabulary)
+    if wrong := [word for word in words if not isinstance(word, str) or not word.strip()]:
+        raise VocabularyError(f"the background vocabulary holds {wrong[0]!r}; expected words")
+    return tuple(dict.fromkeys(" ".join(word.lower().split()) for word in words))
+
+
+@cache
+def read_vocabulary(name: str) -> tuple[str, ...]:
+    from omegaconf import OmegaConf
+
+    known = sorted(file.stem for file in folder().glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise VocabularyError(f"no vocabulary {name!r} (nearest: {', '.join(near)}); there are: {', '.join(known)}")
+    words = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))
+    if not isinstance(words, list):
+        raise VocabularyError(f"vocabulary/{name}.yaml holds a {type(words).__name__}; expected a list of words")
+    return background_words(words)
+
+
+def folder() -> Path:
+    from goca.config import folder as models
+
+    return models().parent / "vocabulary"
