@@ -66,11 +66,11 @@ def refused(capsys, *arguments):
 
 def test_the_files_agree_with_each_other_and_with_the_library(capsys):
     picture = f"{SCENES}/test_00000.png"
-    assert segment(picture, "--prompt", PROMPT) == 0
+    assert segment(picture, "--prompt", PROMPT, "--ask", "complete") == 0
     found = record("test_00000")
     labels = Image.open("test_00000-labels.png")
     assert labels.mode == "P" and labels.size == (64, 64)
-    result = Segmenter.from_pretrained(None, "mini-sd", device="cpu")(picture, PROMPT)
+    result = Segmenter.from_pretrained(None, "mini-sd", device="cpu")(picture, PROMPT, ask="complete")
     label = np.asarray(labels)
     assert (label == result.label_map().numpy()).all()
     assert [row["name"] for row in found["classes"]] == ["star", "wall", "snow"]

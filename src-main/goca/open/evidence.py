@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from goca.prompts import PromptAnnotation
+from goca.rescaling import TOKEN_RULES
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,28 @@ class Evidence:
     special: Tensor
 
 
-def evidence(attention: Sequence[Tensor], prompts: Sequence[PromptAnnotation]) -> Evidence:
+def evidence(attention: Sequence[Tensor], prompts: Sequence[PromptAnnotation], token_rule: str = "mean") -> Evidence:
     """From the token maps of each prompt [g, g, N]; the prompts' background objects are the same.
 
+    token_rule  a name of TOKEN_RULES: what the map of several tokens is
     Of several prompts, words are scaled so that the shared words (without such: the other tokens) have their mean mass.
     """
-    words, rests, specials = zip(*(read(maps, prompt) for maps, prompt in zip(attention, prompts, strict=True)))
+    parts = [read(maps, prompt, token_rule) for maps, prompt in zip(attention, prompts, strict=True)]
+    words, rests, specials = zip(*parts)
     masses = [rest.sum(0) if len(rest) else special for rest, special in zip(rests, specials)]
     mean = sum(masses[1:], masses[0]) / len(masses)
     scaled = [maps * (mean / mass.clamp(min=1e-12)) if len(masses) > 1 else maps for maps, mass in zip(words, masses)]
     return Evidence(torch.cat(scaled), torch.stack(rests).mean(0), torch.stack(specials).mean(0))
 
 
-def read(attention: Tensor, prompt: PromptAnnotation) -> tuple[Tensor, Tensor, Tensor]:
+def read(attention: Tensor, prompt: PromptAnnotation, token_rule: str) -> tuple[Tensor, Tensor, Tensor]:
     """The maps of words [K, g, g], of the rest [J, g, g] and of all other tokens [g, g] of one prompt."""
 
-    def mean(entities: Sequence[Sequence[int]]) -> Tensor:
+    def of(entities: Sequence[Sequence[int]]) -> Tensor:
         empty = attention.new_zeros(attention.shape[:2])
-        maps = [attention[..., list(tokens)].mean(-1) if tokens else empty for tokens in entities]
+        maps = [TOKEN_RULES[token_rule](attention[..., list(tokens)]) if tokens else empty for tokens in entities]
         return torch.stack(maps) if maps else attention.new_zeros(0, *attention.shape[:2])
 
     content = attention[..., prompt.rescaling_token_id].sum(-1)
     special = attention.sum(-1) - content
-    return mean(list(prompt.existent_objects.values())), mean(prompt.background_objects), special
+    return of(list(prompt.existent_objects.values())), of(prompt.background_objects), special

@@ -105,7 +105,7 @@ class Finder:
     ) -> Answer:
         """From the token maps of each prompt; scores are refined along the maps of the first."""
         config = self.config
-        found = evidence(attention, prompts)
+        found = evidence(attention, prompts, config.token_method)
         raw = PRESENCE_RULES[config.presence](found)
         presence = probability(raw, **config.calibration)
         taken = presence >= config.least_presence
