@@ -21,10 +21,21 @@ def padded_tokens(tokenizer: Any, encoder: Any, prompts: list[str], length: int)
     return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}, cut
 
 
+def written_out(tokenizer: Any, prompts: list[str]) -> list[str]:
+    """The prompts as diffusers' pipelines hand them to CLIP, and Flux's to T5: a learnt token (textual inversion) of
+    several vectors becomes several tokens."""
+    known = getattr(tokenizer, "added_tokens_encoder", {})
+    if not any(f"{name}_1" in known for name in known):
+        return prompts
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    return TextualInversionLoaderMixin().maybe_convert_prompt(list(prompts), tokenizer)
+
+
 def clip_tokens(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """`padded_tokens` at CLIP's own length."""
+    """`padded_tokens` at CLIP's own length, learnt tokens written out."""
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    return padded_tokens(tokenizer, encoder, prompts, length)
+    return padded_tokens(tokenizer, encoder, written_out(tokenizer, prompts), length)
 
 
 def clip_penultimate(tokenizer: Any, encoder: Any, prompts: list[str]) -> tuple[Tensor, Tensor, list[str]]:

@@ -19,7 +19,7 @@ from goca.config import ASK, ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
 from goca.open import Answer, NoClass, Query
 from goca.open.finding import Finder
-from goca.prompts import PromptAnnotation, annotate, parse_brackets
+from goca.prompts import LearntTokens, PromptAnnotation, annotate, blanked, parse_brackets
 from goca.prompts.tokens import as_read
 from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
@@ -348,16 +348,19 @@ class Segmenter:
         """
         if isinstance(prompt, PromptAnnotation):
             return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
-        groups = {group[0]: group for group in reversed(parse_brackets(prompt.lower()))}  # the first of a name counts
+        known = self.extractor.backbone.tokenizers(self.extractor.parts)
+        learnt = LearntTokens([known[name] for name in ("tokenizer", "tokenizer_2") if name in known])
+        hidden = parse_brackets(learnt.hide(blanked(prompt).lower()))
+        groups = {group[0]: group for group in reversed(hidden)}  # the first of a name counts
         if not groups:
             raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
-        names = dict(enumerate(reversed(groups), start=1))
-        words = [", ".join(groups[name]) for name in names.values()]
+        words = [", ".join(groups[name]) for name in reversed(groups)]
+        names = {number: learnt.show(name) for number, name in enumerate(reversed(groups), start=1)}
         annotation = annotate(
-            ", ".join(f"({text})" if "," in text else text for text in words),
+            learnt.show(", ".join(f"({text})" if "," in text else text for text in words)),
             [[], *([name] for name in names.values())],
             list(names),
-            **self.extractor.backbone.tokenizers(self.extractor.parts),
+            **known,
             add_background=False,
             add_missing=False,
             protocol=self.protocol,

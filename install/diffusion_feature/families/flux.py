@@ -14,7 +14,7 @@ from diffusion_feature.families.blocks import numbered
 from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
-from diffusion_feature.text import clip_tokens, encoder_states
+from diffusion_feature.text import clip_tokens, encoder_states, written_out
 from diffusion_feature.weights import weight_of
 
 LAYOUT = "text-first"
@@ -55,7 +55,8 @@ def first_columns(block: Any) -> Tensor:
 def encode_flux(parts: Parts, prompts: list[str]) -> Conditioning:
     """T5's states [B, N, c], CLIP's pooled state [B, p]; places [N, 3] of text tokens are all zero."""
     weight = like(parts["transformer"])
-    states, _, cut = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], prompts, TEXT, masked=False)
+    read = written_out(parts["tokenizer_2"], prompts)
+    states, _, cut = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], read, TEXT, masked=False)
     tokens, _ = clip_tokens(parts["tokenizer"], parts["text_encoder"], prompts)  # it tells the subject only
     arguments = {
         "encoder_hidden_states": states.to(weight),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from goca.config import SegmenterConfig, load_config
 from goca.guidance.rate import GuidanceError, check_scale, guidance_rate
 from goca.guidance.segmentors import SEGMENTORS, PromptTokens, Segmentor
+from goca.prompts import blanked
 from goca.prompts.tokens import Token, tokenise
 from goca.segmenter import Segmenter
 
@@ -110,6 +111,9 @@ class SemanticGuidance:
             raise GuidanceError(f"{type(self.pipe).__name__} takes no guidance_scale: it cannot be guided")
         check_scale(scale)
         self.call_scale = scale
+        if prompt is not None and (read := getattr(self.pipe, "_text_preprocessing", None)):  # PixArt's
+            texts = read(self.prompts, clean_caption=arguments.get("clean_caption", False))
+            self.tokens = [prompt_tokens(text, self.extractor) for text in texts]
 
     @property
     def scale(self) -> float:
@@ -226,7 +230,9 @@ def prompt_tokens(prompt: str, extractor: FeatureExtractor) -> PromptTokens:
     lengths = [known[name] for name in ("max_length", "max_length_2") if name in known]
     read = READ.get(type(extractor.denoiser).__name__, str)(prompt)
     tokens = tokenise(read, tokenizers, lengths)
-    words = [token for token in tokens if is_word(token)]
+    unweighted = blanked(read)  # the digits of a weight own no region
+    words = [token for token in tokens if is_word(token) and (unweighted[slice(*token.span)].strip() or
+             not read[slice(*token.span)].strip())]  # fmt: skip
     if not words:
         raise GuidanceError(f"the prompt {prompt!r} has no words, so there is nothing to be guided to")
     whole = tokenise(read, tokenizers, [LONG] * len(lengths))

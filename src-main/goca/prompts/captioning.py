@@ -10,6 +10,7 @@ from goca.protocol import Protocol
 
 from .annotation import AnnotationError, PromptAnnotation, check_image_name, read_json_object
 from .grammar import GRAMMARS, CaptionError, Entity, Request
+from .learnt import LearntTokens
 from .tokens import SPANS, Token, as_read, tokenise
 
 
@@ -38,17 +39,21 @@ def annotate(
     Raises CaptionError for a caption that is no text, a class id without a name, tokenizers of another kind.
     """
     switches = Protocol.of(protocol)
-    request = _request(caption, class_names, present, add_background, add_missing)
+    tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
+    learnt = LearntTokens(tokenizers)
+    request = _request(caption, class_names, present, add_background, add_missing, learnt)
     entities = GRAMMARS[switches.caption_grammar](request)
     prompt = ", ".join(entity.text for entity in entities)
-    tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
     spans = SPANS[switches.token_spans]
     read = as_read(prompt, tokenizers, switches.token_spans)
-    tokens = tokenise(read, tokenizers, [max_length, max_length_2])
-    return _collect(prompt, entities, tokens, spans.own(entities, prompt, tokens), spans.order)
+    tokens = tokenise(read, tokenizers, [max_length, max_length_2], learnt)
+    return _collect(learnt.show(prompt), entities, tokens, spans.own(entities, prompt, tokens), spans.order)
 
 
-def _request(caption: str, class_names: Sequence[Sequence[str]], present: Iterable[int], *added: bool) -> Request:
+def _request(
+    caption: str, class_names: Sequence[Sequence[str]], present: Iterable[int], background: bool, missing: bool,
+    learnt: LearntTokens,
+) -> Request:  # fmt: skip
     if not isinstance(caption, str):
         raise CaptionError(f"a caption is a text; found {caption!r}")
     if wrong := [names for names in class_names if isinstance(names, str)]:
@@ -57,7 +62,9 @@ def _request(caption: str, class_names: Sequence[Sequence[str]], present: Iterab
     if unknown := [class_id for class_id in present if not 0 <= class_id < len(class_names)]:
         raise CaptionError(f"class {unknown[0]} is present, but there are only the classes 0 to {len(class_names) - 1}")
     whole = caption.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text for a tokenizer
-    return Request(whole, class_names, [class_id for class_id in dict.fromkeys(present) if class_id], *added)
+    hidden, ids = learnt.hide(whole), [class_id for class_id in dict.fromkeys(present) if class_id]
+    names = [[learnt.hide(name) for name in each] for each in class_names]
+    return Request(hidden, names, ids, background, missing)
 
 
 def _collect(

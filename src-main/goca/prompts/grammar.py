@@ -74,7 +74,7 @@ def parse_brackets(caption: str) -> list[tuple[str, ...]]:
 
 def read_groups(caption: str) -> list[tuple[str, ...]]:
     """The same with every group as often as it is there."""
-    partners = _balanced(caption)
+    partners = balanced(caption)
     groups: list[list[str]] = [[]]
     item = ""
     depth = 0
@@ -100,7 +100,7 @@ def read_groups(caption: str) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups if group]
 
 
-def _balanced(text: str) -> set[int]:
+def balanced(text: str) -> set[int]:
     """Positions of the brackets that have a partner."""
     waiting: list[int] = []
     found: set[int] = set()

@@ -14,6 +14,7 @@ from typing import Any
 
 from .alignment import piece_spans
 from .grammar import STOP_WORDS, CaptionError, Entity, is_mark
+from .learnt import LearntTokens, added_tokens
 
 UNLIMITED = 1_000_000  # model_max_length of a tokenizer that was told no limit is far above
 
@@ -26,12 +27,14 @@ class Token:
     piece     its text as the vocabulary writes it, without word marks ("</w>", "▁"); BERT keeps its "##"
     span      [start, end) in the prompt; (0, 0) for tokens that the tokenizer added
     kind      "word", "global" (stands for the sentence) or "special" (padding, separators, a lone "▁")
+    learnt    a vector of a learnt token (textual inversion); its span is that of the token as written
     """
 
     position: int
     piece: str
     span: tuple[int, int]
     kind: str
+    learnt: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,21 @@ def family_of(tokenizer: Any) -> str:
     raise CaptionError(f"{type(tokenizer).__name__} has neither [CLS] and [SEP] (BERT) nor an end token (CLIP, T5)")
 
 
-def tokenise(prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int | None]) -> list[Token]:
+def tokenise(
+    prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int | None], learnt: LearntTokens | None = None
+) -> list[Token]:
     """The tokens of the sequence the denoiser attends to; which tokenizers make it is read off their families.
 
     max_lengths  one per tokenizer; None is the tokenizer's own. The second sequence starts where the first one,
                  padded to its length, ends. Raises CaptionError for an unknown pair or a length that is not known.
+    learnt       whose letters the prompt may hold
     """
-    families = _families(tokenizers)
+    families, learnt = _families(tokenizers), learnt or LearntTokens(tokenizers)
     tokens: list[Token] = []
     start = 0
     for index in SEQUENCES[families]:
         length = _length(tokenizers[index], max_lengths[index])
-        tokens += _sequence(prompt, tokenizers[index], families[index], length, start)
+        tokens += _sequence(prompt, tokenizers[index], families[index], length, start, learnt)
         if index != SEQUENCES[families][-1] and length is None:
             raise CaptionError("the first of two tokenizers needs max_length: the second one's tokens follow after it")
         start += length or 0
@@ -97,16 +103,22 @@ def _length(tokenizer: Any, max_length: int | None) -> int | None:
     return int(length) if length < UNLIMITED else None
 
 
-def _sequence(prompt: str, tokenizer: Any, name: str, length: int | None, start: int) -> list[Token]:
+def _sequence(
+    prompt: str, tokenizer: Any, name: str, length: int | None, start: int, learnt: LearntTokens
+) -> list[Token]:
     family = FAMILIES[name]
-    ids, spans = _encode(prompt, tokenizer, name, length)
+    read, sources = learnt.written_out(prompt, tokenizer)
+    ids, spans = _encode(read, tokenizer, name, length)
+    if sources is not None:
+        spans = [(sources[first][0], sources[end - 1][1]) if end > first else (0, 0) for first, end in spans]
+    learnt_ids = set(added_tokens(tokenizer).values()) if learnt.pattern else set()
     sentence = getattr(tokenizer, family.sentence)
     added = {getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad", "cls", "sep", "mask")} - {None}
     tokens = []
-    for position, (text, span) in enumerate(zip(tokenizer.convert_ids_to_tokens(ids), spans)):
+    for position, (number, text, span) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), spans)):
         piece = text.replace(family.mark, "") if family.mark else text
         kind = "global" if text == sentence else "special" if text in added or not piece else "word"
-        tokens.append(Token(start + position, piece, span, kind))
+        tokens.append(Token(start + position, piece, span, kind, number in learnt_ids))
     return tokens
 
 
@@ -157,9 +169,13 @@ def own_by_search(entities: Sequence[Entity], prompt: str, tokens: Sequence[Toke
         if token.kind != "word":
             owners.append(None)
             continue
-        found = prompt.find(token.piece, here)
-        start = found if found >= 0 else here - 1
-        here = end = start + len(token.piece)
+        if token.learnt:
+            start, end = token.span
+        else:
+            found = prompt.find(token.piece, here)
+            start = found if found >= 0 else here - 1
+            end = start + len(token.piece)
+        here = end
         if here == len(prompt):
             here = 0
         inside = (index for index, (first, last) in enumerate(spans) if first <= start and end <= last)

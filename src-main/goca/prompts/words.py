@@ -13,7 +13,10 @@ from functools import cached_property
 from typing import Any
 
 from .annotation import PromptAnnotation
+from .grammar import is_mark
+from .learnt import LearntTokens
 from .tokens import tokenise
+from .weighting import blanked
 
 # words that name nothing that could be seen
 FUNCTION_WORDS = frozenset(
@@ -33,7 +36,7 @@ class WordNotFound(ValueError):
 class PromptWords:
     """Words of a prompt as token positions in the sequence that the denoiser attends to.
 
-    prompt         the text as the text encoder reads it
+    prompt         the text as the pipeline is given it; learnt tokens are written out here as the pipeline does it
     tokenizer(s)   as for goca.prompts.annotate
     """
 
@@ -47,7 +50,10 @@ class PromptWords:
     ):
         self.prompt = prompt
         tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
-        self.tokens = tokenise(prompt, tokenizers, [max_length, max_length_2])
+        self.learnt = LearntTokens(tokenizers)
+        hidden = self.learnt.hide(prompt)
+        self.read = blanked(hidden)  # a letter for each learnt token, blanks for weights
+        self.tokens = tokenise(hidden, tokenizers, [max_length, max_length_2], self.learnt)
 
     @cached_property
     def content(self) -> dict[str, list[int]]:
@@ -61,8 +67,8 @@ class PromptWords:
 
     @cached_property
     def _named(self) -> dict[str, list[int]]:
-        found = dict.fromkeys(word.lower() for word in re.findall(r"[^\W_]+(?:['-][^\W_]+)*", self.prompt))
-        return {word: self._find(word) for word in found if word not in FUNCTION_WORDS}
+        found = dict.fromkeys(word.lower() for word in re.findall(r"[^\W_]+(?:(?:['-]|_+)[^\W_]+)*", self.read))
+        return {self.learnt.show(word): self._find(word) for word in found if word not in FUNCTION_WORDS}
 
     @property
     def content_tokens(self) -> list[int]:
@@ -71,7 +77,7 @@ class PromptWords:
 
     def positions(self, word: str) -> list[int]:
         """The tokens of a word, or of several words in a row, at every occurrence. Raises WordNotFound."""
-        wanted = " ".join(word.split())
+        wanted = self.learnt.hide(" ".join(word.split()))
         found = self._find(wanted) if wanted else []
         if not found:
             there = ", ".join(self.content) or "(none)"
@@ -90,13 +96,15 @@ class PromptWords:
         return annotation, dict(enumerate(names, start=1))
 
     def _spans(self, word: str) -> list[tuple[int, int]]:
-        pattern = r"\s+".join(map(re.escape, word.split()))
-        return [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", self.prompt, re.IGNORECASE)]
+        pattern = r"[\s_]+".join(map(re.escape, re.split(r"[\s_]+", word)))  # tags have underscores between words
+        return [found.span() for found in re.finditer(rf"(?<![^\W_]){pattern}(?![^\W_])", self.read, re.IGNORECASE)]
 
     def _find(self, word: str) -> list[int]:
         spans = self._spans(word)
         return [
             token.position
             for token in self.tokens
-            if token.kind == "word" and any(token.span[0] < end and start < token.span[1] for start, end in spans)
+            if token.kind == "word"
+            and any(token.span[0] < end and start < token.span[1] for start, end in spans)
+            and not all(map(is_mark, self.read[slice(*token.span)]))
         ]
