@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
+import trees
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -55,11 +55,9 @@ def environment():
     return {name: value for name, value in os.environ.items() if name not in launcher} | ALONE
 
 
-def voc_mini(goldens):
-    """What turns a command towards the recorded VOC tree and the tiny model beside it."""
-    tree = goldens / "set6_voc_mini"
-    if not tree.is_dir():
-        pytest.skip(f"no {tree}")
+def voc_mini(goldens, tree=None):
+    """What turns a command towards a small VOC tree, by default five drawn images, and the recorded tiny model."""
+    tree = tree or trees.voc_mini()
     return [
         "dataset=voc", f"dataset.root={tree}/VOCdevkit/VOC2012", f"dataset.labels={tree}/gpt_output/voc.json",
         *tiny(goldens, 256),

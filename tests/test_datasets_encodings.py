@@ -19,8 +19,8 @@ FACTS = {"voc": 21, "context": 60, "coco-object": 81, "coco-stuff": 28, "citysca
 
 
 @pytest.fixture(scope="module")
-def facts(goldens):
-    return json.loads((goldens.parent / "facts/classes.json").read_text())
+def facts(full_record):
+    return json.loads((full_record.parent / "facts/classes.json").read_text())
 
 
 @pytest.mark.parametrize("name", FACTS)

@@ -110,11 +110,9 @@ def golden_cases(goldens):
     return about, np.load(folder / "evaluation.npz")
 
 
-@pytest.mark.parametrize("case", ["c21/vanilla", "c21/max", "c21/exact", "c21/avg", "c21/offset", "nan/offset"])
+@pytest.mark.parametrize("case", ["c21/vanilla", "c21/max", "c21/exact", "c21/avg", "c21/offset"])
 def test_recorded_counts_are_met_to_the_integer(goldens, case):
     about, recorded = golden_cases(goldens)
-    if case not in about["cases"]:
-        pytest.skip(f"{case} is not among the recorded outputs")
     setting = about["cases"][case]
     metric = MeanIoU(recorded[f"{case}/union"].shape[1], setting["method"], setting["thresholds"])
     for name in setting["images"]:

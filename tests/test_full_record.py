@@ -3,10 +3,15 @@
 import gzip
 import json
 
+import commands
+import numpy as np
 import pytest
+from goca.benchmark import Benchmark
 from goca.prompts import annotate
 from goca.prompts.grammar import split_first_group
 from transformers import AutoTokenizer
+
+PIXELS = 10  # of 48 050, summed over classes: rounding, and the posterior sample (std 3e-7) that no seed fixes
 
 
 def load(path):
@@ -57,3 +62,27 @@ def test_every_class_named_has_tokens_in_every_published_shape_of_caption(full_r
 def test_entity_splitter(full_record):
     for example in json.loads((full_record / "set2_captioner" / "entity_split_examples.json").read_text()):
         assert split_first_group(example["input"]) == example["output"], example["input"]
+
+
+def test_the_captioner_writes_the_recorded_file_byte_for_byte(full_record, tmp_path):
+    tree = full_record / "set6_voc_mini"
+    given = commands.voc_mini(full_record, tree)
+    commands.caption(*given, "protocol=released", f"annotations={tmp_path / 'out.json'}")
+    assert (tmp_path / "out.json").read_bytes() == (tree / "prompt_annotation_voc-15.json").read_bytes()
+
+
+@pytest.mark.parametrize(("model", "name"), [("sd15", "goca"), ("sd15-vanilla", "vanilla")])
+@pytest.mark.parametrize("annotated", ["from the file", "on the fly"])
+def test_the_recorded_run_is_met(full_record, tmp_path, model, name, annotated):
+    tree = full_record / "set6_voc_mini"
+    given = [*commands.voc_mini(full_record, tree), "protocol=released", f"noise_file={tree}/noise.npz"]
+    given += [f"annotations={tree}/prompt_annotation_voc-15.json"] if annotated == "from the file" else []
+    results = Benchmark.of(commands.values(*given, f"model={model}", f"run_dir={tmp_path}")).run()
+    expected = np.load(tree / "expected" / f"counts_{name}.npz")
+    for counts in ("intersection", "union"):
+        assert np.abs(np.array(results["counts"][counts]) - expected[counts]).sum(axis=1).max() <= PIXELS
+    lines = (tmp_path / "evaluation.txt").read_text().splitlines()
+    recorded = (tree / "expected" / f"evaluation_{name}.txt").read_text().splitlines()
+    for line, other in zip(lines, recorded, strict=True):
+        assert line.split()[2:] == other.split()[2:]
+        assert float(line.split()[1]) == pytest.approx(float(other.split()[1]), abs=5e-5)

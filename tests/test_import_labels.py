@@ -43,8 +43,8 @@ def changed(path, **entries):
     path.write_text(json.dumps(labels))
 
 
-def test_all_six_published_files(goldens, command, tmp_path):
-    folder = goldens.parent / "data" / "gpt_output"
+def test_all_six_published_files(full_record, command, tmp_path):
+    folder = full_record.parent / "data" / "gpt_output"
     code, said = command(folder)
     assert code == 0
     for name, published in PUBLISHED.items():
@@ -54,8 +54,8 @@ def test_all_six_published_files(goldens, command, tmp_path):
     assert code == 0 and "is there already" in said
 
 
-def test_recorded_voc_tree(goldens, command):
-    tree = goldens / "set6_voc_mini"
+def test_recorded_voc_tree(full_record, command):
+    tree = full_record / "set6_voc_mini"
     code, said = command(tree, "voc", "--root", f"voc={tree / 'VOCdevkit' / 'VOC2012'}", "--strict")
     assert code == 0 and "5 images in the data set's list" in said and "missing" not in said
 

@@ -45,8 +45,8 @@ def test_loads_without_torch_and_openai():
 # --- words -------------------------------------------------------------------------------------------------------
 
 
-def test_six_benchmarks_have_words_of_their_own(goldens):
-    facts = json.loads((goldens.parent / "facts" / "classes.json").read_text())
+def test_six_benchmarks_have_words_of_their_own(full_record):
+    facts = json.loads((full_record.parent / "facts" / "classes.json").read_text())
     assert vocabularies() == sorted(["ade20k", "cityscapes", "coco-object", "coco-stuff", "context", "voc"])
     for name in vocabularies():
         words = vocabulary(name, [])
@@ -204,10 +204,10 @@ def test_any_text_is_a_caption_or_has_a_reason(text):
         json.dumps(caption).encode()
 
 
-def test_published_captions_would_be_taken(goldens):
+def test_published_captions_would_be_taken(full_record):
     """Real answers of a real model: all but refusals and overlong ones pass."""
     for name, length in (("voc", 20), ("context", 35), ("city", 20), ("ade", 20)):
-        captions, _ = read_captions(goldens.parent / "data" / "gpt_output" / f"{name}.json")
+        captions, _ = read_captions(full_record.parent / "data" / "gpt_output" / f"{name}.json")
         for caption in captions.values():
             assert read_caption(Reply(caption, "stop", None, None, None), 2 * length)
 

@@ -44,8 +44,8 @@ def test_file_round_trip(tmp_path_factory, found):
     assert [p.name for p in path.parent.iterdir()] == ["out.json"]
 
 
-def test_published_file_is_rewritten_byte_for_byte(goldens, tmp_path):
-    published = goldens / "set6_voc_mini" / "prompt_annotation_voc-15.json"
+def test_published_file_is_rewritten_byte_for_byte(full_record, tmp_path):
+    published = full_record / "set6_voc_mini" / "prompt_annotation_voc-15.json"
     write_annotations(tmp_path / "out.json", read_annotations(published))
     assert (tmp_path / "out.json").read_bytes() == published.read_bytes()
 
