@@ -100,7 +100,8 @@ def test_a_segmenter_encodes_what_the_pipeline_encodes(save, tmp_path):
     more |= {} if family == "sd" else {"prompt_2": None}
     expected = pipe.encode_prompt("<toy>, grass", device="cpu", **more)
     torch.testing.assert_close(encoded.arguments["encoder_hidden_states"], expected[0])
-    assert segmenter(PICTURE, "<toy>, grass").names == ["<toy>", "grass", "background"]
+    for ask in ("open", "complete"):
+        assert segmenter(PICTURE, "<TOY>, grass", ask=ask).names == ["<toy>", "grass", "background"]
 
 
 def test_tracing_and_guidance_read_learnt_tokens(pipe):

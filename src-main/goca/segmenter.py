@@ -124,7 +124,7 @@ class Segmenter:
         if len(prompts) != len(image):
             raise ValueError(f"{len(image)} pictures and {len(prompts)} prompts; expected one each, or one for all")
         if self.asked(ask, prompts) == "open":
-            queries = [Query.of_words(each) for each in prompts]
+            queries = [Query.of_words(each, self.learnt) for each in prompts]
             answers = self.look_for(image, queries, noise, image_id)
             return [answer.segmentation(*each) for answer, *each in zip(answers, queries, image, strict=True)]
         read = [self.read_prompt(each) for each in prompts]
@@ -148,7 +148,7 @@ class Segmenter:
     def fitted(self, prompt: Prompt | Sequence[str], ask: str | None = None) -> tuple[list[str], list[str]]:
         """The texts that a prompt is asked in, and the names of classes whose words are cut since they do not fit."""
         if self.asked(ask, [prompt]) == "open":
-            query = Query.of_words(prompt)
+            query = Query.of_words(prompt, self.learnt)
             asked, names = Finder(self).prompts(query), query.names()
         else:
             annotation, names = self.read_prompt(prompt)
@@ -341,6 +341,11 @@ class Segmenter:
                 )
         return maps.masked_fill(empty[:, None, None], 0) if bool(empty.any()) else maps
 
+    @property
+    def learnt(self) -> LearntTokens:
+        """The learnt tokens (textual inversion) that the pipeline has now."""
+        return LearntTokens.of(**self.extractor.backbone.tokenizers(self.extractor.parts))
+
     def read_prompt(self, prompt: str | PromptAnnotation) -> tuple[PromptAnnotation, dict[int, str]]:
         """The annotation of a prompt, and the names of its classes; in a string every entity becomes a class.
 
@@ -348,19 +353,17 @@ class Segmenter:
         """
         if isinstance(prompt, PromptAnnotation):
             return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
-        known = self.extractor.backbone.tokenizers(self.extractor.parts)
-        learnt = LearntTokens([known[name] for name in ("tokenizer", "tokenizer_2") if name in known])
-        hidden = parse_brackets(learnt.hide(blanked(prompt).lower()))
+        hidden = parse_brackets(self.learnt.hide(blanked(prompt), any_case=True).lower())
         groups = {group[0]: group for group in reversed(hidden)}  # the first of a name counts
         if not groups:
             raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
         words = [", ".join(groups[name]) for name in reversed(groups)]
-        names = {number: learnt.show(name) for number, name in enumerate(reversed(groups), start=1)}
+        names = {number: self.learnt.show(name) for number, name in enumerate(reversed(groups), start=1)}
         annotation = annotate(
-            learnt.show(", ".join(f"({text})" if "," in text else text for text in words)),
+            self.learnt.show(", ".join(f"({text})" if "," in text else text for text in words)),
             [[], *([name] for name in names.values())],
             list(names),
-            **known,
+            **self.extractor.backbone.tokenizers(self.extractor.parts),
             add_background=False,
             add_missing=False,
             protocol=self.protocol,

@@ -6,6 +6,7 @@ first: a causal text encoder reads them without knowing what follows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from goca.open.query import Query
 from goca.prompts.annotation import PromptAnnotation
 from goca.prompts.grammar import Entity
+from goca.prompts.learnt import LearntTokens
 from goca.prompts.tokens import own_by_offsets, tokenise
 
 
@@ -67,16 +69,18 @@ class Writer:
 
     def own(self, entities: Sequence[Entity]) -> tuple[str, list[list[int]]]:
         """The text, and for each entity the positions of its tokens."""
-        text = self.separator.join(entity.text for entity in entities)
         given = dict(self.tokenizers)
+        learnt = LearntTokens.of(**given)
+        entities = [dataclasses.replace(entity, text=learnt.hide(entity.text)) for entity in entities]
+        text = self.separator.join(entity.text for entity in entities)
         suffixes = [suffix for suffix in ("", "_2") if given.get(f"tokenizer{suffix}") is not None]
         lengths = [given.get(f"max_length{suffix}") for suffix in suffixes]
-        tokens = tokenise(text, [given[f"tokenizer{suffix}"] for suffix in suffixes], lengths)
+        tokens = tokenise(text, [given[f"tokenizer{suffix}"] for suffix in suffixes], lengths, learnt)
         owned: list[list[int]] = [[] for _ in entities]
         for token, owner in zip(tokens, own_by_offsets(entities, text, tokens, self.separator)):
             if owner is not None:
                 owned[owner].append(token.position)
-        return text, owned
+        return learnt.show(text), owned
 
 
 def deal(entities: Sequence[Entity], sizes: Sequence[int], parts: int) -> list[list[Entity]]:

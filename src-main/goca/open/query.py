@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from goca.prompts.grammar import parse_brackets, read_groups
+from goca.prompts.learnt import LearntTokens
+from goca.prompts.weighting import blanked
 
 
 class NoClass(ValueError):
@@ -47,15 +49,18 @@ class Query:
         return cls(found, tuple(word for word in rest if word and word not in taken))
 
     @classmethod
-    def of_words(cls, words: str | Sequence[str]) -> Query:
+    def of_words(cls, words: str | Sequence[str], learnt: LearntTokens | None = None) -> Query:
         """A text such as "cat, (tree, trunk)", or a list of words; the words become the classes 1, 2, ...
 
-        Parts stand in brackets behind what they belong to. Errors: NoClass, WordTwice.
+        Parts stand in brackets behind what they belong to; weights are read over. Errors: NoClass, WordTwice.
+        learnt   the model's learnt tokens, which are words as they stand
         """
         texts = [words] if isinstance(words, str) else list(words)
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise NoClass(f"{wrong[0]!r} is no word; expected texts such as ['cat', 'grass']")
-        groups = [group for text in texts for group in read_groups(text.lower())]
+        learnt = learnt or LearntTokens([])
+        hidden = [learnt.hide(blanked(text), any_case=True).lower() for text in texts]
+        groups = [tuple(map(learnt.show, group)) for text in hidden for group in read_groups(text)]
         if not groups:
             raise NoClass(f"the prompt {words!r} names nothing; expected e.g. 'cat, grass, wall'")
         return cls(tuple(enumerate(groups, start=1)))

@@ -62,8 +62,8 @@ def _request(
     if unknown := [class_id for class_id in present if not 0 <= class_id < len(class_names)]:
         raise CaptionError(f"class {unknown[0]} is present, but there are only the classes 0 to {len(class_names) - 1}")
     whole = caption.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text for a tokenizer
-    hidden, ids = learnt.hide(whole), [class_id for class_id in dict.fromkeys(present) if class_id]
-    names = [[learnt.hide(name) for name in each] for each in class_names]
+    hidden, ids = learnt.hide(whole, any_case=True), [class_id for class_id in dict.fromkeys(present) if class_id]
+    names = [[learnt.hide(name, any_case=True) for name in each] for each in class_names]
     return Request(hidden, names, ids, background, missing)
 
 

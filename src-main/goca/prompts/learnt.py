@@ -27,20 +27,27 @@ class LearntTokens:
     """
 
     def __init__(self, tokenizers: Sequence[Any]):
-        names = {name for tokenizer in tokenizers for name in added_tokens(tokenizer)}
-        longest_first = sorted(names, key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if names else None
-        self.letters: dict[str, str] = {}  # in lower case -> its letter
-        self.names: dict[str, str] = {}  # letter -> as it was written first
+        names = sorted({name for tokenizer in tokenizers for name in added_tokens(tokenizer)})
+        self.letters = {name: chr(LETTERS + number) for number, name in enumerate(names)}
+        self.names = {letter: name for name, letter in self.letters.items()}
 
-    def hide(self, text: str) -> str:
-        """The text with a letter for each learnt token."""
-        return self.pattern.sub(self._letter, text) if self.pattern else text
+    @classmethod
+    def of(cls, tokenizer: Any, tokenizer_2: Any = None, **lengths: int | None) -> LearntTokens:
+        """From what `goca.prompts.annotate` takes."""
+        return cls([tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2])
 
-    def _letter(self, match: re.Match[str]) -> str:
-        letter = self.letters.setdefault(match[0].lower(), chr(LETTERS + len(self.letters)))
-        self.names.setdefault(letter, match[0])
-        return letter
+    def hide(self, text: str, any_case: bool = False) -> str:
+        """The text with a letter for each learnt token; `any_case`: also where it is written with other capitals."""
+        if not self.letters:
+            return text
+        longest_first = "|".join(re.escape(name) for name in sorted(self.letters, key=len, reverse=True))
+        lower = {name.lower(): letter for name, letter in self.letters.items()}
+        return re.sub(
+            longest_first,
+            lambda found: self.letters.get(found[0]) or lower[found[0].lower()],
+            text,
+            flags=re.IGNORECASE if any_case else 0,
+        )
 
     def show(self, text: str) -> str:
         """The text with the learnt tokens in place of their letters."""
@@ -53,7 +60,7 @@ class LearntTokens:
         Raises CaptionError where a learnt token is written inside another one: what diffusers makes of them is chance.
         """
         shown = self.show(prompt)
-        several = vectors(shown, tokenizer) if self.pattern else {}
+        several = vectors(shown, tokenizer) if self.letters else {}
         if not several and shown == prompt:
             return prompt, None
         parts = "|".join(map(re.escape, [*self.names, *several]))

@@ -111,7 +111,7 @@ def _sequence(
     ids, spans = _encode(read, tokenizer, name, length)
     if sources is not None:
         spans = [(sources[first][0], sources[end - 1][1]) if end > first else (0, 0) for first, end in spans]
-    learnt_ids = set(added_tokens(tokenizer).values()) if learnt.pattern else set()
+    learnt_ids = set(added_tokens(tokenizer).values()) if learnt.letters else set()
     sentence = getattr(tokenizer, family.sentence)
     added = {getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad", "cls", "sep", "mask")} - {None}
     tokens = []
