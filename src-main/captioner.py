@@ -15,10 +15,11 @@ from typing import Any
 
 import hydra
 from goca.benchmark import Benchmark
+from goca.command import check_arguments, resolved, told
 from goca.datasets import Dataset, SampleError, class_label, load_dataset
 from goca.evaluation import Captions
 from goca.prompts import CaptionError, PromptAnnotation, load_tokenizers, write_annotations
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 SHOWN = 10  # skipped images and lost classes that are listed one by one
@@ -26,13 +27,8 @@ SHOWN = 10  # skipped images and lost classes that are listed one by one
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
-    try:
-        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        caption(values)
-    except (ValueError, OSError) as error:
-        if not type(error).__module__.startswith(("goca", "diffusion_feature")) and not isinstance(error, OSError):
-            raise
-        sys.exit(f"{type(error).__name__}: {error}")
+    with told():
+        caption(resolved(config))
 
 
 def caption(values: dict[str, Any]) -> None:
@@ -83,4 +79,6 @@ def report(annotations: dict[str, PromptAnnotation], skipped: list[str], dataset
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        check_arguments(sys.argv[1:])
+        main()

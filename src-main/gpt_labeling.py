@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from goca.command import check_arguments, fields_of, resolved, told
 from goca.datasets import DatasetConfig, load_dataset
 from goca.labeling import (
     AnswerLog,
@@ -22,29 +23,30 @@ from goca.labeling import (
     Labeler,
     LabelerConfig,
     LabelingError,
+    LabelingSettings,
     check_own,
     dollars,
     vocabulary,
     write_labels,
 )
-from omegaconf import DictConfig, OmegaConf
+from goca.schema import check
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = "what is answered is kept, run again to go on"
+KEYS = {
+    **dict.fromkeys(fields_of("goca.labeling", "LabelingSettings")()),
+    "dataset": fields_of("goca.datasets", "DatasetConfig"),
+    "labeler": fields_of("goca.labeling", "LabelerConfig"),
+}
 SHOWN = 10  # skipped images and failures that are listed one by one
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="labeling")
 def main(config: DictConfig) -> None:
-    try:
-        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        label(values)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; what is answered is kept, run again to go on")
-    except (ValueError, OSError) as error:
-        if not type(error).__module__.startswith("goca") and not isinstance(error, OSError):
-            raise
-        sys.exit(f"{type(error).__name__}: {error}")
+    with told(KEPT):
+        label(resolved(config))
 
 
 def label(values: dict[str, Any]) -> None:
@@ -73,14 +75,12 @@ def label(values: dict[str, Any]) -> None:
 
 def prepared(values: dict[str, Any]) -> tuple[Labeler, Path]:
     """The job and the labels file that it writes."""
-    limit = values["limit"]
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise LabelingError(f"limit is {limit!r}; it must be a number of images, or null for all")
+    check(LabelingSettings, values, LabelingError, beside=["dataset", "labeler"])
     config = DatasetConfig.of(values["dataset"])
     dataset = load_dataset(config)
     words = vocabulary(config.classes, dataset.class_names)
     labeler = Labeler(
-        LabelerConfig.of(values["labeler"]), dataset, words, caption_len=values["caption_len"], limit=limit
+        LabelerConfig.of(values["labeler"]), dataset, words, caption_len=values["caption_len"], limit=values["limit"]
     )
     if not (given := values["labels"] or config.labels):
         raise LabelingError("labels is not set; give the file to write: labels=gpt_output/NAME.json")
@@ -144,4 +144,6 @@ def listed(title: str, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told(KEPT):
+        check_arguments(sys.argv[1:], KEYS)
+        main()

@@ -17,25 +17,25 @@ from functools import partial
 from typing import Any
 
 import hydra
+from goca.command import check_arguments, resolved, told
 from goca.evaluation import table
-from goca.overrides import GROUPS, default_run_dir
+from goca.overrides import default_run_dir
+from goca.settings import GROUPS
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
+
+KEPT = "what is counted is kept; give the same command again to go on"
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
     job = HydraConfig.get()
     choices = {group: job.runtime.choices[group] for group in GROUPS}
-    try:
-        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    with told(KEPT):
+        values = resolved(config)
         values["run_dir"] = values["run_dir"] or default_run_dir(choices, job.overrides.task)
         evaluate({**values, "choices": choices})
-    except (ValueError, OSError) as error:
-        if not type(error).__module__.startswith(("goca", "diffusion_feature")) and not isinstance(error, OSError):
-            raise
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def evaluate(values: dict[str, Any]) -> None:
@@ -54,4 +54,6 @@ def evaluate(values: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told(KEPT):
+        check_arguments(sys.argv[1:])
+        main()

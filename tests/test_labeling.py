@@ -1,5 +1,6 @@
 """The labeller's parts: words, settings, prices, pictures, captions, and the log of answers."""
 
+import dataclasses
 import io
 import json
 import resource
@@ -119,6 +120,33 @@ def test_wrong_settings(fields, message):
     with pytest.raises(LabelingError, match=message) as caught:
         LabelerConfig.of({"model": "see-1", **fields} if fields else {})
     assert "secret" not in str(caught.value)
+
+
+ODD = [None, True, -1, 2**70, 10**5000, 1e40, float("nan"), "", "x", "a\0b", "\ud800", [], [0], {}, {0: 1}, object(),
+       {"x": [1e400]}, {"x": {1, 2}}, "x" * 50_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(LabelerConfig)])
+def test_every_setting_takes_its_values_and_answers_all_others_with_a_sentence(key):
+    refused = 0
+    for odd in ODD:
+        try:
+            json.dumps(LabelerConfig.of({"model": "see-1", key: odd}).asked())
+        except LabelingError as error:
+            refused += 1
+            assert key in str(error) and len(str(error)) < 500
+    assert refused > len(ODD) * 0.6
+
+
+@pytest.mark.parametrize("fields", [{"model": "KEY"}, {"options": {"user": "KEY"}}, {"options": {"a": {"b": ["KEY"]}}},
+                                    {"detail": "KEY"}])  # fmt: skip
+@pytest.mark.parametrize("key", ["sk-proj-abcdefghijklmnop", "0123\"456\\789abcdef"])
+def test_a_key_among_the_settings_is_refused_and_not_repeated(monkeypatch, fields, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    filled = json.loads(json.dumps({"model": "see-1", **fields}).replace("KEY", json.dumps(key)[1:-1]))
+    with pytest.raises(LabelingError, match=r"Keys belong in the environment") as caught:
+        LabelerConfig.of(filled).key()
+    assert key not in str(caught.value)
 
 
 def test_the_key_comes_from_the_environment(monkeypatch):

@@ -4,6 +4,7 @@ from diffusion_feature.attention import Attention
 from diffusion_feature.backbone import AttentionLayer, Backbone, DenseFeature
 from diffusion_feature.errors import (
     AttentionNotSeen,
+    DeviceNotFound,
     ExtractorError,
     LayerNotFound,
     PartMissing,
@@ -26,6 +27,7 @@ __all__ = [
     "Backbone",
     "Consumer",
     "DenseFeature",
+    "DeviceNotFound",
     "ExtractorError",
     "FeatureExtractor",
     "LayerNotFound",

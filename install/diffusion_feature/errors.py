@@ -10,6 +10,10 @@ class ExtractorError(Exception):
     """Anything the extractor refuses to do."""
 
 
+class DeviceNotFound(ExtractorError, ValueError):
+    """A device that torch does not know, or that this machine does not have; the message lists those that are here."""
+
+
 class PipelineNotFound(ExtractorError, FileNotFoundError):
     """Neither a folder written by `save_pretrained` nor a hub id that can be read."""
 

@@ -9,7 +9,7 @@ import torch
 
 from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.devices import cast, offload
-from diffusion_feature.errors import ExtractorError, PartMissing
+from diffusion_feature.errors import DeviceNotFound, ExtractorError, PartMissing
 from diffusion_feature.reading import all_of, int8, other_denoiser, read_parts, refuse_other, wrong_family
 
 
@@ -78,11 +78,25 @@ def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto": the accelerator that torch finds, else the CPU."""
+    """ "auto": the accelerator that torch finds, else the CPU. Raises DeviceNotFound for one that is not here."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            wanted = torch.device(device)
+        except (RuntimeError, TypeError):
+            raise DeviceNotFound(f"device {device!r} is not known; there are here: auto, {devices()}") from None
+        kind = getattr(torch, wanted.type, None)
+        if hasattr(kind, "device_count") and not (wanted.index or 0) < kind.device_count():  # type: ignore[union-attr]
+            raise DeviceNotFound(f"there is no device {str(wanted)!r} here; there are: auto, {devices()}")
+        return wanted
     found = torch.accelerator.current_accelerator(check_available=True)
     return found if found is not None else torch.device("cpu")
+
+
+def devices() -> str:
+    """The devices of this machine, for people."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    return ", ".join(["cpu", *(f"{accelerator.type}:{number}" for number in range(count))])  # type: ignore[union-attr]
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device | None, half: torch.dtype = torch.float16) -> torch.dtype:

@@ -9,77 +9,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from diffusion_feature.loading import pick_device
+
 from goca import evaluation
-from goca.config import ConfigError, SegmenterConfig, load_config
+from goca.config import FIELDS, SegmenterConfig, read_fields
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.evaluation import AnnotationFile, Captions, MeanIoU, NoiseFile, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record
 from goca.prompts import PromptAnnotation, annotate
-from goca.protocol import Protocol, words
+from goca.protocol import Protocol
+from goca.schema import ConfigError, check, shown
+from goca.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
 
 if TYPE_CHECKING:
     from goca.segmenter import Segmenter
 
 Kind = TypeVar("Kind", bound="Segmenter")
-TASKS = ("segmentation", "unsupervised")
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(RunSettings):
     """One run's configuration, read and checked. `Benchmark.of(config).run()`.
 
     values  every value of the configuration, for results.json; the other fields are read from it
     """
 
+    run_dir: Path
     model: SegmenterConfig
     dataset: DatasetConfig
-    run_dir: Path
-    annotations: str | None
-    noise_file: str | None
-    seed: int
-    limit: int | None
-    fixed_threshold: float
-    device: str
-    dtype: str
-    batch_size: int
-    max_bytes: int | None
-    offload: str | None
-    int8_text: bool
     values: Mapping[str, Any]
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Benchmark:
         """From the fields of configs/config.yaml; `task` picks the class. ConfigError, DatasetError, ProtocolError."""
-        if (task := config.get("task", TASKS[0])) not in TASKS:
-            raise ConfigError(f"task {task!r} is not known; there are: {', '.join(TASKS)}")
-        if task == "unsupervised":
+        own, model, dataset = checked(config)
+        if own.get("task") == "unsupervised":
             from goca.unsupervised import UnsupervisedBenchmark
 
             cls = UnsupervisedBenchmark
-        protocol = config.get("protocol", "paper")
-        config = {**config, "protocol": words(protocol) if isinstance(protocol, Mapping) else protocol}
-        model = load_config({**config["model"], "protocol": config["protocol"]})
-        if model.keep_all_objects:
-            raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
         return cls(
+            **own | {"run_dir": Path(own["run_dir"]), "merging": Merging.of(own.get("merging"))},
             model=model,
-            dataset=DatasetConfig.of(config["dataset"]),
-            run_dir=Path(config["run_dir"]),
-            annotations=config.get("annotations"),
-            noise_file=config.get("noise_file"),
-            seed=config.get("seed", 0),
-            limit=_count("limit", config.get("limit")),
-            fixed_threshold=config.get("fixed_threshold", 0),
-            device=config.get("device", "auto"),
-            dtype=config.get("dtype", "auto"),
-            batch_size=_count("batch_size", config.get("batch_size", 1)),
-            max_bytes=_count("max_bytes", config.get("max_bytes")),
-            offload=config.get("offload"),
-            int8_text=config.get("int8_text", False),
-            values=config,
+            dataset=dataset,
+            values={**config, "protocol": Protocol.plain(config.get("protocol", "paper"))},
         )
 
     def run(
@@ -90,6 +65,7 @@ class Benchmark:
         rank, world  this process's number among all of them; images are dealt out one by one
         progress     wraps the ids of the images that are left
         """
+        pick_device(self.device)
         dataset = load_dataset(self.dataset)
         ids = dataset.ids[: self.limit]
         metric, load = self.metric(dataset), self.loader(dataset)
@@ -205,11 +181,32 @@ class Benchmark:
         )
 
 
-def _count(name: str, value: Any) -> Any:
-    """A positive whole number, or None."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    return value
+def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:
+    """A run's own keys as they are given, its model and its data set, each value of its type.
+
+    Raises ConfigError, DatasetError or ProtocolError; nothing is loaded, nothing is looked for on the disk.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"the configuration is {shown(config)}; expected a mapping of {', '.join(KEYS)}")
+    check(RunSettings, config, ConfigError, beside=[*GROUPS, *BESIDES])
+    own = {key: value for key, value in config.items() if key not in (*GROUPS, *BESIDES)}
+    for key in ("run_dir", "model", "dataset"):
+        if config.get(key) is None:
+            raise ConfigError(f"{key} is not set")
+    Merging.of(own.get("merging"))
+    model = config["model"]
+    if not isinstance(model, str | Mapping):
+        raise ConfigError(f"model is {shown(model)}; expected a mapping of {', '.join(FIELDS)}, or a name")
+    protocol = Protocol.of(config.get("protocol", "paper"))
+    fields = read_fields(model)
+    if "protocol" in fields and Protocol.of(fields["protocol"]) != protocol:
+        raise ConfigError("model.protocol and protocol differ; a run has one, so set protocol alone")
+    fields["protocol"] = protocol
+    check(SegmenterConfig, fields, ConfigError, "model")
+    found = SegmenterConfig(**fields)
+    if found.keep_all_objects:
+        raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
+    return own, found, DatasetConfig.of(config["dataset"])
 
 
 def _placed(location: str | None) -> str | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from goca.heads import HEAD_RULES
 from goca.layers import LAYER_RULES
@@ -19,11 +18,7 @@ from goca.protocol import ASK as ASK
 from goca.protocol import Protocol
 from goca.refine.chain import ChainError, Step, read_chain
 from goca.rescaling import RESCALE_RULES, TOKEN_RULES
-
-
-class ConfigError(ValueError):
-    """An unknown config, field, rule or value; the message lists the known ones."""
-
+from goca.schema import ConfigError, Count, OneOf, Pair, Range, Text, check_fields, is_list, is_number, nearest, shown
 
 RULES: dict[str, Mapping[str, Any]] = {
     "head_method": HEAD_RULES,
@@ -35,10 +30,17 @@ RULES: dict[str, Mapping[str, Any]] = {
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
 CURVE = ("slope", "midpoint")
-LEAST = {"img_size": 8, "feat_size": 3, "t": 0, "affinity_order": 0, "draws": 1}  # the blur reflects two pixels: 3
 SHARED = "_defaults"  # the file that all configs start from
-SIZES = ("img_size", "feat_size")
 Size = int | tuple[int, int]
+Timestep = Annotated[int, Range(0, 999)]
+Layers = Text | tuple[Text, ...]
+
+
+def versions() -> list[str]:
+    """The families that are known by now."""
+    from diffusion_feature.families import VERSIONS
+
+    return list(VERSIONS)
 
 
 @dataclass(frozen=True)
@@ -72,78 +74,57 @@ class SegmenterConfig:
     protocol        "paper", "released" or a mapping of switches
     """
 
-    version: str
-    img_size: Size
-    feat_size: Size
-    t: int
-    ref_layer: str
-    self_layers: str | tuple[str, ...]
-    cross_layers: str | tuple[str, ...] = "all"
-    head_method: str = "dot-product w/o clamp"
-    layer_method: str = "dot-product similarity"
-    rescale_method: str = "sum-1 rescaling + per-token renorm+"
-    token_method: str = "mean"
+    version: Annotated[str, OneOf(versions)]
+    img_size: Annotated[Size, Pair(8, 16384)]
+    feat_size: Annotated[Size, Pair(3, 4096)]  # the blur reflects two pixels, so that three are needed
+    t: Timestep
+    ref_layer: Text
+    self_layers: Layers
+    cross_layers: Layers = "all"
+    head_method: Annotated[str, OneOf(HEAD_RULES)] = "dot-product w/o clamp"
+    layer_method: Annotated[str, OneOf(LAYER_RULES)] = "dot-product similarity"
+    rescale_method: Annotated[str, OneOf(RESCALE_RULES)] = "sum-1 rescaling + per-token renorm+"
+    token_method: Annotated[str, OneOf(TOKEN_RULES)] = "mean"
     refine: tuple[Any, ...] = ("affinity",)
-    affinity_order: int = 2
+    affinity_order: Annotated[int, Range(0, 1000)] = 2
     keep_all_objects: bool = False
     flips: bool = False
-    draws: int = 1
-    timesteps: tuple[int, ...] = ()
-    method: str = "goca"
+    draws: Count = 1
+    timesteps: tuple[Timestep, ...] = ()
+    method: Annotated[str, OneOf(METHODS)] = "goca"
     class_prompt: str = "a photograph of {name}, {caption}"
-    ask: str | None = None
-    rest: str = "vocabulary"
-    presence: str = "share peak"
+    ask: Annotated[str, OneOf(ASK)] | None = None
+    rest: Annotated[str, OneOf(REST_RULES)] = "vocabulary"
+    presence: Annotated[str, OneOf(PRESENCE_RULES)] = "share peak"
     calibration: Mapping[str, float] = field(default_factory=lambda: {"slope": 12.0, "midpoint": 0.4})
-    least_presence: float = 0.5
+    least_presence: Annotated[float, Range(0, 1)] = 0.5
     background_words: str | tuple[str, ...] = "common"
     separator: str = ", "
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
-    pipeline: str | None = None
+    pipeline: Text | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", Protocol.of(self.protocol))
-        for name in ("cross_layers", "self_layers"):
-            layers = getattr(self, name)
-            object.__setattr__(self, name, layers if isinstance(layers, str) else tuple(layers))
-        for name, rules in {**RULES, "method": METHODS}.items():
-            if (rule := getattr(self, name)) not in rules:
-                raise ConfigError(f"{name} {rule!r} is not known; there are: {', '.join(rules)}")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if name in SIZES and isinstance(value, list | tuple) and len(value) == 2:
-                object.__setattr__(self, name, tuple(value))
-                counts = list(value)
-            else:
-                counts = [value]
-            if any(not isinstance(each, int) or isinstance(each, bool) or each < least for each in counts):
-                pair = ", or two of them (height, width)" if name in SIZES else ""
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}{pair}")
-        object.__setattr__(self, "timesteps", tuple(self.timesteps))
-        if wrong := [t for t in self.timesteps if not isinstance(t, int) or isinstance(t, bool) or t < 0]:
-            raise ConfigError(f"timesteps holds {wrong[0]!r}; expected whole numbers of at least 0")
-        if not isinstance(self.class_prompt, str) or self.class_prompt.count("{name}") != 1:
-            raise ConfigError(f"class_prompt is {self.class_prompt!r}; expected a text with {{name}} in it, once")
-        if not isinstance(self.flips, bool):
-            raise ConfigError(f"flips is {self.flips!r}; expected true or false")
-        self._check_open()
         object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps()))
+        check_fields(self, ConfigError)
+        self._check_open()
+        for name in ("img_size", "feat_size", "cross_layers", "self_layers", "timesteps"):
+            if is_list(value := getattr(self, name)):
+                object.__setattr__(self, name, tuple(value))
+        if self.class_prompt.count("{name}") != 1:
+            raise ConfigError(f"class_prompt is {shown(self.class_prompt)}; expected a text with {{name}} in it, once")
         along = [step.name for step in self.steps() if "space_map" in step.refinement.needs]
         if along and not self.self_layers:
             raise ConfigError(f"refine: {along[0]} moves scores along the space map; name its maps in self_layers")
 
     def _check_open(self) -> None:
         """The fields of ask=open."""
-        if self.ask not in (None, *ASK):
-            raise ConfigError(f"ask is {self.ask!r}; it can be one of: {', '.join(ASK)}, or null")
         curve = dict(self.calibration) if isinstance(self.calibration, Mapping) else {}
         if set(curve) != set(CURVE) or not all(is_number(value) for value in curve.values()):
-            raise ConfigError(f"calibration is {self.calibration!r}; expected numbers: {', '.join(CURVE)}")
+            raise ConfigError(f"calibration is {shown(self.calibration)}; expected numbers: {', '.join(CURVE)}")
         object.__setattr__(self, "calibration", curve)
-        if not is_number(self.least_presence) or not 0 <= self.least_presence <= 1:
-            raise ConfigError(f"least_presence is {self.least_presence!r}; it must be a probability, 0 to 1")
-        if not isinstance(self.separator, str) or any(map(str.isalnum, self.separator)):
-            raise ConfigError(f"separator is {self.separator!r}; expected marks or blanks, such as ', '")
+        if any(map(str.isalnum, self.separator)):
+            raise ConfigError(f"separator is {shown(self.separator)}; expected marks or blanks, such as ', '")
         try:
             words = background_words(self.background_words)
         except VocabularyError as error:
@@ -172,10 +153,6 @@ class SegmenterConfig:
         return dataclasses.asdict(self)
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
 FIELDS = tuple(field.name for field in dataclasses.fields(SegmenterConfig))
 REQUIRED = tuple(f.name for f in dataclasses.fields(SegmenterConfig)
                  if f.default is f.default_factory is dataclasses.MISSING)  # fmt: skip
@@ -188,17 +165,23 @@ def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: 
     """
     if isinstance(config, SegmenterConfig):
         return dataclasses.replace(config, **overrides)
+    return SegmenterConfig(**read_fields(config, **overrides))
+
+
+def read_fields(config: str | Mapping[str, Any], **overrides: Any) -> dict[str, Any]:
+    """The fields of a config, those of its base among them. Raises ConfigError for unknown and missing ones."""
+    if not isinstance(config, str | Mapping):
+        raise ConfigError(f"a model config is {shown(config)}; expected a name, or a mapping of {', '.join(FIELDS)}")
     values = read_config(config) if isinstance(config, str) else with_bases(dict(config))
     base = read_config(values.pop("of")) if "of" in values else {}
     values = {**base, **values, **overrides}
     if unknown := [name for name in values if name not in FIELDS]:
-        near = difflib.get_close_matches(unknown[0], FIELDS, n=1, cutoff=0.0)[0]
-        fields = ", ".join(FIELDS)
-        raise ConfigError(f"{unknown[0]!r} is no field of a model config (nearest: {near}); fields: {fields}")
+        near, fields = nearest(unknown[0], FIELDS), ", ".join(FIELDS)
+        raise ConfigError(f"{shown(unknown[0])} is no field of a model config (nearest: {near}); fields: {fields}")
     if missing := [name for name in REQUIRED if name not in values]:
         known = ", ".join(names())
         raise ConfigError(f"the model config lacks {', '.join(missing)}; name a base with of: one of {known}")
-    return SegmenterConfig(**values)
+    return values
 
 
 def names() -> list[str]:
@@ -211,15 +194,21 @@ def read_config(name: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     if name not in (*names(), SHARED):
-        near, known = difflib.get_close_matches(name, names(), n=1, cutoff=0.0), ", ".join(names())
-        raise ConfigError(f"there is no model config {name!r} (nearest: {', '.join(near)}); known: {known}")
+        near, known = nearest(name, names()), ", ".join(names())
+        raise ConfigError(f"there is no model config {shown(name)} (nearest: {near}); known: {known}")
     return with_bases(OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml")))  # type: ignore[arg-type]
 
 
 def with_bases(own: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a file's content, those of its bases (Hydra's defaults list) first."""
+    """The fields of a file's content, those of its bases (Hydra's defaults list) first.
+
+    As with Hydra, a list without `_self_` has it at the end: what the file says itself beats its bases.
+    """
     values: dict[str, Any] = {}
-    for base in own.pop("defaults", ["_self_"]):
+    bases = own.pop("defaults", [])
+    if not is_list(bases):
+        raise ConfigError(f"defaults is {shown(bases)}; expected a list of model configs, such as [sd15, _self_]")
+    for base in bases if "_self_" in bases else [*bases, "_self_"]:
         values |= own if base == "_self_" else read_config(base)
     return values
 

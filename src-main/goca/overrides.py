@@ -12,7 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-GROUPS = ("model", "dataset", "protocol")
+from goca.command import resolved
+from goca.settings import GROUPS
+
 PLACES = r"roots\..+|dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file"
 NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload)=")
 
@@ -37,7 +39,7 @@ def configured(overrides: Sequence[str]) -> dict[str, Any]:
     config = config.copy()
     for each in plain:
         OmegaConf.update(config, each.key_or_group, each.value())
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    values = resolved(config)
     values["run_dir"] = values["run_dir"] or default_run_dir(choices, given)
     return {**values, "choices": dict(choices)}
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from goca.schema import named, nearest, shown
+
 # switch -> (value under `paper`, value under `released`)
 SWITCHES: dict[str, tuple[str, str]] = {
     "reference_channels": ("all", "first"),  # channels of the reference feature that enter softmax(FF^T / sqrt c)
@@ -50,21 +52,29 @@ class Protocol:
     def __post_init__(self) -> None:
         for switch, values in SWITCHES.items():
             if (value := getattr(self, switch)) not in values:
-                raise ProtocolError(f"protocol.{switch} is {value!r}; it can be one of: {', '.join(values)}")
+                raise ProtocolError(f"protocol.{switch} is {shown(value)}; it can be one of: {', '.join(values)}")
 
     @classmethod
     def of(cls, protocol: str | Mapping[str, str] | Protocol) -> Protocol:
         """From a preset's name, a mapping {"preset": ..., switch: value, ...}, or a Protocol (returned as it is)."""
         if isinstance(protocol, Protocol):
             return protocol
-        switches = words({"preset": protocol} if isinstance(protocol, str) else protocol)
-        preset = switches.pop("preset", "paper")
+        if not isinstance(switches := cls.plain(protocol), Mapping):
+            switches = {"preset": switches}
+        preset, switches = switches.get("preset", "paper"), {**switches}
+        switches.pop("preset", None)
         if preset not in PRESETS:
-            raise ProtocolError(f"protocol {preset!r} is not known; there are: {', '.join(PRESETS)}")
-        if unknown := sorted(set(switches) - set(SWITCHES)):
-            raise ProtocolError(f"protocol has no switch {', '.join(unknown)}; switches: {', '.join(SWITCHES)}")
+            raise ProtocolError(f"protocol {shown(preset)} is not known; there are: {', '.join(PRESETS)}")
+        if unknown := [name for name in switches if name not in SWITCHES]:
+            word, near = named(unknown[0]), nearest(unknown[0], SWITCHES)
+            raise ProtocolError(f"protocol has no switch {word}; switches: {', '.join(SWITCHES)}; nearest: {near}")
         column = PRESETS.index(preset)
         return cls(**{switch: values[column] for switch, values in SWITCHES.items()} | switches)
+
+    @classmethod
+    def plain(cls, protocol: Any) -> Any:
+        """A preset's name or switches, where a command line has read the value `nan` as a number."""
+        return words(protocol) if isinstance(protocol, Mapping) else protocol
 
     @property
     def preset(self) -> str | None:
@@ -78,4 +88,4 @@ class Protocol:
 
 def words(switches: Mapping[str, Any]) -> dict[str, Any]:
     """Switches and their values, where a command line has read the value `nan` as a number."""
-    return {name: "nan" if value != value else value for name, value in switches.items()}
+    return {name: "nan" if isinstance(value, float) and value != value else value for name, value in switches.items()}

@@ -7,7 +7,7 @@ one region per class; a region that is left over counts as an error of the class
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,33 +28,10 @@ from goca.evaluation.upsample import upsample
 from goca.prompts import PromptAnnotation
 from goca.refine import UNMATCHED, hungarian_match, merge_proposals
 from goca.segmenter import Picture, Segmenter
+from goca.settings import Merging
 
 THRESHOLD = 0.0  # results keep the form of the other task, with one threshold that decides nothing
 ORACLE = {"matching": "each image's regions are matched to the classes of its own label (Hungarian)"}
-
-
-@dataclass(frozen=True)
-class Merging:
-    """How self-attention is merged; see `goca.refine.merge_proposals`."""
-
-    threshold: float = 2e-4
-    stride: int = 4
-    rounds: int = 3
-
-    def __post_init__(self) -> None:
-        numbers = all(isinstance(each, int) and not isinstance(each, bool) for each in (self.stride, self.rounds))
-        if not numbers or min(self.stride, self.rounds) < 1 or not isinstance(self.threshold, float | int):
-            raise ConfigError(f"merging is {self}; expected a threshold, and whole numbers of at least 1")
-        if not 0 <= self.threshold < float("inf"):
-            raise ConfigError(f"merging.threshold is {self.threshold}; it must be a finite number of at least 0")
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any] | None) -> Merging:
-        """From a mapping of fields. Raises ConfigError."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(values or {}) - set(names)):
-            raise ConfigError(f"merging has no {unknown[0]!r}; there are: {', '.join(names)}")
-        return cls(**(values or {}))
 
 
 class RegionFinder(Segmenter):
@@ -68,7 +45,7 @@ class RegionFinder(Segmenter):
     def regions(
         self,
         images: Sequence[Picture],
-        merging: Merging = Merging(),
+        merging: Merging = Merging(),  # noqa: B008 - frozen
         noise: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
     ) -> list[Tensor]:
@@ -169,7 +146,7 @@ class MatchedIoU(MeanIoU):
 
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UnsupervisedBenchmark(Benchmark):
     """A run with `task=unsupervised`: no captions, no thresholds; resumed and shared among processes like the other."""
 
@@ -184,10 +161,6 @@ class UnsupervisedBenchmark(Benchmark):
     @property
     def drawn_at(self) -> float:
         return THRESHOLD
-
-    @property
-    def merging(self) -> Merging:
-        return Merging.of(self.values.get("merging"))
 
     def labels(self) -> None:  # type: ignore[override]
         """There are none to read."""

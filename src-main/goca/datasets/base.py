@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from goca.embedded import resolve
+from goca.schema import Different, Filled, OneOf, Text, Threshold, check
 
 VOID = 255  # in every label map: not to be counted, or background; the protocol's switch `void` says which
 TABLES = Path(__file__).parent / "classes"
@@ -32,34 +32,49 @@ class SampleError(ValueError):
     """One picture, label map or annotation that cannot be used; a run records the reason and goes on."""
 
 
+def readers() -> list[str]:
+    """The readers that are known by now."""
+    from goca.datasets import READERS
+
+    return list(READERS)
+
+
+def background_rules() -> list[str]:
+    from goca.evaluation.decision import BACKGROUND_RULES
+
+    return list(BACKGROUND_RULES)
+
+
 @dataclass(frozen=True)
 class DatasetConfig:
     """The fields of configs/dataset/*.yaml."""
 
-    name: str
-    reader: str
-    root: str | None = None  # a folder, or "goca:NAME" for what is embedded
-    split: str = "train"  # a key of `splits`, or a list of the data set's own
-    splits: Mapping[str, str] = field(default_factory=dict)  # lists by what they are used for: published, clean
+    name: Text
+    reader: Annotated[str, OneOf(readers)]
+    root: Text | None = None  # a folder, or "goca:NAME" for what is embedded
+    split: Text = "train"  # a key of `splits`, or a list of the data set's own
+    splits: Mapping[str, Text] = field(default_factory=dict)  # lists by what they are used for: published, clean
     images: Mapping[str, int | Sequence[int]] = field(default_factory=dict)  # how many images a list has
-    encoding: str = "auto"  # what the numbers in label files mean; auto: found out by looking
+    encoding: Text = "auto"  # what the numbers in label files mean; auto: found out by looking
     reverse: bool = False  # visit the list from its end, as the released evaluation does
     classes: str = ""  # a packaged table (voc, ...) or a .json file in the root: names per class id, [] for background
-    labels: str | None = None  # captions: image file name -> {"caption": ...}
+    labels: Text | None = None  # captions: image file name -> {"caption": ...}
     add_background: bool = False  # append ", background" to the caption
     add_missing: bool = False  # append present classes that the caption does not name
-    background: str = "offset"  # how class 0 scores: goca.evaluation.decision
-    thresholds: Sequence[float] = field(default_factory=lambda: [t / 10 for t in range(-4, 5)])
+    background: Annotated[str, OneOf(background_rules)] = "offset"  # how class 0 scores: goca.evaluation.decision
+    thresholds: Annotated[Sequence[Threshold], Filled(), Different()] = field(
+        default_factory=lambda: [t / 10 for t in range(-4, 5)]
+    )
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> DatasetConfig:
-        """From a mapping. Raises DatasetError for fields that are unknown or missing."""
-        known = [each.name for each in dataclasses.fields(cls)]
-        if unknown := [str(key) for key in fields if key not in known]:
-            raise DatasetError(f"dataset has no field {', '.join(unknown)}; fields: {', '.join(known)}")
-        if missing := [key for key in ("name", "reader") if not fields.get(key)]:
-            raise DatasetError(f"dataset.{missing[0]} is not set; see configs/dataset for examples")
-        return cls(**{str(key): value for key, value in fields.items()})
+        """From a mapping. Raises DatasetError for fields that are unknown, missing, or of another type."""
+        if isinstance(fields, Mapping):
+            unset = next((name for name in ("name", "reader") if fields.get(name) in (None, "")), None)
+            if unset:
+                raise DatasetError(f"dataset.{unset} is not set; see configs/dataset for examples")
+        check(cls, fields, DatasetError, "dataset")
+        return cls(**fields)
 
     @property
     def listed(self) -> str:

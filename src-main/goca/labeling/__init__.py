@@ -7,7 +7,7 @@
 """
 
 from goca.labeling.answers import AnswerLog, Answers, check_own, write_labels
-from goca.labeling.config import LabelerConfig
+from goca.labeling.config import LabelerConfig, LabelingSettings
 from goca.labeling.describe import Describer
 from goca.labeling.errors import KINDS, KeyMissing, LabelingError, LogMismatch, NoCaption, ServerRefused
 from goca.labeling.instruction import Vocabulary, vocabularies, vocabulary
@@ -28,6 +28,7 @@ __all__ = [
     "Labeler",
     "LabelerConfig",
     "LabelingError",
+    "LabelingSettings",
     "LogMismatch",
     "NoCaption",
     "Prices",

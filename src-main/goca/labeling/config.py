@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from goca.labeling.errors import KeyMissing, LabelingError
 from goca.labeling.pricing import IMAGE_TOKENS
+from goca.schema import Count, OneOf, Place, Range, Text, check_fields, check_names, is_number, shown
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|hf|gsk|xai|ghp|gho)[-_][A-Za-z0-9_-]{16,}|AIza[A-Za-z0-9_-]{30,}")
+SECRET = 8  # characters; what is shorter is no key but a word for a local server, such as "EMPTY"
+MOST_SETTINGS = 20_000
+AMONG_SETTINGS = (  # never followed by the key itself
+    "stands among labeler.model, labeler.detail or labeler.options, which are written into the log; take it out there."
+    " Keys belong in the environment variable that labeler.key_variable names, and nowhere else"
+)
 NO_KEY = "none"  # what a server that needs no key is sent
 # field -> its kind, least and greatest value
 RANGES: dict[str, tuple[type, float, float]] = {
@@ -31,13 +38,16 @@ RANGES: dict[str, tuple[type, float, float]] = {
 }
 
 
+ImageTokens = Annotated[str, OneOf(IMAGE_TOKENS)] | Annotated[int, Range(0)]
+
+
 @dataclass(frozen=True)
 class LabelerConfig:
     """The fields of configs/labeler/*.yaml. Raises LabelingError for values outside their range."""
 
-    model: str
-    base_url: str | None = None  # of an OpenAI-compatible server, such as http://localhost:8000/v1; None: OpenAI's
-    key_variable: str | None = "OPENAI_API_KEY"  # NAME of the environment variable with the key; None: no key needed
+    model: Text
+    base_url: Any = None  # of an OpenAI-compatible server, such as http://localhost:8000/v1; None: OpenAI's
+    key_variable: Any = "OPENAI_API_KEY"  # NAME of the environment variable with the key; None: no key needed
     side: int = 1024  # pictures are scaled down to this longer side; smaller ones stay as they are
     quality: int = 90  # of the JPEG
     detail: str | None = "high"  # OpenAI's word for how closely a picture is looked at; None: not said
@@ -49,25 +59,30 @@ class LabelerConfig:
     first_wait: float = 1  # seconds before the first retry; doubled for each further one
     longest_wait: float = 120  # seconds; a server that asks for more (Retry-After) counts as unreachable
     patience: int = 20  # failures in a row that end the run
-    image_tokens: str | int = "tiles"  # how a picture is priced: a rule of pricing.IMAGE_TOKENS, or a number of tokens
+    image_tokens: ImageTokens = "tiles"  # how an image is priced: a rule of pricing.IMAGE_TOKENS, or a number of tokens
     price_in: float | None = None  # dollars per million tokens; None: not known
     price_out: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not self.model:
+        if self.model in (None, ""):
             raise LabelingError("labeler.model is not set; give the server's name of it: labeler.model=gpt-4o")
         for name, (kind, least, most) in RANGES.items():
             if (value := getattr(self, name)) is not None or not name.startswith("price"):
                 _check_number(name, value, kind, least, most)
-        if (rule := self.image_tokens) not in IMAGE_TOKENS and (isinstance(rule, bool) or not isinstance(rule, int)):
-            raise LabelingError(f"labeler.image_tokens is {rule!r}; expected a number, or {' or '.join(IMAGE_TOKENS)}")
+        if not isinstance(self.image_tokens, int) and self.image_tokens not in (*IMAGE_TOKENS,):
+            found = shown(self.image_tokens)
+            raise LabelingError(f"labeler.image_tokens is {found}; expected a number, or {' or '.join(IMAGE_TOKENS)}")
         if not isinstance(self.options, Mapping) or {"model", "messages", "stream", "n"} & set(self.options):
             raise LabelingError("labeler.options are further fields of a request; model, messages, stream, n are not")
         if self.instruction is not None and not isinstance(self.instruction, str):
-            raise LabelingError(f"labeler.instruction is {self.instruction!r}; expected the path of a text file")
+            found = shown(self.instruction)
+            raise LabelingError(f"labeler.instruction is {found}; expected the path of a text file")
+        check_fields(self, LabelingError, "labeler")
+        self._check_stored()
         if self.base_url is not None:
             _check_url(self.base_url)
-        if self.key_variable is not None and not VARIABLE.fullmatch(str(self.key_variable)):
+        name = self.key_variable
+        if name is not None and not (isinstance(name, str) and VARIABLE.fullmatch(name)):
             raise LabelingError(  # what was given may be the key itself, so it is not repeated
                 "labeler.key_variable is no name of an environment variable; give the NAME, such as OPENAI_API_KEY,"
                 " and put the key into that variable"
@@ -76,10 +91,8 @@ class LabelerConfig:
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> LabelerConfig:
         """From a mapping. Raises LabelingError for fields that are unknown."""
-        known = [each.name for each in dataclasses.fields(cls)]
-        if unknown := [str(key) for key in fields if key not in known]:
-            raise LabelingError(f"labeler has no field {', '.join(unknown)}; fields: {', '.join(known)}")
-        return cls(**{"model": None, **{str(key): value for key, value in fields.items()}})
+        check_names(cls, fields, LabelingError, "labeler")
+        return cls(**{"model": None, **fields})
 
     def key(self) -> str:
         """The key, from the environment alone. Raises KeyMissing."""
@@ -92,7 +105,20 @@ class LabelerConfig:
             )
         if not key.isascii() or not key.isprintable():
             raise KeyMissing(f"{self.key_variable} holds characters that no key has; was it copied whole?")
+        if len(key) >= SECRET and json.dumps(key)[1:-1] in json.dumps(self.asked()):
+            raise LabelingError(f"the key of {self.key_variable} {AMONG_SETTINGS}")
         return key
+
+    def _check_stored(self) -> None:
+        """What goes into the log holds no key, and can be written."""
+        try:
+            text = json.dumps(self.asked(), allow_nan=False)
+        except (ValueError, TypeError, RecursionError):
+            raise LabelingError("labeler.options cannot be sent as JSON; expected plain texts and numbers") from None
+        if len(text) > MOST_SETTINGS:
+            raise LabelingError(f"labeler.model, detail and options are longer than {MOST_SETTINGS} characters")
+        if LIKE_A_KEY.search(text):
+            raise LabelingError(f"what looks like a key {AMONG_SETTINGS}")
 
     def asked(self) -> dict[str, Any]:
         """What answers depend on, for the log; where the server stands is not of it."""
@@ -105,17 +131,30 @@ class LabelerConfig:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelingSettings:
+    """The keys of configs/labeling.yaml, which says what each is for."""
+
+    labels: Place | None = None
+    dry_run: bool = False
+    again: Text | None = None
+    caption_len: int | None = None
+    limit: Count | None = None
+    mix: bool = False
+    strict: bool = False
+
+
 def _check_number(name: str, value: Any, kind: type, least: float, most: float) -> None:
     allowed = int if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
-        raise LabelingError(f"labeler.{name} is {value!r}; expected a number from {least:g} to {most:g}")
+    if not is_number(value) or not isinstance(value, allowed):
+        raise LabelingError(f"labeler.{name} is {shown(value)}; expected a number from {least:g} to {most:g}")
     if not least <= value <= most:
-        raise LabelingError(f"labeler.{name} is {value!r}; it must lie between {least:g} and {most:g}")
+        raise LabelingError(f"labeler.{name} is {shown(value)}; it must lie between {least:g} and {most:g}")
 
 
 def _check_url(url: Any) -> None:
     try:
-        parts = urlsplit(str(url))
+        parts = urlsplit(url if isinstance(url, str) else "")
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         whole = False

@@ -10,12 +10,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from goca.labeling.config import LabelerConfig
+from goca.labeling.config import SECRET, LabelerConfig
 from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
 from goca.labeling.replies import shown
 
 MOST_BYTES = 1 << 20  # of a reply; a caption needs a few hundred
-SECRET = 8  # characters; what is shorter is no key but a word for a local server, such as "EMPTY"
 TRANSIENT = (408, 409, 425, 429)  # and every 5xx
 FATAL = (401, 402, 403, 404, 407)  # the key, the account, the model's name, the address
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # a 429 that waiting does not cure

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+from goca.schema import nearest, shown
 
 
 class VocabularyError(ValueError):
@@ -28,8 +29,8 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
 
     known = sorted(file.stem for file in folder().glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise VocabularyError(f"no vocabulary {name!r} (nearest: {', '.join(near)}); there are: {', '.join(known)}")
+        near, there = nearest(name, known), ", ".join(known)
+        raise VocabularyError(f"no vocabulary {shown(name)} (nearest: {near}); there are: {there}")
     words = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))
     if not isinstance(words, list):
         raise VocabularyError(f"vocabulary/{name}.yaml holds a {type(words).__name__}; expected a list of words")

@@ -6,11 +6,10 @@ on which grid it works and which it leaves behind. The background's map, the las
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from goca.refine.merging import merge_maps
 from goca.refine.pamr import filtered_pamr, median
 from goca.refine.prototypes import prototypes
 from goca.rescaling import RESCALE_RULES, rescale_scores
+from goca.schema import nearest, refusal, shown
 
 if TYPE_CHECKING:
     from goca.config import SegmenterConfig
@@ -125,18 +125,24 @@ class Step:
         else:
             name, parameters = step, {}
         if not isinstance(name, str) or not isinstance(parameters := parameters or {}, Mapping):
-            raise ChainError(f"refine: {step!r} is no step; expected a name, or {{name: {{parameter: value}}}}")
+            raise ChainError(f"refine: {shown(step)} is no step; expected a name, or {{name: {{parameter: value}}}}")
         if name not in REFINEMENTS:
-            near = difflib.get_close_matches(name, REFINEMENTS, n=1, cutoff=0.0)[0]
-            raise ChainError(f"refine: no step {name!r} (nearest: {near}); there are: {', '.join(REFINEMENTS)}")
+            near = nearest(name, REFINEMENTS)
+            raise ChainError(f"refine: no step {shown(name)} (nearest: {near}); there are: {', '.join(REFINEMENTS)}")
         known = REFINEMENTS[name].parameters
         if unknown := [each for each in parameters if each not in known]:
-            raise ChainError(f"refine: {name} has no parameter {unknown[0]!r}; there are: {', '.join(known) or 'none'}")
+            there = ", ".join(known) or "none"
+            raise ChainError(f"refine: {name} has no parameter {shown(unknown[0])}; there are: {there}")
         if "layer" in known and not isinstance(parameters.get("layer"), str):
             raise ChainError(f"refine: {name} needs a dense feature: {name}: {{layer: LAYER_ID}}")
+        types = get_type_hints(REFINEMENTS[name].function)
+        for key, value in parameters.items():
+            if wrong := refusal(types.get(key, Any), value, f"{name}.{key}"):
+                raise ChainError(f"refine: {wrong}")
         for parameter, allowed in REFINEMENTS[name].choices.items():
             if (value := parameters.get(parameter)) is not None and value not in allowed:
-                raise ChainError(f"refine: {name}.{parameter} is {value!r}; it can be one of: {', '.join(allowed)}")
+                there = ", ".join(allowed)
+                raise ChainError(f"refine: {name}.{parameter} is {shown(value)}; it can be one of: {there}")
         return cls(name, dict(parameters))
 
     def plain(self) -> str | dict[str, dict[str, Any]]:
@@ -154,7 +160,7 @@ class Step:
 def read_chain(chain: Any) -> tuple[Step, ...]:
     """The steps of a chain: a name, or a list of steps. Raises ChainError, also for an order that cannot work."""
     if not isinstance(chain, str | Mapping | Sequence):
-        raise ChainError(f"refine is {chain!r}; expected a list of steps out of: {', '.join(REFINEMENTS)}")
+        raise ChainError(f"refine is {shown(chain)}; expected a list of steps out of: {', '.join(REFINEMENTS)}")
     steps = tuple(Step.of(each) for each in ([chain] if isinstance(chain, str | Mapping) else chain))
     left = None  # the step that left maps at the picture's size
     for step in steps:
