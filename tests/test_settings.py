@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -172,10 +173,9 @@ def test_the_environment_is_not_stored(tmp_path, monkeypatch, capsys, key):
 def test_a_model_file_without_self_means_what_it_means_to_hydra(tmp_path, monkeypatch):
     from goca import config
 
-    for path in config.folder().glob("*.yaml"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "mine.yaml").write_text("defaults: [sd15]\nt: 8\n")
-    monkeypatch.setattr(config, "folder", lambda: tmp_path)
+    shutil.copytree(config.folder().parent, tmp_path / "configs")
+    (tmp_path / "configs/model/mine.yaml").write_text("defaults: [sd15]\nt: 8\n")
+    monkeypatch.setattr(config, "folder", lambda: tmp_path / "configs/model")
     assert load_config("mine").t == 8
     assert load_config({"defaults": ["sd15"], "t": 9}).t == 9
     assert load_config({"defaults": ["_self_", "sd15"], "t": 9}).t == load_config("sd15").t
