@@ -7,6 +7,7 @@ UNet2DConditionModel of SD1.5's block types, PNDMScheduler with SD1.5's betas.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,10 +30,10 @@ def bytes_to_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(rest))]
 
 
-def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer, saved to `folder`: bytes, merges that build each scene word into one token, start, end."""
+def build_tokenizer(folder: Path, words: Sequence[str] = WORDS, context: int = CONTEXT) -> CLIPTokenizer:
+    """A CLIP tokenizer, saved to `folder`: bytes, merges that build each of the words into one token, start, end."""
     merges: list[tuple[str, str]] = []
-    for word in WORDS:
+    for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:  # follow the merges there are, then add one
             known = [i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) in merges]
@@ -47,9 +48,9 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    tokenizer = CLIPTokenizer.from_pretrained(folder, pad_token="<|endoftext|>", model_max_length=CONTEXT)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, pad_token="<|endoftext|>", model_max_length=context)
     tokenizer.save_pretrained(folder)
-    for word in WORDS:
+    for word in words:
         if len(ids := tokenizer(word).input_ids) != 3:
             raise AssertionError(f"{word!r} should be one token between start and end; it became {ids}")
     return tokenizer
@@ -63,18 +64,18 @@ def build_vae() -> AutoencoderKL:
     )  # fmt: skip
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int = WIDTH) -> CLIPTextModel:
     return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=1,
-        num_attention_heads=4, max_position_embeddings=CONTEXT, projection_dim=WIDTH,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length, projection_dim=width,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))  # fmt: skip
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(channels: tuple[int, ...] = (96, 128)) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS,
-        block_out_channels=(96, 128), layers_per_block=1, cross_attention_dim=WIDTH, norm_num_groups=16,
+        block_out_channels=channels, layers_per_block=1, cross_attention_dim=WIDTH, norm_num_groups=16,
         attention_head_dim=4,  # the number of heads, as in SD1.5's configuration
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
     )  # fmt: skip
@@ -88,6 +89,6 @@ def build_scheduler() -> PNDMScheduler:
 
 
 def text_states(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    """[B, CONTEXT, WIDTH]; captions are padded or cut to the context."""
+    """[B, N, C]; captions are padded or cut to the tokenizer's context N."""
     ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return encoder(ids.to(encoder.device)).last_hidden_state

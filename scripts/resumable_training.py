@@ -6,14 +6,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from goca.files import whole_file
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -37,22 +38,58 @@ def batch_parts(size: int, device: torch.device) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(edges)]
 
 
+@contextmanager
+def one_thread_each(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """A pool with a worker per core, none of which shares out its own operations; one worker on an accelerator."""
+    threads, workers = torch.get_num_threads(), (os.cpu_count() or 1) if device.type == "cpu" else 1
+    if workers > 1:
+        torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
 def generator_of(step: int, part: slice, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(7919 * step + 31 * part.start + 1)
+
+
+def cosine(fraction: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def late_linear(fraction: float) -> float:
+    """Constant for 70 % of the training, then straight to zero: the number of steps can still be changed on the way."""
+    return min(1.0, (1 - fraction) / 0.3)
+
+
+DECAYS: dict[str, Callable[[float], float]] = {"cosine": cosine, "late linear": late_linear}
+SAVE_SECONDS = 240  # a checkpoint at least this often
 
 
 class Schedule(Protocol):
     warm_up: int  # steps
     ema: float
     save_every: int  # steps
+    decay: str  # of the rate: one of DECAYS
 
 
 class Trainer:
-    """AdamW with warm-up and cosine decay, moving average, and one safetensors file that holds all of it."""
+    """AdamW with warm-up and decay, moving average, and one safetensors file that holds all of it.
 
-    def __init__(self, name: str, modules: dict[str, nn.Module], work: Path, steps: int, rate: float, recipe: Schedule):
+    validate  asked at each checkpoint, with the averaged weights in place; its answer goes to a log of its own
+    marks     step -> name: there the averaged weights are kept in a file of their own, `kept(name)`
+    """
+
+    def __init__(
+        self, name: str, modules: dict[str, nn.Module], work: Path, steps: int, rate: float, recipe: Schedule,
+        validate: Callable[[], float] | None = None, marks: Mapping[int, str] | None = None,
+    ):  # fmt: skip
         self.name, self.steps, self.rate, self.recipe = name, steps, rate, recipe
+        self.validate, self.marks, self.work = validate, marks or {}, work
         self.file, self.log = work / f"{name}.safetensors", work / f"{name}.jsonl"
+        self.validation_log = work / f"{name}-validation.jsonl"
         self.parameters = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         weights = list(self.parameters.values())
@@ -73,14 +110,40 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         return step
 
+    def kept(self, mark: str) -> Path:
+        return self.work / f"{self.name}-{mark}.safetensors"
+
+    def keep(self, mark: str) -> None:
+        with whole_file(self.kept(mark)) as temporary:
+            save_file({n: a.contiguous() for n, a in self.average.items()}, temporary, {"step": str(self.step)})
+
+    def use_kept(self, mark: str) -> None:
+        with safe_open(self.kept(mark), "pt") as saved:
+            for name, parameter in self.parameters.items():
+                parameter.data.copy_(saved.get_tensor(name))
+
+    def write(self, log_file: Path, **entry: float) -> None:
+        with log_file.open("a") as log:
+            log.write(json.dumps({"step": self.step, **entry, "time": round(time.time(), 1)}) + "\n")
+
+    def check(self) -> None:
+        """The validation loss of the averaged weights, to its log."""
+        if self.validate is None:
+            return
+        own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.use_average()
+        with torch.no_grad():
+            self.write(self.validation_log, loss=round(self.validate(), 5))
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(own[name])
+
     def save(self) -> None:
         tensors = {f"weight/{n}": p.detach() for n, p in self.parameters.items()}
         tensors |= {f"average/{n}": a for n, a in self.average.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"{key}/{name}": value for key, value in self.optimizer.state[parameter].items()}
-        part = self.file.with_suffix(".part")
-        save_file({k: t.contiguous() for k, t in tensors.items()}, part, metadata={"step": str(self.step)})
-        part.rename(self.file)
+        with whole_file(self.file) as temporary:
+            save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, metadata={"step": str(self.step)})
 
     def run(self, loss_at: Callable[[int, slice], Tensor], parts: list[slice]) -> None:
         """`loss_at(step, part)` is the loss of a part of a step's batch, drawn from nothing but the step's number."""
@@ -93,10 +156,10 @@ class Trainer:
         pool = ThreadPoolExecutor(len(parts))
         if len(parts) > 1:
             torch.set_num_threads(1)
+        saved = time.monotonic()
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
         while self.step < self.steps:
-            fraction = self.step / self.steps
-            decay = 0.5 * (1 + math.cos(math.pi * fraction))
+            decay = DECAYS[self.recipe.decay](self.step / self.steps)
             self.optimizer.param_groups[0]["lr"] = self.rate * min(1, (self.step + 1) / self.recipe.warm_up) * decay
             losses, shares = zip(*pool.map(gradients, parts))
             loss = sum(losses)
@@ -111,11 +174,14 @@ class Trainer:
             bar.update()
             if self.step % 10 == 0 or self.step == self.steps:
                 bar.set_postfix(loss=f"{loss:.4f}")
-                entry = {"step": self.step, "loss": round(loss, 5), "time": round(time.time(), 1)}
-                with self.log.open("a") as log:
-                    log.write(json.dumps(entry) + "\n")
-            if self.step % self.recipe.save_every == 0 or self.step == self.steps:
+                self.write(self.log, loss=round(loss, 5))
+            if self.step in self.marks:
+                self.keep(self.marks[self.step])
+            due = time.monotonic() - saved > SAVE_SECONDS or self.step % self.recipe.save_every == 0
+            if due or self.step == self.steps:
                 self.save()
+                self.check()
+                saved = time.monotonic()
         bar.close()
 
     def use_average(self) -> None:

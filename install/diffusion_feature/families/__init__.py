@@ -2,7 +2,7 @@
 
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import VersionNotKnown, VersionTaken, nearest
-from diffusion_feature.families.flux import FLUX
+from diffusion_feature.families.flux import FLUX, MINI_FLUX
 from diffusion_feature.families.hunyuan import HUNYUAN
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from diffusion_feature.families.sd3 import SD3
@@ -22,6 +22,7 @@ VERSIONS: dict[str, Backbone] = {
     "pixart-sigma-512": PIXART_SIGMA,
     "hunyuan": HUNYUAN,
     "flux": FLUX,
+    "mini-flux": MINI_FLUX,
     "sd3": SD3,
     "sd3.5": SD3,
 }

@@ -18,7 +18,6 @@ from diffusion_feature.text import clip_tokens, encoder_states, written_out
 from diffusion_feature.weights import weight_of
 
 LAYOUT = "text-first"
-TEXT = 512  # T5 tokens
 GUIDANCE = 1.0
 
 
@@ -52,18 +51,18 @@ def first_columns(block: Any) -> Tensor:
     return weight_of(block.proj_out)[:, : block.attn.inner_dim]
 
 
-def encode_flux(parts: Parts, prompts: list[str]) -> Conditioning:
+def encode_flux(parts: Parts, prompts: list[str], length: int) -> Conditioning:
     """T5's states [B, N, c], CLIP's pooled state [B, p]; places [N, 3] of text tokens are all zero."""
     weight = like(parts["transformer"])
     read = written_out(parts["tokenizer_2"], prompts)
-    states, _, cut = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], read, TEXT, masked=False)
+    states, _, cut = encoder_states(parts["tokenizer_2"], parts["text_encoder_2"], read, length, masked=False)
     tokens, _ = clip_tokens(parts["tokenizer"], parts["text_encoder"], prompts)  # it tells the subject only
     arguments = {
         "encoder_hidden_states": states.to(weight),
         "pooled_projections": parts["text_encoder"](tokens["input_ids"]).pooler_output.to(weight),
-        "txt_ids": torch.zeros(TEXT, 3, device=weight.device),
+        "txt_ids": torch.zeros(length, 3, device=weight.device),
     }
-    return Conditioning(arguments, TEXT, cut)
+    return Conditioning(arguments, length, cut)
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -106,19 +105,25 @@ def accepts(transformer: Any) -> bool:
     return transformer.config.out_channels in (None, transformer.config.in_channels)
 
 
-FLUX = Backbone(
-    name="Flux transformer",
-    denoiser="transformer",
-    kind="FluxTransformer2DModel",
-    parts=("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"),
-    prompt=(("tokenizer_2", TEXT),),
-    layers=flux_layers,
-    features=flux_features,
-    encode_text=encode_flux,
-    encode_image=vae_latents,
-    noise_level=partial(rectified_flow, spaced=True),
-    denoise=denoise,
-    accepts=accepts,
-    patch=PATCH,
-    half=torch.bfloat16,
-)
+def flux(name: str, length: int) -> Backbone:
+    """One of the family, by the number of T5 tokens: padding is attended to, so that a model knows one length."""
+    return Backbone(
+        name=name,
+        denoiser="transformer",
+        kind="FluxTransformer2DModel",
+        parts=("transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"),
+        prompt=(("tokenizer_2", length),),
+        layers=flux_layers,
+        features=flux_features,
+        encode_text=partial(encode_flux, length=length),
+        encode_image=vae_latents,
+        noise_level=partial(rectified_flow, spaced=True),
+        denoise=denoise,
+        accepts=accepts,
+        patch=PATCH,
+        half=torch.bfloat16,
+    )
+
+
+FLUX = flux("Flux transformer", 512)
+MINI_FLUX = flux("small Flux transformer", 32)

@@ -1,0 +1,124 @@
+"""The training script's other kinds, a few steps of everything: folders that diffusers and the method both take."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from goca import Segmenter
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+import make_card  # noqa: E402
+from make_scenes import WORLDS  # noqa: E402
+from mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments, rectified_flow, velocity  # noqa: E402
+from resumable_training import DECAYS  # noqa: E402
+from scenes_hard import KINDS as CAPTIONS  # noqa: E402
+from scenes_hard import caption_of, draw_scene  # noqa: E402
+
+METHOD = {  # version, reference layer, space layers
+    "mini-sd-small": ("mini", "up-level1-repeat0-vit-block0-cross-q", ["up-level1-repeat0-vit-block0-self-map"]),
+    "mini-pixart": ("pixart-sigma", "vit-block4-cross-q", ["vit-block4-self-map"]),
+    "mini-flux": ("mini-flux", "vit-block3-attn-out", ["vit-block1-self-map"]),
+}
+CLASSES = {
+    "mini-sd-small": "StableDiffusionPipeline",
+    "mini-pixart": "PixArtSigmaPipeline",
+    "mini-flux": "FluxPipeline",
+}
+
+
+@pytest.fixture(scope="module", params=METHOD)
+def trained(request, tmp_path_factory):
+    work = tmp_path_factory.mktemp(request.param)
+    script = str(REPOSITORY / "scripts/train_mini.py")
+    command = [sys.executable, script, "--quick", "--kind", request.param, "--work", str(work), "--data",
+               str(work / "data"), "--out", str(work / "out")]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return request.param, work
+
+
+def test_the_folder_is_a_pipeline_of_its_class_of_at_most_12_mb(trained):
+    kind, work = trained
+    pipe = DiffusionPipeline.from_pretrained(work / "out", dtype=torch.float32, use_safetensors=True)
+    assert type(pipe).__name__ == CLASSES[kind]
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("traffic light, sky", num_inference_steps=2, output_type="np", **call_arguments(pipe)).images[0]
+    assert image.shape == (64, 64, 3) and np.isfinite(image).all()
+    assert sum(f.stat().st_size for f in (work / "out").rglob("*") if f.is_file()) <= 12 * 2**20
+
+
+def test_the_method_runs_on_it_at_16_x_16(trained):
+    kind, work = trained
+    version, reference, space = METHOD[kind]
+    config = {"version": version, "img_size": 64, "feat_size": 16, "t": 200, "ref_layer": reference,
+              "self_layers": space, "affinity_order": 1}  # fmt: skip
+    segmenter = Segmenter.from_pretrained(work / "out", config)
+    result = segmenter(Image.fromarray(draw_scene(1, 0).picture), "traffic light, sky")
+    assert result.scores.shape[-2:] == (16, 16) and torch.isfinite(result.scores).all()
+
+
+def test_checkpoints_along_the_way_are_pipelines_too_and_differ(trained):
+    kind, work = trained
+    part = KINDS[kind].denoiser
+    folders = [work / "early", work / "middle", work / "out"]
+    weights = [(folder / part / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders]
+    assert len(set(weights)) == 3
+    assert DiffusionPipeline.load_config(work / "early")["_class_name"] == CLASSES[kind]
+
+
+def test_the_card_tells_what_the_model_was_made_of(trained, monkeypatch):
+    kind, work = trained
+    monkeypatch.setattr(make_card, "SAMPLES", 2)
+    monkeypatch.setattr(make_card, "SAMPLING_STEPS", 2)
+    pipe = DiffusionPipeline.from_pretrained(work / "out", dtype=torch.float32, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    card = make_card.write_card(work / "out", pipe, kind, work, hardware="a test", limits="It learned nothing.")
+    assert CLASSES[kind] in card and "6 steps of 32 pictures" in card and "It learned nothing." in card
+    assert {file.name for file in (work / "out/card").iterdir()} == {"loss.png", "samples.png"}
+    for world in ("scenes", "scenes-hard"):
+        assert f"{world} test {WORLDS[world].splits['test']}" in card
+
+
+def test_the_held_out_loss_is_logged_at_each_checkpoint(trained):
+    kind, work = trained
+    log = (work / f"{KINDS[kind].denoiser}-validation.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in log]
+    assert [entry["step"] for entry in entries] == [3, 6] and all(entry["loss"] > 0 for entry in entries)
+
+
+def test_every_word_of_both_worlds_is_one_piece_and_captions_fit():
+    tokenizer = build_t5_tokenizer()
+    assert all(len(tokenizer(word).input_ids) == 2 for word in FAMILY_WORDS)
+    random, unknown = np.random.RandomState(0), tokenizer.unk_token_id
+    lengths = []
+    for index in range(60):
+        for kind in CAPTIONS:
+            ids = tokenizer(caption_of(draw_scene(3, index).words, random, kind).replace("(", "")).input_ids
+            assert unknown not in ids
+            lengths.append(len(ids))
+    assert max(lengths) <= tokenizer.model_max_length
+
+
+def test_what_is_predicted_leads_back_to_the_clean_latents():
+    clean = torch.randn(64, 2, 4, 4)
+    levels = torch.linspace(0.99, 0.01, 1000)
+    task = velocity(levels, spread=(-0.5, 1.0), cap=5.0)(clean, torch.Generator().manual_seed(0))
+    level = levels[task.t][:, None, None, None]
+    assert torch.allclose(level.sqrt() * task.noised - (1 - level).sqrt() * task.target, clean, atol=1e-5)
+    snr = level / (1 - level)
+    assert torch.allclose(torch.as_tensor(task.weight), (6 / (snr + 1)).clamp_max(1), atol=1e-4)
+    task = rectified_flow(clean, torch.Generator().manual_seed(0))
+    assert torch.allclose(task.noised - task.t[:, None, None, None] * task.target, clean, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_the_rate_falls_from_one_to_zero(name):
+    values = [DECAYS[name](i / 100) for i in range(101)]
+    assert values[0] == 1 and abs(values[-1]) < 1e-9 and values == sorted(values, reverse=True)
