@@ -16,6 +16,7 @@ from goca.config import FIELDS, SegmenterConfig, read_fields
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.evaluation import AnnotationFile, Captions, MeanIoU, NoiseFile, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
+from goca.evaluation.label_maps import LabelMaps
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record
 from goca.prompts import PromptAnnotation, annotate
@@ -72,7 +73,8 @@ class Benchmark(RunSettings):
         with RunStore(self.run_dir, self.settings(), rank) as store:
             evaluation.count_images(
                 dataset, ids, lambda: load(store), metric, store,
-                rank=rank, world=world, batch_size=self.batch_size, drawn_at=self.drawn_at, progress=progress,
+                rank=rank, world=world, batch_size=self.batch_size, drawn_at=self.drawn_at,
+                label_maps=self.drawn_label_maps(metric), progress=progress,
             )  # fmt: skip
             return self.sum_up(dataset, ids, metric.empty_copy(), store)
 
@@ -100,6 +102,13 @@ class Benchmark(RunSettings):
             dataset, self.dataset, self.protocol, metric, records,
             fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
         )  # fmt: skip
+
+    def drawn_label_maps(self, metric: MeanIoU) -> LabelMaps | None:
+        """What keeps predicted label maps, where they are asked for."""
+        if self.label_maps is None:
+            return None
+        thresholds = metric.thresholds if self.label_maps == "all" else (self.fixed_threshold,)
+        return LabelMaps(self.run_dir, metric, thresholds)
 
     @property
     def drawn_at(self) -> float:

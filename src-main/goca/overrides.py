@@ -16,7 +16,7 @@ from goca.command import resolved
 from goca.settings import GROUPS
 
 PLACES = r"roots\..+|dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file"
-NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload)=")
+NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload|label_maps)=")
 
 
 def default_run_dir(choices: Mapping[str, str], overrides: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from goca.schema import ConfigError, Count, OneOf, Place, Text, Threshold, shown
 
 TASKS = ("segmentation", "unsupervised")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+LABEL_MAPS = ("fixed", "all")  # thresholds at which goca.evaluation.label_maps draws
 OFFLOADS = ("model", "sequential")  # diffusion_feature.devices.OFFLOADS
 
 
@@ -60,6 +61,7 @@ class RunSettings:
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     offload: Annotated[str, OneOf(OFFLOADS)] | None = None
     int8_text: bool = False
+    label_maps: Annotated[str, OneOf(LABEL_MAPS)] | None = None
     strict: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
 from goca.evaluation.gallery import Gallery
+from goca.evaluation.label_maps import LabelMaps
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
 from goca.evaluation.presence import Word, as_record
 from goca.evaluation.store import Record, RunStore
@@ -62,6 +64,7 @@ def count_images(
     world: int = 1,
     batch_size: int = 1,
     drawn_at: float | None = None,
+    label_maps: LabelMaps | None = None,
     progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> None:
     """Segment and count this process's share of the images; what the store holds already is not done again.
@@ -71,13 +74,19 @@ def count_images(
     batch_size      images that are segmented at once
     metric          its settings decide what is counted; its own counts are only a by-product
     drawn_at        the threshold at which the worst and best images are kept as thumbnails; None: none are
+    label_maps      keeps every image's predicted label map; images whose files are missing are segmented again
     progress        wraps the ids that are left, such as tqdm
     An image that cannot be used is recorded with the reason; earlier skips are tried again.
     """
     known = store.records()
-    left = [image_id for image_id in ids[rank::world] if "cells" not in known.get(image_id, {})]
+    done = {image_id for image_id, record in known.items() if "cells" in record}
+    if label_maps is not None:
+        done = set(filter(label_maps.complete, done))
+    left = [image_id for image_id in ids[rank::world] if image_id not in done]
     segmentor = Once(load_segmentor)
-    gallery = None if drawn_at is None else Gallery(store.folder, metric, drawn_at, list(known.values()))
+    watchers: list[Watcher] = [] if label_maps is None else [label_maps]
+    if drawn_at is not None:
+        watchers.append(Gallery(store.folder, metric, drawn_at, list(known.values())))
     ready: list[Read] = []
     for image_id in progress(left):
         read = read_image(dataset, image_id, metric)
@@ -85,11 +94,11 @@ def count_images(
         if isinstance(read, Read):
             ready.append(read)
         if len(ready) == batch_size:
-            records += _count(ready, segmentor.ready(), metric, gallery)
+            records += _count(ready, segmentor.ready(), metric, watchers)
             ready = []
         keep(records, known, store)
     if ready:
-        keep(_count(ready, segmentor.ready(), metric, gallery), known, store)
+        keep(_count(ready, segmentor.ready(), metric, watchers), known, store)
 
 
 def keep(records: Iterable[Record], known: Mapping[str, Record], store: RunStore) -> None:
@@ -108,6 +117,14 @@ def collect(ids: Sequence[str], metric: MeanIoU, store: RunStore) -> list[Record
     for record in records:
         metric.add(record.get("cells", []))
     return records
+
+
+class Watcher(typing.Protocol):
+    """What is shown every image that is counted, with its scores; the arguments are those of `Gallery.offer`."""
+
+    def offer(
+        self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
+    ) -> None: ...
 
 
 class Once:
@@ -143,19 +160,21 @@ def read_image(dataset: Dataset, image_id: str, metric: MeanIoU) -> Read | Recor
     return Read(sample, label, time.perf_counter() - start)
 
 
-def _count(batch: Sequence[Read], segment: Segmentor, metric: MeanIoU, gallery: Gallery | None) -> list[Record]:
+def _count(
+    batch: Sequence[Read], segment: Segmentor, metric: MeanIoU, watchers: Sequence[Watcher]
+) -> list[Record]:
     """Segment several samples at once, and count each."""
     start = time.perf_counter()
     predictions = segment([read.sample for read in batch])
     seconds = (time.perf_counter() - start) / len(batch)
     pairs = zip(batch, predictions, strict=True)
-    return [record_of(read, prediction, seconds, metric, gallery) for read, prediction in pairs]
+    return [record_of(read, prediction, seconds, metric, watchers) for read, prediction in pairs]
 
 
 def record_of(
-    read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU, gallery: Gallery | None = None
+    read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU, watchers: Sequence[Watcher] = ()
 ) -> Record:
-    """Count one image: its record. `model`: the seconds that its prediction took; `gallery` may draw it."""
+    """Count one image: its record. `model`: the seconds that its prediction took; watchers are shown the image."""
     if isinstance(prediction, SampleError):
         return {"image": read.sample.id, "skipped": str(prediction)}
     start = time.perf_counter()
@@ -165,8 +184,8 @@ def record_of(
     else:
         cells = metric.update(scores, read.label, prediction.class_ids)
     seconds = {"read": read.seconds, "model": model, "evaluation": time.perf_counter() - start}
-    if gallery is not None:
-        gallery.offer(read.sample.id, read.sample.image, read.label, scores, prediction.class_ids, cells)
+    for watcher in watchers:
+        watcher.offer(read.sample.id, read.sample.image, read.label, scores, prediction.class_ids, cells)
     return {
         "image": read.sample.id,
         "classes": [int(class_id) for class_id in prediction.class_ids],
