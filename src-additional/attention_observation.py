@@ -19,10 +19,6 @@ KINDS = (".png", ".pdf", ".svg")
 PLAIN = {"head_method": "average", "layer_method": "vanilla", "rescale_method": "per-token renorm+"}
 
 
-class PictureUnreadable(ValueError):
-    """A file that is no picture, or not a whole one."""
-
-
 class OutputError(ValueError):
     """A name under which no figure can be written."""
 
@@ -76,9 +72,8 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.suffix.lower() not in KINDS:
         raise OutputError(f"--out {out}: the figure is written as one of {', '.join(KINDS)}")
-    picture = read(options.image)
 
-    from diffusion_feature import FeatureExtractor
+    from diffusion_feature import FeatureExtractor, read_image
     from goca.config import load_config
     from goca.segmenter import Segmenter
     from goca.visualize import save_figure
@@ -86,6 +81,9 @@ def run(options: argparse.Namespace) -> None:
     from observation.numbers import observe, save_numbers
     from tqdm import tqdm
 
+    picture, notes, _ = read_image(options.image)
+    if notes:
+        print(f"{Path(options.image).name}: {'; '.join(notes)}", file=sys.stderr)
     given = overrides(options)
     configs = {options.model: load_config(options.model, **seeded(given, options.model))}
     if options.compare:
@@ -110,18 +108,6 @@ def run(options: argparse.Namespace) -> None:
     figure = save_figure(draw(settings, Path(options.image).name, options.ranking), out, options.dpi)
     numbers = save_numbers(out.with_suffix(".npz"), settings)
     print(f"figure: {figure}\nnumbers: {numbers}")
-
-
-def read(path: str) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except FileNotFoundError:
-        raise PictureUnreadable(f"{path}: there is no such file") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureUnreadable(f"{path} cannot be read as a picture: {error}") from None
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

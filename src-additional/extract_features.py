@@ -112,9 +112,9 @@ def parts(files: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def read(file: Path) -> Any:
-    from goca.cli.pictures import read as read_image
+    from diffusion_feature import read_image
 
-    return read_image(file)[0]
+    return read_image(file).image
 
 
 def draw(out: Path, file: Path, features: dict[str, Any], size: tuple[int, int]) -> None:

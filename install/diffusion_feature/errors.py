@@ -41,6 +41,10 @@ class LayerNotFound(ExtractorError, KeyError):
         return str(self.args[0])
 
 
+class NoiseError(ExtractorError, ValueError):
+    """Given noise of another shape than the latents, or with NaN or infinity in it."""
+
+
 class AttentionNotSeen(ExtractorError, RuntimeError):
     """An attention was computed out of the tap's sight, or is not what its queries and keys say."""
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from diffusion_feature.attention import Attention
 from diffusion_feature.devices import device_of
-from diffusion_feature.errors import ExtractorError, PromptCut, WrongFamily, layer_not_found
+from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found
 from diffusion_feature.families import backbone
 from diffusion_feature.latents import read_picture, seeded
 from diffusion_feature.loading import load_parts
 from diffusion_feature.patterns import expand_layers
 from diffusion_feature.tap import AttentionTap, Consumer
 
-Picture = Image.Image | str | Path
+Picture = Any  # what `read_image` takes
 
 
 class FeatureExtractor:
@@ -90,10 +88,11 @@ class FeatureExtractor:
         """The wanted layers, in the order in which they passed; of one image, or of several in their order.
 
         prompt      one, or with a list of images one each
+        image       in any form that `read_image` takes: a file's name, a PIL image, an array, a tensor
         noise       the noise to add, shape of the latents; None: drawn on the CPU from `seed` (None: afresh), for every
                     image the same
         batch_size  images in one forward
-        rules       noise_rule="nominal" | "pipeline", posterior="mean" | "sample": see `forward`
+        rules       noise_rule="nominal" | "pipeline", posterior="mean" | "sample", palette_resize="rgb" | "nearest"
         returns     layer id -> maps [B, H, S, S or N] in float32, dense features [B, C, h, w], text features [B, N, C]
                     (a bfloat16 model's in float32, since numpy has no bfloat16); B images, all on the model's device
         errors      ExtractorError where prompts and images differ in number
@@ -124,6 +123,7 @@ class FeatureExtractor:
         noise_rule: str = "nominal",
         posterior: str = "mean",
         places: Sequence[int] | None = None,
+        palette_resize: str = "rgb",
     ) -> Tensor:
         """Encode, add noise, run the denoiser once on the prompts; the consumer is fed while it runs.
 
@@ -139,7 +139,7 @@ class FeatureExtractor:
             if cut:
                 warnings.warn(PromptCut(prompts[number], cut, conditioning.length, number), stacklevel=3)
         generators = [seeded(seed) for seed in seeds]
-        latents = self.encode_images(images, posterior, generators)
+        latents = self.encode_images(images, posterior, generators, palette_resize)
         noise = [None] * len(latents) if noise is None else noise.split(1) if isinstance(noise, Tensor) else noise
         drawn = torch.cat([draw(x[None], *each) for x, *each in zip(latents, noise, generators, strict=True)])
         level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
@@ -148,11 +148,18 @@ class FeatureExtractor:
         with self.tap(consumer, side(latents)):
             return self.backbone.denoise(self.parts, noised, level, conditioning)
 
-    def encode_images(self, images: Sequence[Picture], posterior: str, generators: Sequence[torch.Generator]) -> Tensor:
-        """Pictures to latents in float32 on the denoiser's device   [B, c, h, w]"""
+    def encode_images(
+        self,
+        images: Sequence[Picture],
+        posterior: str,
+        generators: Sequence[torch.Generator],
+        palette_resize: str = "rgb",
+    ) -> Tensor:
+        """Images to latents in float32 on the denoiser's device   [B, c, h, w]"""
+        pixels = (read_picture(image, self.img_size, palette_resize)[None] for image in images)
         latents = [
-            self.backbone.encode_image(self.parts, read_picture(image, self.img_size)[None], posterior, generator)
-            for image, generator in zip(images, generators, strict=True)
+            self.backbone.encode_image(self.parts, each, posterior, generator)
+            for each, generator in zip(pixels, generators, strict=True)
         ]
         return torch.cat(latents).to(self.device)
 
@@ -185,7 +192,9 @@ def draw(latents: Tensor, noise: Tensor | None, generator: torch.Generator) -> T
     if noise is None:
         noise = torch.randn(latents.shape, generator=generator)
     elif noise.shape != latents.shape:
-        raise ExtractorError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
+        raise NoiseError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
+    elif not bool(noise.isfinite().all()):
+        raise NoiseError("the given noise holds NaN or infinity; expected finite numbers of the latents' shape")
     return noise.to(latents)
 
 

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from diffusion_feature.backbone import Parts
 from diffusion_feature.devices import like
 from diffusion_feature.errors import ExtractorError
+from diffusion_feature.images import read_image
 
 POSTERIORS = ("mean", "sample")
 
 
-def read_picture(image: Image.Image | str | Path, size: int | tuple[int, int]) -> Tensor:
-    """A picture as the VAE wants it: stretched to `size`, RGB, [3, h, w] in -1..1.
+def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = "nearest") -> Tensor:
+    """An image as the VAE wants it: stretched to `size`, RGB, [3, h, w] in -1..1.
 
-    size   one side of a square, or (height, width). PIL's default filter, before the conversion to RGB: bicubic, and
-           nearest for palette pictures.
+    image           in any form that `read_image` takes
+    size            one side of a square, or (height, width); resized bicubically
+    palette_resize  palette images: resized by "nearest" neighbour and then converted to RGB, or "rgb" first
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if isinstance(image, str | Path):
-        image = Image.open(image)
-    pixels = np.asarray(image.resize((width, height)).convert("RGB"), dtype=np.float32)
+    read = read_image(image)
+    resized = (read.stored if palette_resize == "nearest" else read.image).resize((width, height))
+    pixels = np.asarray(resized.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 255 * 2 - 1
 
 

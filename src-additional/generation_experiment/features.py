@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusion_feature.images import PictureUnreadable, read_image
 from distances import Array, Statistics
 from inception import SIDE, load_inception
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scene_network import SceneNetwork
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,11 +34,16 @@ def images_of(folder: str | Path, n: int | None = None) -> list[Path]:
 
 def read(file: Path, side: int, resize: str) -> Tensor:
     """[3, side, side] in -1..1"""
-    try:
-        picture = Image.open(file).convert("RGB").resize((side, side), FILTERS[resize])
-    except (OSError, UnidentifiedImageError) as error:
-        raise FeaturesError(f"{file} cannot be read: {error}") from None
+    picture = read_image_of(file).resize((side, side), FILTERS[resize])
     return torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def read_image_of(file: Path) -> Image.Image:
+    """Upright, RGB. Raises FeaturesError."""
+    try:
+        return read_image(file).image
+    except PictureUnreadable as error:
+        raise FeaturesError(str(error)) from None
 
 
 def chunks(files: Sequence[Path], size: int, title: str) -> Iterator[Sequence[Path]]:
@@ -94,7 +100,7 @@ def clip_scores(files: Sequence[Path], captions: Sequence[str], model: str, batc
     clip, scores, texts = clip.to(device).eval(), [], dict(zip(files, captions, strict=True))
     length = min(processor.tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
     for some in chunks(files, batch, "CLIP"):
-        pictures = [Image.open(file).convert("RGB") for file in some]
+        pictures = [read_image_of(file) for file in some]
         inputs = processor(text=[texts[file] for file in some], images=pictures, return_tensors="pt",
                            padding="max_length", truncation=True, max_length=length).to(device)  # fmt: skip
         output = clip(**inputs)

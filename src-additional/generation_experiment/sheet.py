@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from captions import read_captions
+from diffusion_feature.images import read_image
 from generate import SettingsError, parse, run
 from goca.colours import bright_palette
 from goca.guidance.rate import HIGHEST, LOWEST
@@ -21,7 +22,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from omegaconf import MISSING
-from PIL import Image
 
 CELL, LINE = 0.95, 0.2  # inches: a picture, a line of text
 GUIDES = ("tokens", "foreground", "rate")
@@ -73,7 +73,7 @@ def guides_of(folder: Path, names: list[str]) -> Sequence[str]:
 
 def show(axes: Any, folder: Path, name: str, kind: str) -> None:
     if kind == "image":
-        axes.imshow(Image.open(folder / f"{name}.png"))
+        axes.imshow(read_image(folder / f"{name}.png").image)
         return
     with np.load(folder / "guidance" / f"{name}.npz", allow_pickle=False) as kept:
         values = kept[kind]

@@ -7,6 +7,7 @@ from colorsys import hsv_to_rgb
 from typing import Any
 
 import numpy as np
+from diffusion_feature.images import is_file, read_image
 from PIL import Image
 
 VOID = 255
@@ -64,7 +65,7 @@ def colourise(label_map: Any, palette: str | Any = "voc") -> Array:
 def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float = 0.6) -> Image.Image:
     """The image with its label map laid over it, in the image's size; labels are resized by nearest neighbour.
 
-    image      a PIL image, or an array [H, W, 3], uint8 or floats 0..1
+    image      a PIL image, a file's name, or an array [H, W, 3], uint8 or floats 0..1
     label_map  [h, w] class ids; 255 is void
     alpha      0 shows the image alone, 1 the labels alone
     Raises PictureError for other shapes or an alpha beyond 0..1.
@@ -77,9 +78,9 @@ def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float
 
 
 def as_picture(image: Any) -> Image.Image:
-    """An RGB PIL image from a PIL image or an array [H, W, 3], uint8 or floats 0..1. Raises PictureError."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
+    """An RGB PIL image from a PIL image, a file, or an array [H, W, 3], uint8 or floats 0..1. Raises PictureError."""
+    if isinstance(image, Image.Image) or is_file(image):
+        return read_image(image).image
     pixels = array_of(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise PictureError(f"an image is [height, width, 3]; found shape {pixels.shape}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusion_feature import Attention, FeatureExtractor
+from diffusion_feature import Attention, FeatureExtractor, read_image
 from torch import Tensor
 
 from goca.config import ConfigError, SegmenterConfig
@@ -18,7 +18,7 @@ from goca.prompts.tokens import Token, tokenise
 from goca.refine import affinity
 from goca.rescaling import min_max
 from goca.resizing import Grid
-from goca.segmenter import Picture, Segmenter
+from goca.segmenter import Picture, Segmenter, name_of
 from goca.views import views
 
 WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # how much coarser than the grid -> weight; SD 1.5: 8, 16, 32, 64 of 64
@@ -61,6 +61,7 @@ class DiffSegmentor(Segmenter):
     def capture(self, image, annotation, noise=None, image_id=None, head_rules=(), layer_rules=()) -> ClassMaps:  # type: ignore[override]
         """As many classes in one forward as `max_bytes` admits. The rules say nothing here."""
         noise = None if noise is None else noise.reshape(1, *noise.shape[-3:])
+        image, image_id = read_image(image).stored, name_of(image, image_id)
         prompts = [self.prompt(name, annotation.caption) for name in self.names(annotation)]
         maps: list[Tensor] = []
         while len(maps) < len(prompts):

@@ -68,5 +68,6 @@ class Predictor:
             messages = [each.message for each in caught if issubclass(each.category, UserWarning)]
             cut |= {each.prompt: str(each) for each in messages if isinstance(each, PromptCut)}
             own = [str(each) for each in messages if not isinstance(each, PromptCut)]
-            notes = dict.fromkeys([*([cut[annotation.caption]] if annotation.caption in cut else []), *own])
+            of_prompt = [cut[annotation.caption]] if annotation.caption in cut else []
+            notes = dict.fromkeys([*sample.notes, *of_prompt, *own])
             yield Prediction(scores, annotation.class_ids, annotation.lost_classes(), list(notes))

@@ -1,4 +1,4 @@
-"""Two protocols, ten switches: what the equations say, and what the released evaluation computes.
+"""Two protocols, eleven switches: what the equations say, and what the released evaluation computes.
 
 A protocol is nothing but its switches. Both presets are bundles of them; any switch can be set alone, and every
 result file stores all of them.
@@ -25,6 +25,7 @@ SWITCHES: dict[str, tuple[str, str]] = {
     "caption_grammar": ("brackets", "first_group"),  # how "(wheel, car)" is read
     "posterior": ("mean", "sample"),  # what is taken from the VAE's posterior
     "seed": ("image", "none"),  # noise seeded from the image's id, or drawn afresh
+    "palette_resize": ("rgb", "nearest"),  # palette images: to RGB and then resized, or resized by nearest neighbour
 }
 PRESETS = ("paper", "released")
 ASK = ("complete", "open")  # whether a prompt names all that is there, or what is looked for: see docs/open.md
@@ -48,6 +49,7 @@ class Protocol:
     caption_grammar: str = "brackets"
     posterior: str = "mean"
     seed: str = "image"
+    palette_resize: str = "rgb"
 
     def __post_init__(self) -> None:
         for switch, values in SWITCHES.items():

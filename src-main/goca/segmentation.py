@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusion_feature.images import image_size, is_file, read_image
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +19,17 @@ from goca.colours import overlay, voc_palette
 from goca.files import whole_file
 
 BACKGROUND = 0
+
+
+class OnDemand:
+    """A field that holds an image, or its file, which is read (upright, RGB) whenever the image is asked for."""
+
+    def __get__(self, owner: Any, kind: type) -> Any:
+        given = None if owner is None else vars(owner)["image"]
+        return read_image(given).image if is_file(given) else given
+
+    def __set__(self, owner: Any, given: Any) -> None:
+        vars(owner)["image"] = given
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Segmentation:
     class_ids   the class of each map; 0 is background
     names       the same, in words
     image_size  (height, width) of the picture; None if it is not known
-    image       the picture itself, for overlays
+    image       the image itself, upright RGB, for overlays; given as a file's name, it is read when it is asked for
     presence    where words were looked for (ask=open): for each class that is not the background, the probability that
                 it is there, 0..1, and whether it is taken as present; its map is 0 if it is not
     """
@@ -36,7 +49,7 @@ class Segmentation:
     class_ids: list[int]
     names: list[str]
     image_size: tuple[int, int] | None = None
-    image: Any = None
+    image: Any = OnDemand()  # None by default
     presence: tuple[float, ...] | None = None
     present: tuple[bool, ...] | None = None
 
@@ -97,12 +110,25 @@ class Segmentation:
         """The picture under the label map's colours, as a PIL image (on white, if the picture is not known)."""
         label = self.label_map(size).numpy()
         shape = label.shape[::-1]
-        picture = Image.new("RGB", shape, "white") if self.image is None else self.image.convert("RGB").resize(shape)
+        known = self.image
+        picture = Image.new("RGB", shape, "white") if known is None else read_image(known).image.resize(shape)
         return overlay(picture, label, alpha=strength)
 
     def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
         """The label map as a palette PNG of class ids 0..255; written beside `path`, then renamed: never half there."""
         save_picture(label_image(self.label_map(size)), path)
+
+
+def size_and_image(image: Any) -> tuple[tuple[int, int], Any]:
+    """(height, width) of an image in any form that `read_image` takes, and the image; a file stays a file.
+
+    So a list of many files is not kept in memory. Raises PictureUnreadable, ImageError.
+    """
+    if is_file(image):
+        width, height = image_size(Path(image))
+        return (height, width), Path(image)
+    read = read_image(image).image
+    return (read.height, read.width), read
 
 
 def label_image(label: Tensor) -> Image.Image:

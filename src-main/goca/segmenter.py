@@ -10,8 +10,8 @@ from typing import Any, Self, overload
 
 import torch
 from diffusion_feature import FeatureExtractor, expand_layers
+from diffusion_feature.images import is_file, read_image
 from diffusion_feature.tap import Consumer
-from PIL import Image
 from torch import Tensor
 
 from goca.aggregation import Aggregator, Plan
@@ -23,11 +23,12 @@ from goca.prompts import LearntTokens, PromptAnnotation, annotate, blanked, pars
 from goca.prompts.tokens import as_read
 from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
-from goca.segmentation import BACKGROUND, Segmentation
+from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 from goca.views import Capture, View, averaged, views
 
-Picture = Image.Image | str | Path
-Prompt = str | PromptAnnotation
+Picture = Any  # what `diffusion_feature.read_image` takes
+FORWARD_RULES = {"noise_rule": "noise", "posterior": "posterior", "palette_resize": "palette_resize"}  # -> the switch
+Prompt = str | Sequence[str] | PromptAnnotation
 
 
 class EmptyClass(UserWarning):
@@ -36,6 +37,10 @@ class EmptyClass(UserWarning):
 
 class BoundTooSmall(ValueError):
     """max_bytes admits not even one picture."""
+
+
+class PromptError(ValueError):
+    """Something that is not taken as a prompt, or other than one for each image; the message says what is."""
 
 
 class Segmenter:
@@ -110,19 +115,24 @@ class Segmenter:
     def __call__(self, image, prompt, noise=None, image_id=None, ask=None):
         """Segment an image by words such as "cat, grass, wall" or ["cat", "grass"], or by an annotation.
 
-        image     a picture or its file; a list of them: one forward for all (see `max_bytes`), a list of results
-        prompt    for a list of images: one prompt for all, or one each
+        image     a file's name, a PIL image, an array or a tensor (uint8, or fractions 0..1; see `read_image`); a list
+                  of these: one forward for all (see `max_bytes`), a list of results
+        prompt    one text, or a list of words; for a list of images: one text for all, or a list with one text, or one
+                  list of words, for each
         noise     the noise to add, shape of the latents; None: drawn, seeded by the image's id
         image_id  what the seed is made of; by default the file's name, or the picture's content
         ask       "open": the words are what is looked for, the rest is background, and what is not there gets nothing;
                   "complete": the prompt names everything in the picture (the published method).
                   None: the config's; where it says nothing, open for words and complete for annotations
+        errors    PictureUnreadable, ImageError, PromptError, NoClass, NoiseError
         """
         if not isinstance(image, list | tuple):
             return self([image], [prompt], [noise], [image_id], ask)[0]
         prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * len(image)
         if len(prompts) != len(image):
-            raise ValueError(f"{len(image)} pictures and {len(prompts)} prompts; expected one each, or one for all")
+            raise PromptError(f"{len(image)} pictures and {len(prompts)} prompts; expected one each, or one for all")
+        for each in prompts:
+            check_prompt(each)
         if self.asked(ask, prompts) == "open":
             queries = [Query.of_words(each, self.learnt) for each in prompts]
             answers = self.look_for(image, queries, noise, image_id)
@@ -258,9 +268,12 @@ class Segmenter:
         places  as for `forward`
         """
 
+        names = [name_of(*each) for each in zip(images, image_ids)]
+        read = [read_image(image).stored for image in images]
+
         def look(view: View) -> Aggregator:
             aggregator = Aggregator(plan)
-            self.forward(images, annotations, aggregator, noises, image_ids, view, places)
+            self.forward(read, annotations, aggregator, noises, names, view, places)
             return aggregator
 
         looks = views(self.config)
@@ -283,7 +296,7 @@ class Segmenter:
         """
         protocol, view = self.protocol, view or View(self.config.t)
         seeds = [None if protocol.seed == "none" else view.seed(seed_of(*each)) for each in zip(images, image_ids)]
-        rules = {"noise_rule": protocol.noise, "posterior": protocol.posterior}
+        rules = {name: getattr(protocol, switch) for name, switch in FORWARD_RULES.items()}
         given = self.extractor.backbone.tokenizers(self.extractor.parts)
         tokenizers = [given[name] for name in ("tokenizer", "tokenizer_2") if name in given]
         captions = [as_read(annotation.caption, tokenizers, protocol.token_spans) for annotation in annotations]
@@ -346,13 +359,14 @@ class Segmenter:
         """The learnt tokens (textual inversion) that the pipeline has now."""
         return LearntTokens.of(**self.extractor.backbone.tokenizers(self.extractor.parts))
 
-    def read_prompt(self, prompt: str | PromptAnnotation) -> tuple[PromptAnnotation, dict[int, str]]:
-        """The annotation of a prompt, and the names of its classes; in a string every entity becomes a class.
+    def read_prompt(self, prompt: Prompt) -> tuple[PromptAnnotation, dict[int, str]]:
+        """The annotation of a prompt, and the names of its classes; in words every entity becomes a class.
 
         Parts stand in brackets behind what they belong to: "(tree, trunk), sky" are the classes tree and sky.
         """
         if isinstance(prompt, PromptAnnotation):
             return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
+        prompt = one_text(prompt)
         hidden = parse_brackets(self.learnt.hide(blanked(prompt), any_case=True).lower())
         groups = {group[0]: group for group in reversed(hidden)}  # the first of a name counts
         if not groups:
@@ -373,11 +387,10 @@ class Segmenter:
     def segmentation(
         self, scores: Tensor, annotation: PromptAnnotation, names: Mapping[int, str], image: Picture
     ) -> Segmentation:
-        picture = image if isinstance(image, Image.Image) else Image.open(image)
         ids = list(annotation.existent_objects)
         rest = len(scores) - len(ids)
         words = [names[class_id] for class_id in ids] + ["background"] * rest
-        return Segmentation(scores, ids + [BACKGROUND] * rest, words, (picture.height, picture.width), picture)
+        return Segmentation(scores, ids + [BACKGROUND] * rest, words, *size_and_image(image))
 
 
 def within(tokens: Iterable[int], length: int) -> list[int]:
@@ -385,12 +398,33 @@ def within(tokens: Iterable[int], length: int) -> list[int]:
     return [token for token in tokens if 0 <= token < length]
 
 
+def check_prompt(prompt: Any) -> None:
+    """Raises PromptError for anything but a text, a list of words or an annotation."""
+    words = prompt if isinstance(prompt, list | tuple) else [prompt]
+    if not isinstance(prompt, PromptAnnotation) and not all(isinstance(word, str) for word in words):
+        shown = text if len(text := repr(prompt)) <= 80 else f"{text[:77]}..."
+        raise PromptError(
+            f"the prompt is {shown}; expected a text such as 'cat, grass, wall', a list of words, or a "
+            "PromptAnnotation: one for an image, a list of them for a list of images"
+        )
+
+
+def one_text(prompt: str | Sequence[str]) -> str:
+    """A prompt, or a list of words, as one text. Raises PromptError."""
+    check_prompt(prompt)
+    return prompt if isinstance(prompt, str) else ", ".join(prompt)
+
+
+def name_of(image: Picture, image_id: str | None) -> str | None:
+    """What the image's seed is made of: its id, or its file's name; None: its content."""
+    return image_id if image_id is not None or not is_file(image) else Path(image).name
+
+
 def seed_of(image: Picture, image_id: str | None) -> int:
     """A seed that depends on the image's id alone: on no machine, batch or number of processes."""
-    if image_id is not None:
-        source = str(image_id).encode()
-    elif isinstance(image, Image.Image):
-        source = f"{image.mode} {image.size}".encode() + image.tobytes()
+    if (name := name_of(image, image_id)) is not None:
+        source = str(name).encode()
     else:
-        source = Path(image).name.encode()
+        read = read_image(image).stored
+        source = f"{read.mode} {read.size}".encode() + read.tobytes()
     return int.from_bytes(hashlib.sha256(source).digest()[:7], "big")

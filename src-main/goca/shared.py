@@ -107,7 +107,7 @@ class Shared:
                     rescaled = segmenter.rescale(maps, annotation)
                     scores = segmenter.refine(rescaled, captures[bare(plan)], 0, sample.image)
                 own = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-                scored[key] = scores, list(dict.fromkeys([*cut, *own]))
+                scored[key] = scores, list(dict.fromkeys([*sample.notes, *cut, *own]))
             scores, notes = scored[key]
             yield number, Prediction(scores, annotation.class_ids, annotation.lost_classes(), notes)
 

@@ -83,7 +83,7 @@ def forward_key(benchmark: Benchmark) -> str:
     dataset = {name: value for name, value in settings.pop("dataset").items() if name not in AFTER}
     del settings["model"], settings["fixed_threshold"]
     looks = [dataclasses.astuple(view) for view in views(benchmark.model)]
-    switches = [protocol.noise, protocol.posterior, protocol.seed]
+    switches = [protocol.noise, protocol.posterior, protocol.seed, protocol.palette_resize]
     return json.dumps([weights_key(benchmark), dataset, settings, looks, switches, benchmark.limit], default=str)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusion_feature.images import read_image
 from PIL import Image
 from torch import Tensor
 
@@ -71,7 +72,7 @@ class Tagger:
     def probabilities(self, image: Image.Image) -> dict[int, float]:
         """Class id -> probability: the softmax over all classes of CLIP's scaled cosine similarities."""
         self.load()
-        pixels = self._pixels(images=image.convert("RGB"), return_tensors="pt")["pixel_values"].to(self.device)
+        pixels = self._pixels(images=read_image(image).image, return_tensors="pt")["pixel_values"].to(self.device)
         embedded = self._model.visual_projection(self._model.vision_model(pixel_values=pixels).pooler_output)[0]
         similarity = self._classes @ unit(embedded)  # [classes]
         shares = (self._model.logit_scale.exp() * similarity).softmax(0).tolist()

@@ -84,7 +84,7 @@ class RegionPredictor:
         ids = [f"{sample.id}/{self.seed}" if self.seed else sample.id for sample in wanted]
         images = [sample.image for sample in wanted]
         for number, maps in zip(noises, self.finder.regions(images, self.merging, list(noises.values()), ids)):
-            found[number] = Prediction(maps, ())
+            found[number] = Prediction(maps, (), notes=samples[number].notes)
         return [found[number] for number in range(len(samples))]
 
 

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageOps
+from diffusion_feature.images import read_image
+from PIL import ImageOps
 from torch import Tensor
 
 from goca.aggregation import Aggregator, Plan
 from goca.config import SegmenterConfig
 
-Picture = Image.Image | str | Path
+Picture = Any  # what `read_image` takes
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class View:
         """The picture as this look sees it."""
         if not self.flipped:
             return image
-        return ImageOps.mirror(image if isinstance(image, Image.Image) else Image.open(image))
+        return ImageOps.mirror(read_image(image).stored)
 
     def seed(self, seed: int) -> int:
         """The picture's own seed for the first draw, and others that follow from it."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from diffusion_feature.images import PictureUnreadable, read_image
 
 from goca.app.models import Choice, Models
 from goca.cli import named
-from goca.cli.pictures import PictureUnreadable, read
 from goca.cli.segment import embedded_words, kept_warnings, words_of
 from goca.config import ConfigError
 from goca.prompts import parse_brackets
@@ -20,6 +20,7 @@ from goca.segmentation import Segmentation
 from goca.segmenter import NoClass
 from goca.tracing import trace
 
+LARGEST = 1 << 24  # pixels that a picture is read with: four times as many as on the page's own maps, and more
 TOLD_HERE = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words says in plainer words
 
 
@@ -82,7 +83,7 @@ def segment(models: Models, choice: Choice, file: str | None, words: str) -> Res
         raise NoClass("No words yet: type what is in the picture, such as: cat, grass, wall")
     path = Path(file)
     try:
-        picture, remarks = read(path, frame=0)
+        _, remarks, picture = read_image(path, at_most=LARGEST)
     except PictureUnreadable as error:  # where an upload is kept says nothing to its owner
         raise PictureUnreadable(str(error).replace(str(path), path.name)) from None
     with models.segmenter(choice) as segmenter:

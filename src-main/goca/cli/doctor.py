@@ -102,7 +102,8 @@ def trial(model: str, args: argparse.Namespace, found: Memory) -> Line:
 
 def timed(model: str, args: argparse.Namespace) -> str:
     """One picture: seconds for the model, and for the picture."""
-    from goca.cli.pictures import read
+    from diffusion_feature.images import read_image
+
     from goca.cli.segment import kept_warnings
     from goca.embedded import resolve
 
@@ -110,7 +111,7 @@ def timed(model: str, args: argparse.Namespace) -> str:
     start = time.perf_counter()
     segmenter = load(model, args)
     loaded = time.perf_counter()
-    picture, _ = read(path)
+    picture = read_image(path, frame=None).stored
     with kept_warnings(args.debug) as warned:
         segmentation = segmenter(picture, args.prompt, image_id=path.name)
     rows = segmentation.summary()

@@ -145,15 +145,14 @@ class Work:
 
     def run(self, pictures: Sequence[Path], places: Sequence[Places]) -> int:
         """Segment one picture after the other; one that cannot be used is named and left out."""
+        from diffusion_feature.images import PictureUnreadable
         from tqdm import tqdm
-
-        from goca.cli.pictures import PictureUnreadable
 
         left_out = 0
         for path, place in zip(tqdm(pictures, unit="picture", disable=None), places):
             try:
                 self.segment(path, place)
-            except (PictureUnreadable, FileNotFoundError, words.WordsNotFound) as error:
+            except (PictureUnreadable, words.WordsNotFound) as error:
                 left_out += 1
                 self.say(f"{type(error).__name__}: {error}")
         if left_out and len(pictures) > 1:
@@ -161,15 +160,16 @@ class Work:
         return int(self.lost or left_out > 0)
 
     def segment(self, path: Path, place: Places) -> None:
-        from goca.cli.pictures import read
+        from diffusion_feature.images import read_image
+
         from goca.cli.results import write
 
         start = time.perf_counter()
-        picture, notes = read(path, self.args.frame)
+        picture, notes, stored = read_image(path, self.args.frame)
         text = as_text(self.words.of(picture, path.name))
         of_prompt = self.notes_on(text)
         with kept_warnings(self.args.debug) as warned:
-            segmentation = self.segmenter(picture, text, image_id=path.name, ask=self.args.ask)
+            segmentation = self.segmenter(stored, text, image_id=path.name, ask=self.args.ask)
         label = segmentation.label_map(threshold=self.args.threshold)
         self.tell(path, notes, warned)
         record = {

@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import numpy as np
+from diffusion_feature.images import (
+    UPRIGHT,
+    PictureUnreadable,
+    open_image,
+    orientation,
+    turned_upright,
+    without_orientation,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -109,6 +117,9 @@ class Sample:
     id, name    the id in the split's list; the image's file name, under which labels and annotations know it
     objects     ids of the classes that an annotation names; None: those of the label map count
     read_label  label file -> class ids [H, W]; raises SampleError
+
+    The image stays as it is stored, whatever its EXIF orientation says, where the label has that size; it is turned
+    upright where only then they agree, or where there is no label. `notes` say so.
     """
 
     id: str
@@ -124,12 +135,33 @@ class Sample:
     @cached_property
     def image(self) -> Image.Image:
         """The picture, decoded, in the mode of its file. Raises SampleError if it cannot be read."""
-        return opened(self.image_path, "image")
+        return self._read[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was done to the image, in words. Raises SampleError as `image`."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Image.Image, list[str]]:
+        image, notes = opened(self.image_path, "image")
+        if orientation(image) == 1:
+            return image, notes
+        upright, turned = turned_upright(image), [*notes, UPRIGHT]
+        try:
+            size = self._label.shape[::-1]
+        except SampleError:
+            return upright, turned
+        return (upright, turned) if image.size != size == upright.size else (without_orientation(image), notes)
+
+    @cached_property
+    def _label(self) -> NDArray[np.uint8]:
+        return self.read_label(self.label_path)
 
     @cached_property
     def label(self) -> NDArray[np.uint8]:
         """Class ids [H, W], VOID where there is none. Raises SampleError if it cannot be read or does not fit."""
-        label = self.read_label(self.label_path)
+        label = self._label
         height, width = label.shape
         if (width, height) != self.image.size:
             sizes = "the image is {}x{}, its label {}x{}".format(*self.image.size, width, height)
@@ -182,19 +214,17 @@ def class_table(classes: str, root: Path) -> list[list[str]]:
 
 def pixels(path: Path, modes: Sequence[str]) -> NDArray:
     """The values of a label file, in one of these modes of Pillow's. Raises SampleError."""
-    found = opened(path, "label")
+    found, _ = opened(path, "label")
     if found.mode not in modes:
         raise SampleError(f"label {path.name} has mode {found.mode}; expected an id per pixel ({', '.join(modes)})")
     return np.array(found)
 
 
-def opened(path: Path, what: str) -> Image.Image:
-    """An image file, decoded. Raises SampleError that says what is missing or cannot be read."""
+def opened(path: Path, what: str) -> tuple[Image.Image, list[str]]:
+    """An image file, decoded, as it is stored; and notes. Raises SampleError: what is missing or cannot be read."""
+    if not path.exists():
+        raise SampleError(f"{what} {path.name} is missing")
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise SampleError(f"{what} {path.name} is missing") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise SampleError(f"{what} {path.name} cannot be read: {error}") from None
+        return open_image(path)
+    except PictureUnreadable as error:
+        raise SampleError(f"{what} {path.name} cannot be read: {error.reason}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from diffusion_feature.images import PictureUnreadable, image_size, read_image
 from PIL import Image
 
 from goca.datasets import SampleError
@@ -13,9 +14,7 @@ from goca.labeling.pricing import scaled
 
 def as_jpeg(image: Image.Image, side: int, quality: int) -> bytes:
     """The picture with its longer side at most `side`, as JPEG; what is transparent becomes white."""
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image = image.convert("RGB")
+    image = read_image(image).image
     if (size := scaled(image.size, side)) != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -25,10 +24,9 @@ def as_jpeg(image: Image.Image, side: int, quality: int) -> bytes:
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(width, height), read from the file's head alone. Raises SampleError if it is no picture."""
+    if not path.exists():
+        raise SampleError(f"image {path.name} is missing")
     try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise SampleError(f"image {path.name} is missing") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SampleError(f"image {path.name} cannot be read: {error}") from None
+        return image_size(path)
+    except PictureUnreadable as error:
+        raise SampleError(f"image {path.name} cannot be read: {error.reason}") from None

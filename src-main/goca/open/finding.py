@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from goca.open.evidence import evidence
@@ -19,7 +18,7 @@ from goca.open.rest import LEAST, REST_RULES
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation
 from goca.rescaling import min_max
-from goca.segmentation import BACKGROUND, Segmentation
+from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 
 if TYPE_CHECKING:
     from goca.segmenter import Picture, Segmenter
@@ -50,10 +49,8 @@ class Answer:
 
     def segmentation(self, query: Query, image: Picture) -> Segmentation:
         """The answer for an image that is known, with names."""
-        picture = image if isinstance(image, Image.Image) else Image.open(image)
         ids, names = [*self.class_ids, BACKGROUND], [*query.names().values(), "background"]
-        size = (picture.height, picture.width)
-        return Segmentation(self.scores, ids, names, size, picture, self.presence, self.present)
+        return Segmentation(self.scores, ids, names, *size_and_image(image), self.presence, self.present)
 
 
 class Finder:

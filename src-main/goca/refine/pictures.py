@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusion_feature.images import is_file, read_image
 from PIL import Image
 from torch import Tensor
 
@@ -23,13 +23,10 @@ def read_picture(image: Any) -> Tensor:
 
     image   a PIL image or its file; or numbers, [3, H, W] or [H, W, 3], perhaps in a batch of one (where both fit, a
             tensor is read as the first and an array as the second): 0..255, or fractions none of which is above 1
-    errors  RefineError for another shape, other values or NaN
+    errors  RefineError for another shape, other values or NaN; PictureUnreadable for a file
     """
-    if isinstance(image, str | Path):
-        with Image.open(image) as opened:
-            return read_picture(opened.convert("RGB"))
-    if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
+    if isinstance(image, Image.Image) or is_file(image):
+        image = np.array(read_image(image).image)
     pixels = torch.as_tensor(image)
     pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
     first, last = pixels.ndim == 3 and pixels.shape[0] == 3, pixels.ndim == 3 and pixels.shape[-1] == 3
