@@ -40,7 +40,7 @@ class LabelMaps:
         its file apart from others'.
         """
         name = ODD.sub("_", image_id).lstrip(".")
-        if name != image_id:
+        if name != image_id or not name:
             name += f"-{zlib.crc32(image_id.encode('utf-8', 'surrogatepass')):08x}"
         return {threshold: self.folder / f"{threshold:g}" / f"{name}.png" for threshold in self.thresholds}
 
