@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from goca.tagging import Tagger, TaggerConfig, TaggerError
-from goca.word_sources import WORD_SOURCES, Asked
+from goca.tagging import Tagger
+from goca.word_sources import WORD_SOURCES, Asked, TaggerConfig, TaggerError
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 

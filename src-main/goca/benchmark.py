@@ -12,22 +12,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffusion_feature.loading import pick_device
 
 from goca import evaluation
-from goca.config import FIELDS, SegmenterConfig, read_fields
+from goca.config import FIELDS, OPEN_FIELDS, SegmenterConfig, read_fields
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.evaluation import AnnotationFile, Captions, MeanIoU, NoiseFile, RunStore, Segmentor
 from goca.evaluation.inputs import fingerprint
 from goca.evaluation.label_maps import LabelMaps
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record
+from goca.offers import Offers
+from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation, annotate
-from goca.protocol import Protocol
+from goca.protocol import ASK, Protocol
 from goca.schema import ConfigError, check, shown
 from goca.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
+from goca.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
 
 if TYPE_CHECKING:
     from goca.segmenter import Segmenter
+    from goca.tagging import Tagger
 
 Kind = TypeVar("Kind", bound="Segmenter")
+LATER = {"token_method": "mean"}  # fields of a model that came after run folders were made -> what changes nothing
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
 
@@ -52,11 +57,14 @@ class Benchmark(RunSettings):
 
             cls = UnsupervisedBenchmark
         return cls(
-            **own | {"run_dir": Path(own["run_dir"]), "merging": Merging.of(own.get("merging"))},
+            **own | {
+                "run_dir": Path(own["run_dir"]), "merging": Merging.of(own.get("merging")),
+                "tagger": TaggerConfig.of(own.get("tagger")), "ask": model.ask or ASK[0],
+            },
             model=model,
             dataset=dataset,
             values={**config, "protocol": Protocol.plain(config.get("protocol", "paper"))},
-        )
+        )  # fmt: skip
 
     def run(
         self, *, rank: int = 0, world: int = 1, progress: Callable[[list[str]], Iterable[str]] = iter
@@ -92,7 +100,7 @@ class Benchmark(RunSettings):
 
     def loader(self, dataset: Dataset) -> Callable[[RunStore], Segmentor]:
         """What loads the model; prompts and noise are read at once, so that their errors come first."""
-        source = self.prompts()
+        source = self.prompts(dataset)
         noise = NoiseFile(self.noise_file) if self.noise_file else None
         return lambda store: self.segmentor(dataset, source, noise, store)
 
@@ -100,7 +108,7 @@ class Benchmark(RunSettings):
         """What the counts say."""
         return evaluation.summarise(
             dataset, self.dataset, self.protocol, metric, records,
-            fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
+            fixed=self.fixed_threshold, settings=self.values, origins=store.origins(), asked=(self.ask, self.words),
         )  # fmt: skip
 
     def drawn_label_maps(self, metric: MeanIoU) -> LabelMaps | None:
@@ -119,11 +127,28 @@ class Benchmark(RunSettings):
     def protocol(self) -> Protocol:
         return self.model.protocol
 
-    def prompts(self) -> AnnotationFile | Captions:
-        """Where prompt annotations come from: a file of them, or the captions of the labels file."""
+    @property
+    def published(self) -> bool:
+        """Whether the published method runs as published: the prompt names what is there by the ground truth."""
+        return self.ask == "complete" and self.words == DEFAULT
+
+    def prompts(self, dataset: Dataset) -> AnnotationFile | Captions | Offers:
+        """What says what is in a sample: a file of annotations, the captions, or another source of words."""
         if self.annotations:
             return AnnotationFile(self.annotations)
-        return Captions(self.labels())
+        if self.published:
+            return Captions(self.labels())
+        source = WORD_SOURCES[self.words]
+        captions = Captions(self.labels()) if source.captions else None
+        asked = Asked(dataset.class_names, self.dataset.add_missing, self._tagger(dataset))
+        return Offers(source, asked, captions, self.protocol)
+
+    def _tagger(self, dataset: Dataset) -> Tagger | None:
+        if self.words != "tags":
+            return None
+        from goca.tagging import Tagger
+
+        return Tagger(self.tagger, dataset.class_names, _own_device(self.device))
 
     def labels(self) -> Path:
         """The labels file: relative to the current folder, else to the project's. Raises DatasetError."""
@@ -141,21 +166,42 @@ class Benchmark(RunSettings):
     def settings(self) -> dict[str, Any]:
         """What the counts depend on: files by their content, folders by their place."""
         dataset = dataclasses.asdict(self.dataset)
-        labels = None if self.annotations else self.labels()
+        reads = WORD_SOURCES[self.words].captions and not self.annotations
+        labels = self.labels() if reads else None
         inputs = {"annotations": self.annotations, "noise_file": self.noise_file, "labels": labels}
         return {
-            "model": self.model.to_dict() | {"pipeline": _placed(self.model.pipeline)},
+            "model": self.counted_fields() | {"pipeline": _placed(self.model.pipeline)},
             "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},
             **{name: fingerprint(path) if path else None for name, path in inputs.items()},
             **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype", "int8_text")},
+            **({} if self.published else {"ask": self.ask, "words": self.words}),
+            **({"tagger": self.tagger_fields()} if self.words == "tags" else {}),
         }
 
+    def counted_fields(self) -> dict[str, Any]:
+        """The model's fields that the counts depend on.
+
+        Fields that came later are left out where they change nothing, so that a folder of before goes on.
+        """
+        fields = self.model.to_dict()
+        if self.ask != "open":
+            fields = {name: value for name, value in fields.items() if name not in OPEN_FIELDS}
+        else:
+            fields |= {"ask": "open", "background_words": background_words(self.model.background_words)}
+        return {name: value for name, value in fields.items() if LATER.get(name, ...) != value}
+
+    def tagger_fields(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
+
     def segmentor(
-        self, dataset: Dataset, source: AnnotationFile | Captions, noise: NoiseFile | None, store: RunStore
+        self, dataset: Dataset, source: AnnotationFile | Captions | Offers, noise: NoiseFile | None, store: RunStore
     ) -> Segmentor:
         """Load the model, and segment samples with it; the store is told what it runs on."""
         from goca.diffsegmentor import DiffSegmentor
-        from goca.predictor import SEGMENTERS, Predictor
+        from goca.predictor import SEGMENTERS, OpenPredictor, Predictor
+
+        if isinstance(source, Offers) and source.asked.tagger is not None:
+            source.asked.tagger.load()
 
         segmenter = self.load(SEGMENTERS[self.model.method], store)
         if isinstance(segmenter, DiffSegmentor):
@@ -163,8 +209,12 @@ class Benchmark(RunSettings):
             segmenter.class_names = {class_id: class_label(names, class_id) for class_id in range(len(names))}
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
-
-        return Predictor(segmenter, source, noise, self.seed)
+        if not isinstance(source, Offers):
+            return Predictor(segmenter, source, noise, self.seed)
+        if self.ask == "open":
+            return OpenPredictor(segmenter, source.query, noise, self.seed)
+        source.annotate = self.offer_annotator(dataset, segmenter.extractor.parts)
+        return Predictor(segmenter, source, noise, self.seed, told=False)
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
@@ -176,16 +226,21 @@ class Benchmark(RunSettings):
 
     def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
         """Caption and present classes -> annotation, with the model's own tokenizers."""
+        of_offer = self.offer_annotator(dataset, parts)
+        return lambda caption, present: of_offer(Offer(caption, present, self.dataset.add_missing))
+
+    def offer_annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[Offer], PromptAnnotation]:
+        """The same from an offer."""
         from diffusion_feature.families import backbone
 
         tokenizers = backbone(self.model.version).tokenizers(parts)
-        return lambda caption, present: annotate(
-            caption,
+        return lambda offer: annotate(
+            offer.caption,
             dataset.class_names,
-            present,
+            offer.class_ids,
             **tokenizers,
             add_background=self.dataset.add_background,
-            add_missing=self.dataset.add_missing,
+            add_missing=offer.add_missing,
             protocol=self.protocol,
         )
 
@@ -203,6 +258,7 @@ def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig,
         if config.get(key) is None:
             raise ConfigError(f"{key} is not set")
     Merging.of(own.get("merging"))
+    TaggerConfig.of(own.get("tagger"))
     model = config["model"]
     if not isinstance(model, str | Mapping):
         raise ConfigError(f"model is {shown(model)}; expected a mapping of {', '.join(FIELDS)}, or a name")
@@ -211,11 +267,27 @@ def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig,
     if "protocol" in fields and Protocol.of(fields["protocol"]) != protocol:
         raise ConfigError("model.protocol and protocol differ; a run has one, so set protocol alone")
     fields["protocol"] = protocol
+    if own.get("ask") is not None:
+        fields["ask"] = own["ask"]
     check(SegmenterConfig, fields, ConfigError, "model")
     found = SegmenterConfig(**fields)
     if found.keep_all_objects:
         raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
+    check_asked(found, own)
     return own, found, DatasetConfig.of(config["dataset"])
+
+
+def check_asked(model: SegmenterConfig, own: Mapping[str, Any]) -> None:
+    """Whether a run can ask as it is told to. Raises ConfigError."""
+    given = [f"words={own['words']}"] if own.get("words", DEFAULT) != DEFAULT else []
+    if model.ask == "open":
+        given.append("ask=open")
+        if model.method != "goca":
+            raise ConfigError(f"ask=open is not for method {model.method!r}; choose ask=complete")
+    if given and own.get("annotations"):
+        raise ConfigError(f"annotations=FILE says what is looked for; {' and '.join(given)} cannot say it too")
+    if given and own.get("task") == "unsupervised":
+        raise ConfigError(f"task=unsupervised looks for no words; leave out {' and '.join(given)}")
 
 
 def _placed(location: str | None) -> str | None:

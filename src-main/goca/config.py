@@ -29,6 +29,7 @@ RULES: dict[str, Mapping[str, Any]] = {
     "presence": PRESENCE_RULES,
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
+OPEN_FIELDS = ("ask", "rest", "presence", "calibration", "least_presence", "background_words", "separator")
 CURVE = ("slope", "midpoint")
 SHARED = "_defaults"  # the file that all configs start from
 Size = int | tuple[int, int]

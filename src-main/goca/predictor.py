@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +16,13 @@ from torch import Tensor
 
 from goca.datasets import Sample, SampleError
 from goca.diffsegmentor import DiffSegmentor
-from goca.evaluation import Prediction
+from goca.evaluation import Prediction, Word
+from goca.open import Answer, Query
 from goca.prompts import PromptAnnotation
 from goca.segmenter import Segmenter
+from goca.views import Capture
 
+Found = TypeVar("Found")
 SEGMENTERS: dict[str, type[Segmenter]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
 
 
@@ -32,19 +37,21 @@ class Predictor:
 
     prompts  sample -> annotation; raises SampleError where there is none
     noise    sample -> noise to add, or None: drawn, seeded by the image's id and `seed`
+    told     whether the prompts name what is there by the ground truth; else predictions say what was looked for
     """
 
     segmenter: Segmenter
     prompts: Callable[[Sample], PromptAnnotation]
     noise: Callable[[Sample], NDArray[np.floating]] | None = None
     seed: int = 0
+    told: bool = True
 
     def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
         """Predictions in the order of the samples; those with something to look for share one forward."""
         found: list[Prediction | SampleError] = []
         wanted: dict[int, tuple[Sample, PromptAnnotation, Tensor | None]] = {}
         for number, sample in enumerate(samples):
-            found.append(Prediction(None, ()))  # nothing to look for: everything is background
+            found.append(Prediction(None, (), words=self.words([])))  # nothing to look for: everything is background
             try:
                 annotation = self.prompts(sample)
                 noise = None if self.noise is None else torch.from_numpy(self.noise(sample))
@@ -56,18 +63,82 @@ class Predictor:
             found[number] = prediction
         return found
 
+    def words(self, class_ids: Iterable[int]) -> list[Word] | None:
+        """The words that were looked for, without a presence; None where they were told to be there."""
+        return None if self.told else [Word(class_id, None, True) for class_id in class_ids]
+
     def _predict(self, wanted: Iterable[tuple[Sample, PromptAnnotation, Tensor | None]]) -> Iterable[Prediction]:
         samples, annotations, noises = zip(*wanted) if wanted else ((), (), ())
         ids = [noise_id(sample, self.seed) for sample in samples]
         captures = self.segmenter.captures([sample.image for sample in samples], annotations, noises, ids)
-        cut: dict[str, str] = {}  # a batch warns of all its prompts when its first picture is asked for
+        cut: dict[str, str] = {}
         for sample, annotation in zip(samples, annotations):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                scores = self.segmenter.scores(*next(captures), annotation, sample.image)
-            messages = [each.message for each in caught if issubclass(each.category, UserWarning)]
-            cut |= {each.prompt: str(each) for each in messages if isinstance(each, PromptCut)}
-            own = [str(each) for each in messages if not isinstance(each, PromptCut)]
-            of_prompt = [cut[annotation.caption]] if annotation.caption in cut else []
-            notes = dict.fromkeys([*sample.notes, *of_prompt, *own])
-            yield Prediction(scores, annotation.class_ids, annotation.lost_classes(), list(notes))
+            step = partial(self._scores, captures, annotation, sample)
+            scores, notes = with_notes(step, cut, lambda _, text=annotation.caption: [text])  # type: ignore[misc]
+            ids, notes = annotation.class_ids, list(dict.fromkeys([*sample.notes, *notes]))
+            yield Prediction(scores, ids, annotation.lost_classes(), notes, self.words(ids))
+
+    def _scores(self, captures: Iterator[tuple[Capture, int]], annotation: PromptAnnotation, sample: Sample) -> Tensor:
+        return self.segmenter.scores(*next(captures), annotation, sample.image)
+
+
+@dataclass(frozen=True)
+class OpenPredictor:
+    """A segmenter that looks for what each sample's query names (ask=open): a `goca.evaluation.Segmentor`.
+
+    queries  sample -> what is looked for, None where there is nothing; raises SampleError
+    noise, seed   as of `Predictor`
+    """
+
+    segmenter: Segmenter
+    queries: Callable[[Sample], Query | None]
+    noise: Callable[[Sample], NDArray[np.floating]] | None = None
+    seed: int = 0
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
+        """Predictions in the order of the samples; their prompts share forwards."""
+        found: list[Prediction | SampleError] = []
+        wanted: dict[int, tuple[Query, Tensor | None]] = {}
+        for number, sample in enumerate(samples):
+            found.append(Prediction(None, (), words=[]))
+            try:
+                query = self.queries(sample)
+                noise = None if self.noise is None else torch.from_numpy(self.noise(sample))
+                if query is not None:
+                    wanted[number] = (query, noise)
+            except SampleError as error:
+                found[number] = error
+        images = [samples[number].image for number in wanted]
+        ids = [noise_id(samples[number], self.seed) for number in wanted]
+        queries, noises = (list(each) for each in zip(*wanted.values())) if wanted else ([], [])
+        answers, cut = self.segmenter.look_for(images, queries, noises, ids), dict[str, str]()
+        for number in wanted:
+            answer, notes = with_notes(partial(next, answers), cut, lambda answer: answer.prompts)
+            found[number] = answered(answer, list(dict.fromkeys([*samples[number].notes, *notes])))
+        return found
+
+
+def answered(answer: Answer, notes: Sequence[str]) -> Prediction:
+    """An answer as it is counted: the maps of the classes that are taken as present, and the background's."""
+    triples = zip(answer.class_ids, answer.presence, answer.present, strict=True)
+    words = [Word(*triple) for triple in triples]
+    kept = [number for number, word in enumerate(words) if word.taken]
+    scores = answer.scores[[*kept, -1]] if kept else None  # nothing is there: background, whatever the threshold
+    return Prediction(scores, [words[number].class_id for number in kept], answer.lost, notes, words)
+
+
+def with_notes(
+    step: Callable[[], Found], cut: dict[str, str], prompts: Callable[[Found], Iterable[str]]
+) -> tuple[Found, list[str]]:
+    """What a step finds, and what was warned of meanwhile.
+
+    cut      prompt -> what was cut of it; a batch warns of all its prompts at its first step, so it is kept for later
+    prompts  those that belong to what was found
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = step()
+    messages = [each.message for each in caught if issubclass(each.category, UserWarning)]
+    cut |= {each.prompt: str(each) for each in messages if isinstance(each, PromptCut)}
+    own = [str(each) for each in messages if not isinstance(each, PromptCut)]
+    return found, list(dict.fromkeys([*(cut[prompt] for prompt in prompts(found) if prompt in cut), *own]))

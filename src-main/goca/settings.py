@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from goca.protocol import ASK
 from goca.schema import ConfigError, Count, OneOf, Place, Text, Threshold, shown
+from goca.word_sources import DEFAULT, WORD_SOURCES, TaggerConfig
 
 TASKS = ("segmentation", "unsupervised")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -48,6 +50,9 @@ class RunSettings:
     """Keys of configs/config.yaml, which says what each is for. A new key is a line here and a line there."""
 
     run_dir: Place
+    ask: Annotated[str, OneOf(ASK)] | None = None
+    words: Annotated[str, OneOf(WORD_SOURCES)] = DEFAULT
+    tagger: TaggerConfig = TaggerConfig()
     task: Annotated[str, OneOf(TASKS)] = TASKS[0]
     merging: Merging = Merging()
     annotations: Place | None = None

@@ -63,7 +63,7 @@ class Shared:
         switches = [benchmark.protocol.token_spans, benchmark.protocol.caption_grammar]
         key = json.dumps([*switches, benchmark.dataset.add_background, benchmark.dataset.add_missing])
         if key not in self.sources:
-            self.sources[key] = source = benchmark.prompts()
+            self.sources[key] = source = benchmark.prompts(self.dataset)  # type: ignore[assignment]
             if isinstance(source, Captions):
                 source.annotate = benchmark.annotator(self.dataset, extractor.parts)
         return key

@@ -68,7 +68,7 @@ def groups(benchmarks: Sequence[Benchmark]) -> list[list[Benchmark]]:
 
 
 def shares(benchmark: Benchmark) -> bool:
-    return type(benchmark) is Benchmark and benchmark.model.method == "goca"
+    return type(benchmark) is Benchmark and benchmark.model.method == "goca" and benchmark.published
 
 
 def weights_key(benchmark: Benchmark) -> str:

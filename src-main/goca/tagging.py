@@ -6,50 +6,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusion_feature.images import read_image
+from diffusion_feature.loading import pick_device
 from PIL import Image
 from torch import Tensor
 
-
-class TaggerError(ValueError):
-    """An image-text model that cannot be loaded, or settings that make no sense; the message says what to set."""
-
-
-@dataclass(frozen=True)
-class TaggerConfig:
-    """The fields of `tagger` in configs/config.yaml. Raises TaggerError.
-
-    model      a folder or hub id of a CLIP model of transformers
-    template   the prompt of a class, with {name} in it
-    threshold  classes with at least this probability are found, 0..1
-    """
-
-    model: str = "openai/clip-vit-large-patch14"
-    template: str = "a photo of a {name}"
-    threshold: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not self.model:
-            raise TaggerError(f"tagger.model is {self.model!r}; expected a folder or hub id of a CLIP model")
-        if not isinstance(self.template, str) or self.template.count("{name}") != 1:
-            raise TaggerError(f"tagger.template is {self.template!r}; expected a text with {{name}} in it, once")
-        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
-        if not number or not 0 <= self.threshold <= 1:
-            raise TaggerError(f"tagger.threshold is {self.threshold!r}; expected a probability from 0 to 1")
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any] | None) -> TaggerConfig:
-        """From a mapping of fields. Raises TaggerError."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(map(str, set(values or {}) - set(names))):
-            raise TaggerError(f"tagger has no field {unknown[0]!r}; there are: {', '.join(names)}")
-        return cls(**{str(name): value for name, value in (values or {}).items()})
+from goca.word_sources import Asked, TaggerConfig, TaggerError
 
 
 class Tagger:
@@ -59,9 +25,9 @@ class Tagger:
                  averaged.
     """
 
-    def __init__(self, config: TaggerConfig, class_names: Sequence[Sequence[str]], device: Any = "cpu") -> None:
+    def __init__(self, config: TaggerConfig, class_names: Sequence[Sequence[str]], device: Any = "auto") -> None:
         self.config, self.device = config, device
-        self.class_names = {class_id: list(names) for class_id, names in enumerate(class_names) if class_id and names}
+        self.class_names = {class_id: class_names[class_id] for class_id in Asked(class_names).vocabulary}
         self._model: Any = None
 
     def __call__(self, image: Image.Image) -> list[int]:
@@ -95,6 +61,7 @@ class Tagger:
                 f"tagger.model={place} cannot be loaded: {said}\nExpected a folder or hub id of a CLIP model of"
                 " transformers, with a tokenizer, an image processor and weights in safetensors"
             ) from None
+        self.device = pick_device(self.device)
         self._model = model.to(self.device).eval()
         self._classes = torch.stack([self._embedded(tokenizer, names) for names in self.class_names.values()])
 

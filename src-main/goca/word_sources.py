@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from goca.datasets import Sample
+from goca.schema import ConfigError, Range, Text, check_fields, check_names, shown
 
 DEFAULT = "present"  # as published
 
@@ -21,17 +22,21 @@ class Asked:
 
     class_names  class id -> its names; class 0 is the background
     add_missing  whether the data set's config appends present classes that the caption does not name
-    tagger       image -> ids of the classes that an image-text model finds
+    tagger       image -> ids of the classes that an image-text model finds: a goca.tagging.Tagger
     """
 
     class_names: Sequence[Sequence[str]]
     add_missing: bool = False
-    tagger: Callable[[Any], list[int]] | None = None
+    tagger: Any = None
 
     @property
     def vocabulary(self) -> list[int]:
-        """Ids of all classes that have a name."""
-        return [class_id for class_id, names in enumerate(self.class_names) if class_id and names]
+        """Ids of all classes that have a name; where two have the same first name (COCO-Stuff), the lower one."""
+        first: dict[str, int] = {}
+        for class_id, names in enumerate(self.class_names):
+            if class_id and names:
+                first.setdefault(names[0], class_id)
+        return list(first.values())
 
 
 @dataclass(frozen=True)
@@ -93,3 +98,33 @@ WORD_SOURCES: dict[str, WordSource] = {
         tagged, False, "the classes that are looked for are those that an image-text model finds in each image"
     ),
 }
+
+
+class TaggerError(ValueError):
+    """An image-text model that cannot be loaded; the message says what is expected of it."""
+
+
+@dataclass(frozen=True)
+class TaggerConfig:
+    """The fields of `tagger` in configs/config.yaml. Raises ConfigError.
+
+    model      a folder or hub id of a CLIP model of transformers
+    template   the prompt of a class, with {name} in it
+    threshold  classes with at least this probability are found
+    """
+
+    model: Text = "openai/clip-vit-large-patch14"
+    template: str = "a photo of a {name}"
+    threshold: Annotated[float, Range(0, 1)] = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self, ConfigError, "tagger")
+        if self.template.count("{name}") != 1:
+            raise ConfigError(f"tagger.template is {shown(self.template)}; expected a text with {{name}} in it, once")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None) -> TaggerConfig:
+        """From a mapping of fields; None: the defaults. Raises ConfigError."""
+        values = {} if values is None else values
+        check_names(cls, values, ConfigError, "tagger")
+        return cls(**values)

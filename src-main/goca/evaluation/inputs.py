@@ -49,12 +49,17 @@ class Captions:
         self.captions, self.refused = read_captions(path)
         self.annotate = annotate
 
+    def caption(self, sample: Sample) -> str:
+        """Raises SampleError for an image without a caption."""
+        if (caption := self.captions.get(sample.name)) is None:
+            raise SampleError(self.refused.get(sample.name, f"no caption for {sample.name} in {self.path.name}"))
+        return caption
+
     def __call__(self, sample: Sample) -> PromptAnnotation:
         """Raises SampleError for an image without a caption, or with one that cannot be read."""
         if self.annotate is None:
             raise TypeError("Captions was made without `annotate`, and can only be looked at")
-        if (caption := self.captions.get(sample.name)) is None:
-            raise SampleError(self.refused.get(sample.name, f"no caption for {sample.name} in {self.path.name}"))
+        caption = self.caption(sample)
         try:
             return self.annotate(caption, sample.present)
         except (AnnotationError, CaptionError) as error:

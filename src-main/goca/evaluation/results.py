@@ -38,7 +38,7 @@ def summarise(
     fixed: float,
     settings: Mapping[str, Any],
     origins: Mapping[str, Mapping[str, Any]],
-    words: str = "present",
+    asked: tuple[str, str] = ("complete", "present"),
 ) -> dict[str, Any]:
     """Everything a reader may ask of a run, ready for JSON; undefined numbers are None.
 
@@ -46,14 +46,14 @@ def summarise(
     fixed     the threshold that is reported without a choice
     settings  every value of the configuration
     origins   where the counts come from, by the id that records have under "by"
-    words     who said which classes to look for: a key of goca.word_sources.WORD_SOURCES
+    asked     how was asked, and who said what for: a key of goca.word_sources.WORD_SOURCES
     """
     miou = metric.compute()
     swept = {threshold: miou[threshold] for threshold in config.thresholds}
     best = max(swept, key=lambda threshold: -math.inf if math.isnan(swept[threshold]) else swept[threshold])
     names = [class_label(dataset.class_names, class_id) for class_id in range(metric.num_classes)]
     images = [record["cells"] for record in records if "cells" in record]
-    presence = presence_summary(records, names)
+    presence, (ask, words) = presence_summary(records, names), asked
     at_best, at_fixed = (metric.image_counts(images, threshold) for threshold in (best, fixed))
     return {
         "mIoU": {
@@ -68,6 +68,8 @@ def summarise(
         "extremes": extremes(metric, names, records, fixed),
         "images": _images(records),
         "labels": getattr(dataset, "found", None),
+        "ask": ask,
+        "words": words,
         "oracle": ORACLE | {"classes": WORD_SOURCES[words].told},
         "protocol": {"preset": protocol.preset, **protocol.to_dict()},
         "config": dict(settings),
@@ -106,6 +108,7 @@ def table(results: Mapping[str, Any]) -> str:
     heads = [f"best ({best['threshold']:g})", f"fixed ({fixed['threshold']:g})"]
     rows = [("mIoU", best["mIoU"], fixed["mIoU"])]
     rows += [("pixel accuracy", results["pixel_accuracy"], None)] if "pixel_accuracy" in results else []
+    rows += [(f"presence, {name}", results["presence"][name]["value"], None) for name in shown_of(results)]
     rows += [(each["name"], each["iou_best"], each["iou_fixed"]) for each in results["per_class"]]
     width = max(len(row[0]) for row in rows)
     lines = [f"{'':{width}}  {heads[0]:>12}  {heads[1]:>12}"]
@@ -118,6 +121,12 @@ def table(results: Mapping[str, Any]) -> str:
     if len(skipped) > SHOWN:
         lines.append(f"  and {len(skipped) - SHOWN} more, in results.json")
     return "\n".join(lines)
+
+
+def shown_of(results: Mapping[str, Any]) -> list[str]:
+    """The numbers of presence that a run has."""
+    found = results.get("presence", {})
+    return [name for name in ("precision", "recall", "auc") if found and found[name]["value"] is not None]
 
 
 def _per_class(
