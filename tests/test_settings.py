@@ -21,6 +21,7 @@ from goca.overrides import configured
 from goca.protocol import Protocol, ProtocolError
 from goca.schema import ConfigError, Different, Filled, OneOf, Pair, Range, check, expected, fits
 from goca.settings import GROUPS, Merging, RunSettings
+from goca.word_sources import TaggerConfig
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +51,8 @@ def fields(cls):
 def places():
     """Every key of a run, as the way to it."""
     own = [(name,) for name in [*fields(RunSettings), *GROUPS, "nothing", 3, None]]
-    parts = {"model": SegmenterConfig, "dataset": DatasetConfig, "protocol": Protocol, "merging": Merging}
+    parts = {"model": SegmenterConfig, "dataset": DatasetConfig, "protocol": Protocol, "merging": Merging,
+             "tagger": TaggerConfig}  # fmt: skip
     return own + [(part, name) for part, cls in parts.items() for name in [*fields(cls), "nothing", 3]]
 
 
@@ -111,9 +113,9 @@ def test_the_schema_and_the_file_have_the_same_keys_and_defaults():
     assert set(own) == set(fields(RunSettings))
     defaults = {field.name: field.default for field in dataclasses.fields(RunSettings)}
     for key, value in own.items():
-        if key not in ("run_dir", "merging"):  # null: named after the choices
+        if key not in ("run_dir", "merging", "tagger"):  # null: named after the choices
             assert (value, type(value)) == (defaults[key], type(defaults[key])), key
-    assert Merging(**own["merging"]) == Merging()
+    assert Merging(**own["merging"]) == Merging() and TaggerConfig(**own["tagger"]) == TaggerConfig()
     assert tuple(OFFLOADS) == settings.OFFLOADS
     for dtype in settings.DTYPES:
         pick_dtype(dtype, None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from goca.schema import ConfigError
 from goca.tagging import Tagger
 from goca.word_sources import WORD_SOURCES, Asked, TaggerConfig, TaggerError
 from PIL import Image
@@ -102,13 +103,14 @@ def test_images_of_every_mode_are_read(clip):
     [
         ({"model": ""}, "tagger.model is ''"),
         ({"template": "a photo"}, "with {name} in it, once"),
-        ({"threshold": 1.5}, "probability from 0 to 1"),
-        ({"threshold": True}, "probability from 0 to 1"),
-        ({"modle": "x"}, "tagger has no field 'modle'; there are: model, template, threshold"),
+        ({"threshold": 1.5}, "tagger.threshold is 1.5; it must be a finite number of at least 0 and at most 1"),
+        ({"threshold": True}, "tagger.threshold is True"),
+        ({"modle": "x"}, "tagger has no field modle; fields: model, template, threshold; nearest: model"),
+        ("x", "expected a mapping of model, template, threshold"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, message):
-    with pytest.raises(TaggerError, match=message):
+    with pytest.raises(ConfigError, match=message):
         TaggerConfig.of(values)
 
 

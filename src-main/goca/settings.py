@@ -52,7 +52,7 @@ class RunSettings:
     run_dir: Place
     ask: Annotated[str, OneOf(ASK)] | None = None
     words: Annotated[str, OneOf(WORD_SOURCES)] = DEFAULT
-    tagger: TaggerConfig = TaggerConfig()
+    tagger: TaggerConfig = TaggerConfig()  # noqa: RUF009 - frozen
     task: Annotated[str, OneOf(TASKS)] = TASKS[0]
     merging: Merging = Merging()
     annotations: Place | None = None
