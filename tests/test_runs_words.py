@@ -40,7 +40,7 @@ def records(folder):
 def test_a_folder_of_before_goes_on(tmp_path):
     run = scenes(tmp_path)
     assert run.ask == "complete" and run.words == "present" and shares(run)
-    assert set(run.settings()["model"]) == set(SETTINGS)
+    assert set(run.settings()["model"]) == set(SETTINGS) and len(run.settings()["model"]["protocol"]) == 10
     assert not {"ask", "words", "tagger"} & set(run.settings())
     assert {"ask", "words"} <= set(scenes(tmp_path, "ask=open").settings())
     assert "token_method" in scenes(tmp_path, "model.token_method=sum").settings()["model"]

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from goca.tagging import Tagger
 
 Kind = TypeVar("Kind", bound="Segmenter")
-LATER = {"token_method": "mean"}  # fields of a model that came after run folders were made -> what changes nothing
+# fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
+LATER = {"token_method": "mean", "palette_resize": "rgb"}
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
 
@@ -188,7 +189,8 @@ class Benchmark(RunSettings):
             fields = {name: value for name, value in fields.items() if name not in OPEN_FIELDS}
         else:
             fields |= {"ask": "open", "background_words": background_words(self.model.background_words)}
-        return {name: value for name, value in fields.items() if LATER.get(name, ...) != value}
+        fields["protocol"] = without_later(fields["protocol"])
+        return without_later(fields)
 
     def tagger_fields(self) -> dict[str, Any]:
         return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
@@ -275,6 +277,10 @@ def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig,
         raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
     check_asked(found, own)
     return own, found, DatasetConfig.of(config["dataset"])
+
+
+def without_later(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if LATER.get(name, ...) != value}
 
 
 def check_asked(model: SegmenterConfig, own: Mapping[str, Any]) -> None:
