@@ -5,9 +5,10 @@
     python3 scripts/mutate.py --count 20 --list                         # shows the changes and runs nothing
 
 A change is one of: another comparison, operator, constant or truth value; a condition turned round; a statement, a
-`clamp` or another guard left out; a slice without its beginning. Each is written into a copy of the tree and the tests
-of that file are run there with -x. torch, diffusers and transformers are imported once; every change is tried in a
-fork of that process, on one core. The exit status is 1 if more than --keep percent are alive. Not part of the suite.
+`clamp` or another guard left out; a slice without its beginning. Each is written into a copy of the tree, and the tests
+of that file are run there with -x, without those that fail before any change. torch, diffusers and transformers are
+imported once; every change is tried in a fork of that process, on one core. The exit status is 1 if more than --keep
+percent are alive. Not part of the suite.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def _variants(node: ast.AST, text) -> Iterator[str]:
                 yield text(first)
             if name in CALLS:
                 yield text(node).replace(name, CALLS[name], 1)
-        case ast.Slice(ast.AST() as lower, upper):
+        case ast.Slice(ast.AST(), upper):
             yield f":{text(upper) if upper else ''}"
         case ast.AugAssign() | ast.Raise() | ast.Continue() | ast.Break() | ast.Delete():
             yield "pass"
@@ -214,7 +215,7 @@ def prepare() -> None:
     """Import what takes long and is never changed, once."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
                    "PYTHONDONTWRITEBYTECODE": "1", "GOCA_GOLDENS": "/nonexistent"}  # fmt: skip
-    for name in ("torch", "diffusers", "transformers", "hypothesis", "scipy.ndimage", "scipy.optimize", "hydra", "pytest"):
+    for name in ("torch", "diffusers", "transformers", "hypothesis", "scipy.optimize", "hydra", "pytest"):
         importlib.import_module(name)
     import diffusers
     import transformers
@@ -226,12 +227,12 @@ def prepare() -> None:
         getattr(transformers, name)
 
 
-def attempt(folder: Path, tests: tuple[str, ...], limit: float, output: Path) -> tuple[str, float]:
-    """Run tests in the copy, in a fork: "killed", "alive" or "too long", and the seconds that it took."""
+def attempt(folder: Path, arguments: list[str], limit: float, output: Path) -> tuple[str, float]:
+    """Run pytest in the copy, in a fork: "killed", "alive" or "too long", and the seconds that it took."""
     began = time.monotonic()
     child = os.fork()
     if child == 0:
-        _run_tests(folder, tests, output)
+        _run_tests(folder, arguments, output)
     while time.monotonic() - began < limit:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -242,7 +243,17 @@ def attempt(folder: Path, tests: tuple[str, ...], limit: float, output: Path) ->
     return "too long", time.monotonic() - began
 
 
-def _run_tests(folder: Path, tests: tuple[str, ...], output: Path) -> None:
+def files_of(tests: tuple[str, ...]) -> list[str]:
+    return [f"tests/test_{name}.py" for name in tests]
+
+
+def failures(output: Path) -> list[str]:
+    """The tests that failed, as pytest names them."""
+    lines = output.read_text(errors="replace").splitlines()
+    return [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+
+
+def _run_tests(folder: Path, arguments: list[str], output: Path) -> None:
     """In the fork; does not return."""
     code = 3
     try:
@@ -256,9 +267,8 @@ def _run_tests(folder: Path, tests: tuple[str, ...], output: Path) -> None:
         sys.path[:0] = places
         import pytest
 
-        files = [f"tests/test_{name}.py" for name in tests]
-        own = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest.seed", "--no-header", "--hypothesis-seed=0"]
-        code = int(pytest.main([*own, "--basetemp", str(folder / "tmp"), *files]))
+        own = ["-q", "-rfE", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0"]
+        code = int(pytest.main([*own, "--basetemp", str(folder / "tmp"), *arguments]))
         import goca
 
         assert Path(goca.__file__).is_relative_to(folder), goca.__file__
@@ -273,16 +283,23 @@ def try_all(todo: list[Change], log: Path, limit: float) -> None:
 
     with tempfile.TemporaryDirectory(prefix="mutate-") as place:
         folder, output = copy_tree(Path(place) / "tree"), Path(place) / "output.txt"
+        without: dict[str, list[str]] = {}  # name of tests -> what is left out of them
+        names = dict.fromkeys(name for change in todo for name in CORE[change.file])
+        for name in tqdm(names, desc="before any change"):
+            attempt(folder, files_of((name,)), limit, output)
+            without[name] = [argument for test in failures(output) for argument in ("--deselect", test)]
+            if without[name]:
+                tqdm.write(f"fails before any change: {' '.join(without[name][1::2])}")
         for change in tqdm(todo, unit="change"):
-            file = folder / change.file
-            source = (ROOT / change.file).read_bytes()
+            tests, file = CORE[change.file], folder / change.file
+            source = file.read_bytes()
+            left_out = [argument for name in tests for argument in without[name]]
             file.write_bytes(source[: change.start] + change.after.encode() + source[change.end :])
-            result, seconds = attempt(folder, CORE[change.file], limit, output)
+            result, seconds = attempt(folder, ["-x", *left_out, *files_of(tests)], limit, output)
             file.write_bytes(source)
-            said = [line for line in output.read_text(errors="replace").splitlines() if line.startswith("FAILED")]
-            record = asdict(change) | {"key": change.key, "result": result, "seconds": round(seconds, 1), "by": said[:1]}
+            record = asdict(change) | {"key": change.key, "result": result, "seconds": round(seconds, 1)}
             with log.open("a") as lines:
-                lines.write(json.dumps(record) + "\n")
+                lines.write(json.dumps(record | {"by": failures(output)[:1]}) + "\n")
             if result == "alive":
                 tqdm.write(f"alive  {change}")
 
@@ -298,7 +315,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="lines to be changed (200)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (0)")
     parser.add_argument("--log", type=Path, default=ROOT / "runs" / "mutants.jsonl", help="results, a line each")
-    parser.add_argument("--only", nargs="*", default=[], metavar="PART", help="only files whose name holds one of these")
+    parser.add_argument("--only", nargs="*", default=[], metavar="PART", help="only files with this in the name")
     parser.add_argument("--limit", type=float, default=600, help="seconds for one change (600)")
     parser.add_argument("--keep", type=float, default=3, help="percent that may stay alive (3)")
     parser.add_argument("--again", action="store_true", help="try what was alive once more")
@@ -310,7 +327,8 @@ def main() -> int:
         return 0
     given.log.parent.mkdir(parents=True, exist_ok=True)
     known = read_log(given.log)
-    todo = [change for change in chosen if change.key not in known or given.again and known[change.key]["result"] == "alive"]
+    retried = {key for key, record in known.items() if given.again and record["result"] == "alive"}
+    todo = [change for change in chosen if change.key not in known or change.key in retried]
     if todo:
         prepare()
         try_all(todo, given.log, given.limit)

@@ -1,11 +1,15 @@
 """Head-wise and layer-wise aggregation: closed forms, properties, and the float64 reference."""
 
+import dataclasses
+
 import pytest
 import reference
 import torch
 from diffusion_feature import Attention, AttentionLayer
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
-from goca.aggregation import Aggregator, Plan, aggregate_heads
+from diffusion_feature.errors import AttentionNotSeen
+from diffusion_feature.tap import check_rebuilt
+from goca.aggregation import COPIES, Aggregator, Plan, aggregate_heads, storage_bytes, weigh_heads
 from goca.heads import HEAD_RULES, HeadOutputs, head_weights
 from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
 from goca.resizing import adjoint_keys, nearest_index, resize_keys
@@ -109,6 +113,60 @@ def test_chunks_of_queries_and_heads_change_nothing(monkeypatch, chunk):
     torch.testing.assert_close(self_.head_mean(), mean)
 
 
+def joint(layout="text-first"):
+    """One image token and one text token, two heads of width 1; the text's values are 3 and 1, the image's 1 and 3."""
+    values = torch.tensor([[3.0, 1.0], [1.0, 3.0]])  # [head, text or image]
+    values = values if layout == "text-first" else values.flip(1)
+    same = torch.zeros(1, 2, 2, 1)  # every logit is 0, so both keys are seen alike
+    result = values.mean(1)[None, :, None, None].expand(1, 2, 2, 1)
+    layer = AttentionLayer("b", layout, torch.nn.Identity(), lambda: torch.ones(1, 2))
+    return Attention(layer, same, same, values[None, ..., None], None, None, result, (1, 1), **LAYOUTS[layout](1, 2))
+
+
+@pytest.mark.parametrize("layout", ["text-first", "image-first"])
+def test_heads_of_joint_attention_are_weighed_by_the_values_of_the_image(layout):
+    # o = 2 and 2, so only the values tell: |V W| is 1 and 3 over the image, 3 and 1 over the text
+    weights = weigh_heads(joint(layout).rows(), ["dot-product + VW"])["dot-product + VW"]
+    torch.testing.assert_close(weights.flatten(), torch.tensor([0.25, 0.75]))
+
+
+def test_heads_that_cannot_be_weighed_are_averaged():
+    layer = dataclasses.replace(joint().layer, weighed=False)
+    found = weigh_heads(dataclasses.replace(joint(), layer=layer).rows(), ["dot-product + VW", "average"])
+    assert {rule: weights.flatten().tolist() for rule, weights in found.items()} == dict.fromkeys(found, [0.5, 0.5])
+
+
+# ---- masks
+
+MASKS = {  # the first key is not seen, or not by the first query, or not by the first head
+    "key": torch.tensor([False, True, True]).view(1, 1, 1, 3),
+    "query": torch.tensor([[False, True, True], [True, True, True]]).view(1, 1, 2, 3),
+    "head": torch.tensor([[False, True, True], [True, True, True]]).view(1, 2, 1, 3),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("added", [False, True])
+def test_what_a_mask_hides_is_not_seen(kind, added):
+    a = attention("cross", (1, 2), heads=2, tokens=3)
+    mask = torch.zeros(MASKS[kind].shape).masked_fill(~MASKS[kind], -torch.inf) if added else MASKS[kind]
+    result = torch.nn.functional.scaled_dot_product_attention(a.query, a.key, a.value, mask)
+    masked = dataclasses.replace(a, mask=mask, result=result)
+    found, seen = masked.probabilities(), MASKS[kind].expand(1, 2, 2, 3)
+    assert bool((found[~seen] == 0).all()) and bool((found[seen] > 0).all())
+    torch.testing.assert_close(found @ a.value, result)
+    check_rebuilt(masked)  # as the model has it
+    with pytest.raises(AttentionNotSeen, match="differs from the model's by"):
+        check_rebuilt(dataclasses.replace(masked, mask=None))
+    torch.testing.assert_close(masked.rows(torch.tensor([1])).probabilities(), found[:, :, 1:])
+
+
+def test_an_output_of_nan_is_not_taken_for_rebuilt():
+    a = attention("cross", (1, 2))
+    with pytest.raises(AttentionNotSeen, match="differs from the model's by nan"):
+        check_rebuilt(dataclasses.replace(a, result=a.result * torch.nan))
+
+
 # ---- resizing and layers
 
 grids = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -158,6 +216,39 @@ def test_similarity_agrees_with_the_equations(rule, grid, first_only, normalised
     Ref = reference.reference_affinity(feature[0].double(), first_only)
     resized = reference.resize_self_map(S[0].double(), grid, (4, 6), normalised)
     torch.testing.assert_close(found[0].double(), reference.similarity(Ref, resized, rule), rtol=1e-4, atol=1e-6)
+
+
+def plan_of(*blocks, grid=(1, 1), layer_rule="vanilla", space=()):
+    return Plan(blocks, space, grid, ("average",), (layer_rule,), "F")
+
+
+def test_negative_sums_over_layers_are_cut_off_and_not_turned_round():
+    maps = {"a": torch.tensor([[[1.0, -1.0, 0.5]]]), "b": torch.tensor([[[0.5, 0.5, 0.5]]])}  # summed: .75, -.25, .5
+    token_maps = {block: {"average": values} for block, values in maps.items()}
+    aggregator = Aggregator(plan_of("a", "b"), token_maps, dict.fromkeys(maps, (1, 1)))
+    torch.testing.assert_close(aggregator.attention_map().flatten(), torch.tensor([0.6, 0.0, 0.4]))
+
+
+def test_what_is_held_is_counted_to_the_byte():
+    cross, itself = attention("cross", (2, 3), heads=2, tokens=7), attention("self", (2, 3), heads=2)
+    aggregator = Aggregator(plan_of("b", grid=(4, 4), layer_rule="mse", space=("b",)))
+    aggregator.attention(cross)
+    maps = 4 * 6 * 7  # one map of 6 pixels and 7 tokens
+    # of a chunk: the probabilities of both heads as they are and weighed, the sum over heads and the part to be added
+    assert aggregator.held_bytes == maps and aggregator.peak_bytes == maps + 4 * 6 * 7 * (2 * 2 + 2)
+    aggregator.attention(itself)
+    waits, space = 4 * 6 * 6, 4 * 16 * 16
+    assert aggregator.held_bytes == maps + waits + space
+    assert aggregator.peak_bytes == maps + waits + space + 4 * 6 * 6 * (2 * 2 + 2 + COPIES)
+    aggregator.feature("F", torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert aggregator.held_bytes == maps + space  # the layer that waited has become a number
+    reference_bytes = 4 * 64 * 64
+    assert aggregator.peak_bytes == maps + waits + space + reference_bytes + COPIES * waits
+
+
+def test_storages_that_are_shared_are_counted_once():
+    whole = torch.zeros(10)
+    assert storage_bytes([whole[:5], whole[5:], torch.zeros(3)]) == 40 + 12
 
 
 # ---- the whole stream

@@ -161,6 +161,8 @@ def test_pieces_are_laid_along_the_text():
     assert lay([None, b"b"], "aab") == [(0, 2), (2, 3)]
     assert lay([b"a", None, b"a"], "aaba") == [(0, 1), (1, 3), (3, 4)]
     assert lay([None], "xy") == [(0, 2)]
+    assert lay([None, b"a", None], "aab") == [(0, 1), (1, 2), (2, 3)]  # an unknown piece takes a character at least
+    assert lay([None, None, b"a", None], "xaab") == [(0, 2), (0, 2), (2, 3), (3, 4)]
     assert lay([b"e", b"clair"], "Éclair") == [(0, 1), (1, 6)]
     assert lay(["é".encode()[:1], "é".encode()[1:]], "e\u0301") == [(0, 2), (0, 2)]
     with pytest.raises(AlignmentError, match="do not make up"):
@@ -171,3 +173,11 @@ def test_added_tokens_must_be_recognisable(tokenizers):
     slow = WithoutOffsets(tokenizers["clip"])
     with pytest.raises(AlignmentError, match="around the ids"):
         piece_spans("cat", slow, "clip", [1, 2, 3])
+
+
+@pytest.mark.parametrize("word, pieces", [("zebra", 5), ("andzq", 5), ("qthe", 2)])
+def test_articles_are_whole_words_only(tokenizers, word, pieces):
+    """A piece that reads "a" or "the" at either end of a longer word belongs to it."""
+    found = annotate(f"{word}, the sky", [[], [word]], [1], tokenizers["clip"], add_background=False, add_missing=False)
+    assert found.existent_objects == {1: list(range(1, 1 + pieces))}
+    assert found.background_objects == [[pieces + 3]]  # a comma and "the" lie between
