@@ -133,7 +133,7 @@ def test_heads_of_joint_attention_are_weighed_by_the_values_of_the_image(layout)
 def test_heads_that_cannot_be_weighed_are_averaged():
     layer = dataclasses.replace(joint().layer, weighed=False)
     found = weigh_heads(dataclasses.replace(joint(), layer=layer).rows(), ["dot-product + VW", "average"])
-    assert {rule: weights.flatten().tolist() for rule, weights in found.items()} == dict.fromkeys(found, [0.5, 0.5])
+    assert {rule: weights.flatten().tolist() for rule, weights in found.items()} == {rule: [0.5, 0.5] for rule in found}
 
 
 # ---- masks
