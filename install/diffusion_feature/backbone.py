@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_feature.errors import PartMissing
+from diffusion_feature.errors import ExtractorError, PartMissing
 
 JOINT = ("text-first", "image-first")  # layouts of joint attention
 Parts = Mapping[str, Any]  # a pipeline's parts by their name in model_index.json: "unet", "vae", "tokenizer", ...
@@ -102,11 +102,24 @@ class Backbone:
     patch: int = 1  # joint attention: side of an image token, in latent pixels
     half: torch.dtype = torch.float16  # what dtype "auto" is on an accelerator
 
-    def tokenizers(self, parts: Parts) -> dict[str, Any]:
-        """The tokenizers whose tokens are attended to, in order, and their max_lengths (None: its own)."""
+    def tokenizers(self, parts: Parts, given: int | None = None) -> dict[str, Any]:
+        """The tokenizers whose tokens are attended to, in order, and their max_lengths (None: its own).
+
+        given   text tokens that the denoiser got, where a call may ask for another number than the family's usual one
+        errors  PartMissing; ExtractorError for a number that the tokenizers do not make
+        """
         found: dict[str, Any] = {}
         for (name, length), suffix in zip(self.prompt, ("", "_2")):
             if name not in parts:
                 raise PartMissing(f"no {name!r} among {', '.join(parts)}: this is not the pipeline of a {self.name}")
             found |= {f"tokenizer{suffix}": parts[name], f"max_length{suffix}": length}
+        if given is not None and len(self.prompt) == 1:
+            usual = self.prompt[0][1] or found["tokenizer"].model_max_length
+            if self.prompt[0][1] is not None:
+                found["max_length"] = given  # the call's max_sequence_length
+            elif given < usual or (given > usual and self.patch == 1):  # more are T5's, in joint attention
+                raise ExtractorError(
+                    f"the denoiser was given {given} text tokens where the tokenizer makes {usual}, so which token is "
+                    "whose is not known: a weighted or joined prompt's embeddings? Give the pipeline the prompt itself"
+                )
         return found

@@ -163,12 +163,15 @@ class FeatureExtractor:
         ]
         return torch.cat(latents).to(self.device)
 
-    def tap(self, consumer: Consumer, latents: tuple[int, int]) -> AttentionTap:
-        """A context in which one call of the denoiser feeds the consumer; for latents of (h, w)."""
+    def tap(self, consumer: Consumer, latents: tuple[int, int], beside: int = 0) -> AttentionTap:
+        """A context in which one call of the denoiser feeds the consumer; for latents of (h, w).
+
+        beside  as for `AttentionTap`
+        """
         if unknown := [name for name in consumer.features if name not in self.features]:
             raise layer_not_found(unknown[0], self.features, self.where)
         features = self.backbone.features(self.denoiser)  # as they are now: an adapter takes the place of its module
-        return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch)
+        return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch, beside)
 
 
 class FeatureStore:

@@ -12,6 +12,12 @@ from diffusion_feature.backbone import NoiseLevel
 from diffusion_feature.errors import ExtractorError
 
 TRAINED_STEPS = 1000
+NEAR = 10  # timesteps by which the start of a run may miss the t it is asked for, if its steps are no larger
+
+STRANGE = (ValueError, TypeError, AttributeError, IndexError, KeyError)  # of schedulers that run in another way
+NOMINAL = "or take the noise that t names: protocol.noise=nominal"
+OTHER_SCHEDULER = f"Use `pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)`, {NOMINAL}"
+FLOW_SCHEDULER = f"Use `pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)`, {NOMINAL}"
 
 
 def variance_preserving(
@@ -21,12 +27,23 @@ def variance_preserving(
 
     rule    "nominal": the timestep `t` itself, 0..999
             "pipeline": the first timestep of an img2img run of strength t/1000 in `steps` steps (PNDM: 100 -> 101)
-    errors  ExtractorError for another rule, or t out of range
+    errors  ExtractorError for another rule, t out of range, or a scheduler whose noise at t is not known
     """
-    alphas = scheduler.alphas_cumprod
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise ExtractorError(
+            f"{type(scheduler).__name__} has no alphas_cumprod, so the noise of a timestep is not known: it is "
+            "not made for this model. Use the scheduler that the model was published with, or a DDIMScheduler with "
+            "its betas"
+        )
     low, high = (0, len(alphas) - 1) if rule == "nominal" else (ceil(TRAINED_STEPS / steps), TRAINED_STEPS)
     timestep = by_rule(rule, t, low, high, {"nominal": lambda: t, "pipeline": lambda: first_step(scheduler, t, steps)})
     alpha = float(alphas[min(int(timestep), len(alphas) - 1)])
+    if abs(timestep - t) > max(TRAINED_STEPS / steps, NEAR) + 1:
+        raise ExtractorError(
+            f"{type(scheduler).__name__} starts at timestep {timestep} (noise {(1 - alpha) ** 0.5:.3f}) where t = {t} "
+            f"means {t} (noise {(1 - float(alphas[t])) ** 0.5:.3f}). {OTHER_SCHEDULER}"
+        )
     return NoiseLevel(timestep, signal=alpha**0.5, noise=(1 - alpha) ** 0.5)
 
 
@@ -39,15 +56,26 @@ def rectified_flow(
             "pipeline": the first s of an img2img run of strength t/1000 in `steps` steps, shifted as the scheduler says
     latents (h, w); the shift may depend on the number of image tokens, 2 x 2 latent pixels each
     spaced  the steps are 1, ..., 1/steps before the shift, as Flux's pipeline asks; otherwise the scheduler's own
-    errors  ExtractorError for another rule, or t out of range
+    errors  ExtractorError for another rule, t out of range, or another kind of scheduler under "pipeline"
     """
 
     def first_sigma() -> float:
         ours = type(scheduler).from_config(scheduler.config)
-        shift = {"mu": dynamic_shift(ours.config, latents)} if ours.config.use_dynamic_shifting else {}
-        even = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if spaced else {"num_inference_steps": steps}
-        ours.set_timesteps(**even, **shift)
-        return float(ours.sigmas[first_of(steps, t) * ours.order])
+        try:
+            shift = {"mu": dynamic_shift(ours.config, latents)} if ours.config.use_dynamic_shifting else {}
+            even = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if spaced else {"num_inference_steps": steps}
+            ours.set_timesteps(**even, **shift)
+            first = first_of(steps, t) * ours.order
+            sigma, timestep = float(ours.sigmas[first]), float(ours.timesteps[first])
+        except STRANGE as error:
+            name = type(ours).__name__
+            raise ExtractorError(f"{name} has no step for t = {t} ({error}). {FLOW_SCHEDULER}") from error
+        if abs(sigma * TRAINED_STEPS - timestep) > 1:
+            raise ExtractorError(
+                f"{type(ours).__name__} starts at timestep {timestep:g} with sigma {sigma:.3g}; a flow model's "
+                f"timestep is 1000 sigma. {FLOW_SCHEDULER}"
+            )
+        return sigma
 
     low, high = (0, TRAINED_STEPS) if rule == "nominal" else (ceil(TRAINED_STEPS / steps), TRAINED_STEPS)
     sigma = by_rule(rule, t, low, high, {"nominal": lambda: t / TRAINED_STEPS, "pipeline": first_sigma})
@@ -68,11 +96,14 @@ def first_of(steps: int, t: int) -> int:
 
 
 def first_step(scheduler: Any, t: int, steps: int) -> int:
-    """The timestep at which an img2img pipeline starts at strength t/1000."""
-    scheduler = type(scheduler).from_config(scheduler.config)
-    scheduler.set_timesteps(steps)
+    """The timestep at which an img2img pipeline starts at strength t/1000. Raises ExtractorError."""
+    ours = type(scheduler).from_config(scheduler.config)
     kept = min(int(steps * (t / TRAINED_STEPS)), steps)
-    return int(scheduler.timesteps[(steps - kept) * getattr(scheduler, "order", 1)])
+    try:
+        ours.set_timesteps(steps)
+        return int(ours.timesteps[(steps - kept) * getattr(ours, "order", 1)])
+    except STRANGE as error:
+        raise ExtractorError(f"{type(ours).__name__} has no step for t = {t} ({error}). {OTHER_SCHEDULER}") from error
 
 
 def dynamic_shift(config: Any, latents: tuple[int, int]) -> float:

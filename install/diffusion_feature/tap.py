@@ -42,6 +42,7 @@ class AttentionTap(TorchFunctionMode):
     """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
 
     patch   side of an image token in latent pixels, where image and text tokens attend jointly
+    beside  tokens that follow the image's in joint attention: another image's, which the model looks at
     After the block: every attention module was seen exactly once, or AttentionNotSeen.
     """
 
@@ -52,10 +53,11 @@ class AttentionTap(TorchFunctionMode):
         consumer: Consumer,
         latents: tuple[int, int],
         patch: int = 1,
+        beside: int = 0,
     ):
         super().__init__()
         self.layers, self.features, self.consumer, self.latents = layers, features, consumer, latents
-        self.patch = patch
+        self.patch, self.beside = patch, beside
         self.asking: AttentionLayer | None = None
         self.seen: Counter[tuple[str, str]] = Counter()
         self.passed: set[str] = set()
@@ -108,6 +110,7 @@ class AttentionTap(TorchFunctionMode):
         tensor = output[feature.part] if isinstance(output, tuple) else getattr(output, "sample", output)
         if feature.tokens == "text" or tensor.ndim == 4:
             return tensor
+        tensor = tensor[:, : tensor.shape[1] - self.beside]
         h, w = self._grid(tensor.shape[1], feature.tokens)
         if feature.tokens in JOINT:
             tensor = tensor[:, LAYOUTS[feature.tokens](h * w, tensor.shape[1])["image_queries"]]
@@ -133,8 +136,8 @@ class AttentionTap(TorchFunctionMode):
         if is_causal or key.shape[1] != query.shape[1]:
             raise AttentionNotSeen(f"{layer.block}: causal or grouped attention cannot be read as image attention")
         self.seen[layer.block, layer.layout] += 1
-        h, w = self._grid(query.shape[2], layer.layout)
-        tokens = LAYOUTS[layer.layout](h * w, key.shape[2])
+        h, w = self._grid(query.shape[2] - self.beside, layer.layout)
+        tokens = LAYOUTS[layer.layout](h * w, key.shape[2] - self.beside)
         attention = Attention(layer, query, key, value, attn_mask, scale, result, (h, w), **tokens)
         if not self.rebuilt and attention.text_keys is not None:
             check_rebuilt(attention)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusion_feature import Attention
 from PIL import Image
 from torch import Tensor
@@ -20,26 +21,36 @@ class TraceError(ValueError):
 
 @dataclass
 class Conditional:
-    """A consumer that hands on the last `count` of a batch: under guidance, the half with the prompt."""
+    """A consumer that hands on one part of a batch: `count` images with their prompts.
+
+    part   its number among the parts of `count` images; None: the last, under guidance the half with the prompt
+    """
 
     consumer: Aggregator
     count: int
+    part: int | None = None
 
     @property
     def features(self) -> Collection[str]:
         return self.consumer.features
 
     def attention(self, attention: Attention) -> None:
-        size, last = len(attention.query), slice(-self.count, None)
+        size = len(attention.query)
         cut = {
-            name: value[last]
+            name: value[self.own]
             for name in ("query", "key", "value", "mask", "result")
             if (value := getattr(attention, name)) is not None and value.ndim == 4 and len(value) == size
         }
         self.consumer.attention(dataclasses.replace(attention, **cut))
 
     def feature(self, layer: str, feature: Tensor) -> None:
-        self.consumer.feature(layer, feature[-self.count :])
+        self.consumer.feature(layer, feature[self.own])
+
+    @property
+    def own(self) -> slice:
+        if self.part is None:
+            return slice(-self.count, None)
+        return slice(self.part * self.count, (self.part + 1) * self.count)
 
 
 @dataclass
@@ -112,10 +123,60 @@ def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool
     return numbers.__contains__
 
 
-def sides(given: Mapping[str, Any], patch: int) -> tuple[int, tuple[int, int]]:
-    """Batch size, and the latents' (h, w), from what the denoiser is called with."""
-    latents = given["sample"] if "sample" in given else given["hidden_states"]
-    if latents.ndim == 4:
-        return len(latents), (latents.shape[-2], latents.shape[-1])
-    h, w = (int(last) + 1 for last in given["img_ids"].reshape(-1, 3)[:, 1:].amax(0))  # Flux: tokens and their places
-    return len(latents), (h * patch, w * patch)
+@dataclass(frozen=True)
+class Call:
+    """One call of a denoiser, as far as a trace looks at it.
+
+    latents  what is denoised   [B, c, h, w], or Flux's tokens [B, h*w + beside, 4c]
+    text     the text's hidden states   [B, N, c]
+    side     the latents' (h, w)
+    beside   tokens of another image that follow the latents' own: the one that Flux Kontext edits
+    """
+
+    latents: Tensor
+    text: Tensor
+    side: tuple[int, int]
+    beside: int = 0
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], patch: int) -> Call:
+        """From the arguments of the denoiser's forward. Raises TraceError where its image tokens are not understood."""
+        latents = given["sample"] if "sample" in given else given["hidden_states"]
+        text = given["encoder_hidden_states"]
+        text = text[0] if isinstance(text, tuple) else text  # IP-Adapter's images follow
+        if latents.ndim == 4:
+            return cls(latents, text, (latents.shape[-2], latents.shape[-1]))
+        ids = given["img_ids"].reshape(-1, 3)  # Flux: (image, row, column) of each token; the one generated is 0
+        own = int((ids[:, 0] == 0).sum())
+        h, w = (int(last) + 1 for last in ids[ids[:, 0] == 0][:, 1:].amax(0))
+        if own != h * w or bool((ids[:own, 0] != 0).any()):
+            raise TraceError(
+                f"the denoiser was given {own} tokens of the image, with places for {h} x {w}: their order is not known"
+            )
+        return cls(latents, text, (h * patch, w * patch), len(ids) - own)
+
+    def repeated(self, other: Call) -> bool:
+        """Whether another call is for the same latents, be it with fewer prompts."""
+        shared = min(len(self.latents), len(other.latents))
+        return same(self.latents[:shared], other.latents[:shared])
+
+    def part(self, count: int, perturbed: bool) -> int | None:
+        """Which part of the batch is the images with their prompts, of `count` each; None: the last.
+
+        perturbed   the last part is a copy with perturbed attention (PAG)
+        Raises TraceError for a batch that is not understood.
+        """
+        parts, odd = divmod(len(self.latents), count)
+        if odd or not 1 <= parts <= 2 + perturbed:
+            raise TraceError(
+                f"the denoiser was given a batch of {len(self.latents)} for {count} pictures; understood are {count} "
+                f"(no guidance) and {2 * count} (guidance: without and with the prompt). "
+                "Embeddings? Give trace(pipe, prompt=[...])"
+            )
+        if parts == 2 and same(self.text[:count], self.text[count : 2 * count]):
+            return 0  # one prompt in both: the second is the perturbed one
+        return 1 if parts == 3 else None
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.equal(one, other))

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from diffusion_feature import AttentionTap
+from diffusion_feature import AttentionTap, ExtractorError
 from diffusion_feature.latents import picture_size
 from PIL import Image
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from goca.aggregation import Aggregator
 from goca.colours import as_picture
 from goca.config import SegmenterConfig, load_config
-from goca.generation import Conditional, Means, TraceError, WordMap, sides, step_rule
+from goca.generation import Call, Conditional, Means, TraceError, WordMap, step_rule
 from goca.pipelines import PipelineLayers, config_of
 from goca.prompts.words import PromptWords
 from goca.rescaling import rescale
@@ -71,6 +71,9 @@ class trace:
         self.step, self.timestep = -1, float("nan")
         self.capture = Means(self.segmenter.plan())
         self.latents: tuple[int, int] = (0, 0)
+        self._last: Call | None = None  # the last call, of this step or a repetition of it
+        self._views = False  # whether calls at one timestep were for different latents
+        self._drawn_size: tuple[int, int] | None = None
         self.pictures: list[Any] = []
 
     # ---- around the pipeline
@@ -106,6 +109,8 @@ class trace:
 
     def _drawn(self, arguments: Mapping[str, Any], result: Any) -> None:
         pictures = list(result) if not torch.is_tensor(result) else list(result.permute(0, 2, 3, 1))
+        if pictures:
+            self._drawn_size = drawn_size(pictures[0])
         if pictures and (isinstance(pictures[0], Image.Image) or pictures[0].shape[-1] == 3):
             self.pictures = [as_picture(picture) for picture in pictures]
 
@@ -114,20 +119,20 @@ class trace:
     def _before(self, denoiser: Any, args: Any, kwargs: Any) -> None:
         given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
         now = float(torch.as_tensor(given["timestep"]).flatten()[0])
+        call = Call.of(given, self.layers.backbone.patch)
         if now == self.timestep:  # one step calls it again: Flux under true guidance, SD 3 with layers left out
+            self._views |= self._last is not None and not self._last.repeated(call)
             return
+        self._last = call
         self.step, self.timestep, self._told = self.step + 1, now, False
         if not self.chosen(self.step):
             return
-        size, self.latents = sides(given, self.layers.backbone.patch)
-        count = len(self.prompts) or size
-        if size not in (count, 2 * count):
-            raise TraceError(
-                f"the denoiser was given a batch of {size} for {count} pictures; understood are {count} (no guidance) "
-                f"and {2 * count} (guidance: without and with the prompt). Embeddings? Give trace(pipe, prompt=[...])"
-            )
+        count, self.latents = len(self.prompts) or len(call.latents), call.side
+        part = call.part(count, bool(getattr(self.pipe, "do_perturbed_attention_guidance", False)))
         self._aggregator = Aggregator(dataclasses.replace(self.segmenter.plan(), grid=self._grid()))
-        tap = self.layers.tap(Conditional(self._aggregator, count), self.latents)
+        own = Conditional(self._aggregator, count)
+        consumer = own if part is None else dataclasses.replace(own, part=part)
+        tap = self.layers.tap(consumer, self.latents, call.beside)
         self._tap = tap.__enter__()
 
     @torch.no_grad()
@@ -165,17 +170,29 @@ class trace:
         if self.capture.token_mean is None:
             seen = f"{self.step + 1} steps ran, and none of them was chosen" if self.step >= 0 else "no step ran"
             raise TraceError(f"nothing was traced: {seen}; call the pipeline inside the `with` block")
+        self._refuse_views()
         if not 0 <= image < (count := len(self.capture.token_mean)):
             raise TraceError(f"image {image} is not among the {count} generated pictures, counted from 0")
         return self.capture.token_mean[image]
 
+    def _refuse_views(self) -> None:
+        """A picture that is not as large as what was denoised was denoised in views; or it was resized afterwards."""
+        drawn = self._drawn_size
+        resized = "use_resolution_binning" in inspect.signature(type(self.pipe).__call__).parameters
+        if drawn in (None, self._size(), self.latents) or (resized and not self._views):
+            return
+        raise TraceError(
+            "the pictures are {} x {}, but the denoiser saw them in views of {} x {} (a panorama?); only a generation "
+            "that is denoised whole can be traced".format(*drawn, *self._size())  # type: ignore[misc]
+        )
+
     def words(self, image: int = 0) -> list[str]:
         """The words of the prompt that name something."""
-        return list(self._words(image).content)
+        return list(self.prompt_words(image).content)
 
     def word(self, word: str, image: int = 0) -> WordMap:
         """The map of a word, or of several in a row: mean over their tokens. Raises WordNotFound, TraceError."""
-        attention, words = self.attention(image), self._words(image)
+        attention, words = self.attention(image), self.prompt_words(image)
         length = attention.shape[-1]
         tokens = within(words.positions(word), length)
         content = within(sorted({*words.content_tokens, *tokens}), length)
@@ -188,21 +205,31 @@ class trace:
         words   "dog, grass" or a list; None: every word that names something
         """
         wanted = [each for word in words.split(",") if (each := word.strip())] if isinstance(words, str) else words
-        annotation, names = self._words(image).annotation(wanted)
+        annotation, names = self.prompt_words(image).annotation(wanted)
         maps = self.segmenter.rescale(self.attention(image), annotation)
         scores = self.segmenter.refine(maps, self.capture, image, self._picture(image))
         ids = [*names, *[BACKGROUND] * (len(scores) - len(names))]
         labels = [names.get(class_id, "background") for class_id in ids]
         return Segmentation(scores, ids, labels, self._size(), self._picture(image))
 
-    def _words(self, image: int) -> PromptWords:
+    def prompt_words(self, image: int = 0) -> PromptWords:
+        """The words of a prompt and their tokens, among as many as the denoiser was given."""
         self.attention(image)
         if image >= len(self.prompts):
             raise TraceError("the pipeline was given embeddings, so the words are unknown; give trace(pipe, prompt=)")
-        return PromptWords(self.prompts[image], **self.layers.backbone.tokenizers(self.layers.parts))
+        length = self.attention(image).shape[-1]
+        try:
+            return PromptWords(self.prompts[image], **self.layers.backbone.tokenizers(self.layers.parts, length))
+        except ExtractorError as error:
+            raise TraceError(str(error)) from None
 
     def _picture(self, image: int) -> Any:
         return self.pictures[image] if image < len(self.pictures) else None
+
+
+def drawn_size(picture: Any) -> tuple[int, int]:
+    """(height, width) of a picture of any kind, [h, w, c] where it is no PIL image."""
+    return (picture.height, picture.width) if isinstance(picture, Image.Image) else tuple(picture.shape[:2])
 
 
 def watch(owner: Any, name: str, tell: Callable[[Mapping[str, Any], Any], None]) -> Callable[[], None]:

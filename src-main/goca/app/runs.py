@@ -15,7 +15,6 @@ from goca.cli import named
 from goca.cli.segment import embedded_words, kept_warnings, words_of
 from goca.config import ConfigError
 from goca.prompts import parse_brackets
-from goca.prompts.words import PromptWords
 from goca.segmentation import Segmentation
 from goca.segmenter import NoClass
 from goca.tracing import trace
@@ -115,7 +114,7 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
         if not traced.words():
             raise NoClass(f"The prompt {prompt!r} names nothing that could be seen; name things in it.")
         segmentation = traced.segment(words.lower() if words.strip() else None)
-        read_words = PromptWords(traced.prompts[0], **traced.layers.backbone.tokenizers(traced.layers.parts))
+        read_words = traced.prompt_words()
     remarks = unknown(choice, ", ".join(read_words.content)) + lost(read_words.lost)
     return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
 
