@@ -19,7 +19,7 @@ from typing import Any
 import hydra
 from goca.command import check_arguments, resolved, told
 from goca.evaluation import table
-from goca.overrides import default_run_dir
+from goca.overrides import completed
 from goca.settings import GROUPS
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -33,9 +33,7 @@ def main(config: DictConfig) -> None:
     job = HydraConfig.get()
     choices = {group: job.runtime.choices[group] for group in GROUPS}
     with told(KEPT):
-        values = resolved(config)
-        values["run_dir"] = values["run_dir"] or default_run_dir(choices, job.overrides.task)
-        evaluate({**values, "choices": choices})
+        evaluate(completed(resolved(config), choices, job.overrides.task))
 
 
 def evaluate(values: dict[str, Any]) -> None:

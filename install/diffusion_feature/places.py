@@ -78,7 +78,7 @@ class Place:
             except Exception as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise PipelineNotFound(
-                    f"{self.location!r} is no folder, and no {name} of that hub id can be read ({reason}); "
+                    f"{self.location!r} is no folder, and no hub id whose {name} can be read ({reason}); "
                     f"{self.advice() or EXPECTED}"
                 ) from error
         try:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound="Segmenter")
 # fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
-LATER = {"token_method": "mean", "palette_resize": "rgb"}
+LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None}
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
 
@@ -170,11 +170,13 @@ class Benchmark(RunSettings):
         reads = WORD_SOURCES[self.words].captions and not self.annotations
         labels = self.labels() if reads else None
         inputs = {"annotations": self.annotations, "noise_file": self.noise_file, "labels": labels}
+        places = without_later({name: _placed(getattr(self.model, name)) for name in ("pipeline", "denoiser")})
         return {
-            "model": self.counted_fields() | {"pipeline": _placed(self.model.pipeline)},
+            "model": self.counted_fields() | places,
             "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},
             **{name: fingerprint(path) if path else None for name, path in inputs.items()},
             **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype", "int8_text")},
+            **({} if self.variant == "auto" else {"variant": self.variant}),
             **({} if self.published else {"ask": self.ask, "words": self.words}),
             **({"tagger": self.tagger_fields()} if self.words == "tags" else {}),
         }
@@ -220,8 +222,8 @@ class Benchmark(RunSettings):
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
-        memory: dict[str, Any] = {"max_bytes": self.max_bytes, "offload": self.offload, "int8_text": self.int8_text}
-        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **memory)
+        given = {name: getattr(self, name) for name in ("max_bytes", "offload", "int8_text", "variant")}
+        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **given)
         if store is not None:
             store.declare(origin(segmenter))
         return segmenter

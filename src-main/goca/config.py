@@ -49,6 +49,7 @@ class SegmenterConfig:
     """One setting of the method. `load_config("sd15")` reads one of configs/model.
 
     pipeline        folder or hub id, used where none is given
+    denoiser        a second folder or hub id, whose denoiser takes the place of that pipeline's own; None: its own
     version         family of the model: a key of diffusion_feature.families.VERSIONS
     img_size        side of the square, or (height, width), to which pictures are stretched
     feat_size       the same of the grid on which maps are aggregated and refined
@@ -103,6 +104,7 @@ class SegmenterConfig:
     separator: str = ", "
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
     pipeline: Text | None = None
+    denoiser: Text | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", Protocol.of(self.protocol))
@@ -162,10 +164,11 @@ REQUIRED = tuple(f.name for f in dataclasses.fields(SegmenterConfig)
 def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: Any) -> SegmenterConfig:
     """From the name of a file in configs/model, a mapping of fields, or a SegmenterConfig; then the overrides.
 
-    A mapping may name its base: {"of": "sd15", "head_method": "average"}. Errors: ConfigError, ProtocolError.
+    A mapping may name its base: {"of": "sd15", "head_method": "average"}. A pipeline that is named comes with its own
+    denoiser, unless that is named too. Errors: ConfigError, ProtocolError.
     """
     if isinstance(config, SegmenterConfig):
-        return dataclasses.replace(config, **overrides)
+        return dataclasses.replace(config, **({"denoiser": None} if "pipeline" in overrides else {}) | overrides)
     return SegmenterConfig(**read_fields(config, **overrides))
 
 
@@ -173,9 +176,10 @@ def read_fields(config: str | Mapping[str, Any], **overrides: Any) -> dict[str, 
     """The fields of a config, those of its base among them. Raises ConfigError for unknown and missing ones."""
     if not isinstance(config, str | Mapping):
         raise ConfigError(f"a model config is {shown(config)}; expected a name, or a mapping of {', '.join(FIELDS)}")
-    values = read_config(config) if isinstance(config, str) else with_bases(dict(config))
-    base = read_config(values.pop("of")) if "of" in values else {}
-    values = {**base, **values, **overrides}
+    own = {} if isinstance(config, str) else with_bases(dict(config))
+    base = read_config(config) if isinstance(config, str) else read_config(own.pop("of")) if "of" in own else {}
+    own |= overrides
+    values = base | ({"denoiser": None} if "pipeline" in own else {}) | own
     if unknown := [name for name in values if name not in FIELDS]:
         near, fields = nearest(unknown[0], FIELDS), ", ".join(FIELDS)
         raise ConfigError(f"{shown(unknown[0])} is no field of a model config (nearest: {near}); fields: {fields}")

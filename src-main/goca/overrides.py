@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from goca.command import resolved
 from goca.settings import GROUPS
 
-PLACES = r"roots\..+|dataset\.(root|labels)|model\.pipeline|run_dir|annotations|noise_file"
+PLACES = r"roots\..+|dataset\.(root|labels)|model\.(pipeline|denoiser)|run_dir|annotations|noise_file"
 NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload|label_maps)=")
 
 
@@ -39,9 +39,17 @@ def configured(overrides: Sequence[str]) -> dict[str, Any]:
     config = config.copy()
     for each in plain:
         OmegaConf.update(config, each.key_or_group, each.value())
-    values = resolved(config)
-    values["run_dir"] = values["run_dir"] or default_run_dir(choices, given)
-    return {**values, "choices": dict(choices)}
+    return completed(resolved(config), choices, given)
+
+
+def completed(values: dict[str, Any], choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration with what follows from its overrides: the run folder, and that a pipeline which is named comes
+    with its own denoiser, unless that is named too."""
+    named = {each.lstrip("+").split("=")[0] for each in overrides}
+    model, run_dir = values["model"], values["run_dir"] or default_run_dir(choices, overrides)
+    if "model.pipeline" in named and "model.denoiser" not in named:
+        model = {**model, "denoiser": None}
+    return {**values, "model": model, "run_dir": run_dir, "choices": dict(choices)}
 
 
 def latest(overrides: Sequence[str]) -> list[str]:

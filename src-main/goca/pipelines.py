@@ -17,7 +17,8 @@ class ConfigNotKnown(ValueError):
 def of_unet(pipe: Any, config: Any) -> str | None:
     if config.addition_embed_type == "text_time":
         return "sdxl"
-    return {768: "sd15", 1024: "sd21", 96: "mini-sd"}.get(config.cross_attention_dim)
+    wide = "sd21-base" if config.sample_size == 64 else "sd21"
+    return {768: "sd15", 1024: wide, 96: "mini-sd"}.get(config.cross_attention_dim)
 
 
 def of_pixart(pipe: Any, config: Any) -> str:

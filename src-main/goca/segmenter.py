@@ -72,6 +72,8 @@ class Segmenter:
         offload: str | None = None,
         int8_text: bool = False,
         ask: str | None = None,
+        variant: str | None = "auto",
+        denoiser: str | None = None,
     ) -> Self:
         """A segmenter on a pretrained model.
 
@@ -81,12 +83,16 @@ class Segmenter:
         max_bytes  what the capture of one forward may hold beyond the model's own; larger batches are cut in parts
         offload    "model", "sequential": weights wait on the CPU;  int8_text  T5 in 8 bit (bitsandbytes)
         ask        "complete", "open": replaces the config's own (see `__call__`)
+        variant    of the weights' files: "auto" (16 bit where that is wanted and there), None (plain) or "fp16", "bf16"
+        denoiser   a second folder or hub id: its denoiser takes the place of the pipeline's; None: the config's, where
+                   the pipeline is the config's too
         errors     ConfigError, and those of FeatureExtractor
         """
         config = load_config(config, **({} if ask is None else {"ask": ask}))
-        pipeline = config.pipeline if pipeline is None else pipeline
+        if pipeline is None or pipeline == config.pipeline:
+            pipeline, denoiser = config.pipeline, denoiser or config.denoiser
         pipeline = resolve(pipeline) if isinstance(pipeline, str) else pipeline
-        given = (config.version, device, dtype, config.img_size, pipeline, offload, int8_text)
+        given = (config.version, device, dtype, config.img_size, pipeline, offload, int8_text, variant, denoiser)
         return cls(FeatureExtractor((), *given), config, max_bytes)
 
     # ---- the method

@@ -66,6 +66,7 @@ class RunSettings:
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     offload: Annotated[str, OneOf(OFFLOADS)] | None = None
     int8_text: bool = False
+    variant: Text | None = "auto"
     label_maps: Annotated[str, OneOf(LABEL_MAPS)] | None = None
     strict: bool = False
 

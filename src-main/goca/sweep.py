@@ -73,7 +73,7 @@ def shares(benchmark: Benchmark) -> bool:
 
 def weights_key(benchmark: Benchmark) -> str:
     """What decides which weights are loaded, and where."""
-    model, of = benchmark.model, ("device", "dtype", "offload", "int8_text")
+    model, of = benchmark.model, ("device", "dtype", "offload", "int8_text", "variant")
     return json.dumps([model.pipeline, model.version, model.img_size, *(getattr(benchmark, name) for name in of)])
 
 

@@ -127,9 +127,10 @@ def base_of(model: str) -> str:
     from goca.cli.machine import footprints
     from goca.config import load_config
 
-    pipeline = load_config(model).pipeline
-    same = (each.model for each in footprints() if load_config(each.model).pipeline == pipeline)
-    return next(same, model)
+    def places(name: str) -> tuple[str | None, str | None]:
+        return load_config(name).pipeline, load_config(name).denoiser
+
+    return next((each.model for each in footprints() if places(each.model) == places(model)), model)
 
 
 def not_tried(model: str, lacks: str) -> Line:

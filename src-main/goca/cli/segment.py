@@ -57,9 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --pipeline, --device, --dtype: what every subcommand that loads a model takes."""
+    """--model, --pipeline, --denoiser, --variant, --device, --dtype: what every subcommand that loads a model takes."""
     parser.add_argument("--model", metavar="CONFIG", help=f"a config, such as sd15, sdxl, flux (default: {EMBEDDED})")
     parser.add_argument("--pipeline", metavar="PLACE", help="a pipeline folder or hub id (default: the config's own)")
+    parser.add_argument("--denoiser", metavar="PLACE", help="another one, whose denoiser is to be taken")
+    parser.add_argument("--variant", default="auto", metavar="NAME", help="of weights: auto, fp16, bf16, plain")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
 
@@ -95,7 +97,8 @@ def load(model: str, args: argparse.Namespace) -> Segmenter:
     from goca.predictor import SEGMENTERS
 
     config = load_config(model, protocol=getattr(args, "protocol", "paper"))
-    return SEGMENTERS[config.method].from_pretrained(args.pipeline, config, args.device, args.dtype)
+    files = {"variant": None if args.variant == "plain" else args.variant, "denoiser": args.denoiser}
+    return SEGMENTERS[config.method].from_pretrained(args.pipeline, config, args.device, args.dtype, **files)
 
 
 @dataclass
