@@ -4,11 +4,12 @@
     python3 scripts/reproduce.py table=switches dataset=scenes
     python3 scripts/reproduce.py table=ablation model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
     python3 scripts/reproduce.py table=main model=sd15,flux roots.voc=/data/VOCdevkit/VOC2012 pipelines.flux=/data/flux
+    python3 scripts/reproduce.py table=open dataset=scenes words=vocabulary,caption,present
     python3 scripts/reproduce.py table=timesteps model=mini-sd dataset=scenes timesteps=50,100,200
     python3 scripts/reproduce.py table=generation runs=runs/generation              what evaluate.py has scored
 
 Own arguments; all others are those of src-main/main.py and hold for every run:
-    table=main|ablation|switches|timesteps|generation    a file of configs/tables
+    table=main|open|ablation|switches|timesteps|generation    a file of configs/tables
     grid=default|full               ablation: full is every combination of rules (280)
     timesteps=20,50,...             timesteps: other ones than the file's
     run=true|false                  false: only collect finished runs
@@ -151,7 +152,7 @@ def identity(benchmark: Benchmark) -> str:
     for name in ("root", "labels"):
         del dataset[name]
     del model["pipeline"]
-    task, of = type(benchmark).__name__, ("seed", "limit", "fixed_threshold", "noise_file")
+    task, of = type(benchmark).__name__, ("seed", "limit", "fixed_threshold", "noise_file", "ask", "words", "tagger")
     return json.dumps([task, model, dataset, [getattr(benchmark, name) for name in of]], sort_keys=True, default=str)
 
 

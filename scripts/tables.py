@@ -15,15 +15,16 @@ from goca.protocol import SWITCHES
 
 RULES_OF = {**{f"model.{name}": rules for name, rules in RULES.items()}, "dataset.background": BACKGROUND_RULES}
 NOT_RUN = "not run"
+TOLD = "Classes come from the ground truth; the sweep is on the evaluated split."
 LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "~": r"\textasciitilde{}"})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what it is called, what it sets, and what others found (mIoU in %)."""
+    """One line: what it is called, what it sets (None: it is no run of ours), and what others found (mIoU in %)."""
 
     labels: tuple[str, ...]
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] | None
     figure: float | None = None
     rerun: float | None = None
 
@@ -41,21 +42,25 @@ class Cell:
     listed: int
     run_dir: str
     pipeline: str
+    auc: float | None = None
 
     @classmethod
     def of(cls, results: Mapping[str, Any], run_dir: str) -> Cell:
         best, fixed = results["mIoU"]["best"], results["mIoU"]["fixed"]
         around = results.get("metrics", {}).get("best", {}).get("mIoU", {}).get("interval")
         images, config = results["images"], results["config"]
+        auc = results.get("presence", {}).get("auc", {}).get("value")
         percent = [float("nan") if each["mIoU"] is None else 100 * each["mIoU"] for each in (best, fixed)]
         return cls(
             percent[0], best["threshold"], (100 * around[0], 100 * around[1]) if around else None,
             percent[1], fixed["threshold"], images["counted"], images["listed"], run_dir, config["model"]["pipeline"],
+            None if auc is None else 100 * auc,
         )  # fmt: skip
 
     def __str__(self) -> str:
         around = f" [{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else ""
-        return f"{self.best:.1f}{around} at {self.threshold:g}; {self.fixed:.1f}"
+        presence = "" if self.auc is None else f"; AUC {self.auc:.1f}"
+        return f"{self.best:.1f}{around} at {self.threshold:g}; {self.fixed:.1f}{presence}"
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,22 @@ class Table:
     def runs(self) -> Iterator[tuple[tuple[Row, str], list[str]]]:
         """The overrides of each cell's run; later ones beat earlier ones."""
         for row, (column, overrides) in product(self.rows, self.definition["columns"].items()):
-            main = self.definition["build"] == "main"  # there the rows choose models and data sets
-            own = [each for each in self.given if not main or choice(each) not in ("model", "dataset")]
-            yield (row, column), [*own, *overrides, *row.overrides]
+            chosen_by = CHOSEN_BY_ROWS.get(self.definition["build"], ())
+            own = [each for each in self.given if choice(each) not in chosen_by]
+            if row.overrides is not None:
+                yield (row, column), [*own, *overrides, *row.overrides]
 
     @property
     def heads(self) -> list[str]:
-        others = [name for name, known in self._others().items() if known]
+        named = {"paper": self.definition.get("published", "paper")}
+        others = [named.get(name, name) for name, known in self._others().items() if known]
         return [*self.definition["labels"], *others, *(f"ours: {column}" for column in self.definition["columns"])]
 
     def lines(self) -> list[list[str]]:
         columns, others = list(self.definition["columns"]), self._others()
         return [
             [*row.labels, *(shown(getattr(row, name)) for name in FOUND.values() if others[TITLES[name]]),
-             *(str(self.cells.get((row, column), NOT_RUN)) for column in columns)]
+             *(str(self.cells.get((row, column), NOT_RUN if row.overrides is not None else "")) for column in columns)]
             for row in self.rows
         ]  # fmt: skip
 
@@ -101,6 +108,7 @@ class Table:
         return {title: any(getattr(row, name) is not None for row in self.rows) for title, name in FOUND.items()}
 
 
+CHOSEN_BY_ROWS = {"main": ("model", "dataset"), "open": ("dataset", "words")}  # groups that the rows of a table choose
 FOUND = {"paper": "figure", "rerun": "rerun"}  # title of a column -> field of Row
 TITLES = {name: title for title, name in FOUND.items()}
 
@@ -174,7 +182,25 @@ def timestep_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str
     yield from (Row((t,), (f"model.t={t}",)) for t in own)
 
 
-BUILDERS = {"main": main_rows, "ablation": ablation_rows, "switches": switch_rows, "timesteps": timestep_rows}
+def open_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """For each data set the figures of other systems, and ours by what it is told.
+
+    `dataset=` and `words=` choose among them, `model=` replaces the data set's own.
+    """
+    datasets, model = definition["datasets"], chosen(given, "model", "")[0]
+    known = definition["ours"]
+    ours = {words: known.get(words, words) for words in chosen(given, "words", ",".join(known))}
+    for dataset in chosen(given, "dataset", ",".join(datasets)):
+        for other in definition["others"]:
+            if dataset in other["figures"]:
+                yield Row((other["system"], other["told"], dataset), None, other["figures"][dataset])
+        for words, told in ours.items():
+            own = [each for each in datasets.get(dataset, ()) if not (model and choice(each) == "model")]
+            yield Row(("ours", told, dataset), (f"dataset={dataset}", f"words={words}", *own))
+
+
+BUILDERS = {"main": main_rows, "ablation": ablation_rows, "switches": switch_rows, "timesteps": timestep_rows,
+            "open": open_rows}  # fmt: skip
 
 
 # --- how a table is written ----------------------------------------------------------------------------------------
@@ -202,15 +228,16 @@ def comma_separated(table: Table) -> str:
     """One line per run; figures in %, empty where there is none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    own = ("mIoU_best", "threshold", "low", "high", "mIoU_fixed", "fixed_threshold", "images", "listed", "run_dir")
+    own = ("mIoU_best", "threshold", "low", "high", "mIoU_fixed", "fixed_threshold", "images", "listed", "run_dir",
+           "presence_auc")  # fmt: skip
     writer.writerow([*table.definition["labels"], *FOUND, "column", *own])
     for row, column in product(table.rows, table.definition["columns"]):
         cell, found = table.cells.get((row, column)), [shown(getattr(row, name)) for name in FOUND.values()]
-        values: list[Any] = [NOT_RUN]
+        values: list[Any] = [NOT_RUN] if row.overrides is not None else []
         if cell is not None:
             low, high = cell.interval or ("", "")
             values = [cell.best, cell.threshold, low, high, cell.fixed, cell.fixed_threshold,
-                      cell.images, cell.listed, cell.run_dir]  # fmt: skip
+                      cell.images, cell.listed, cell.run_dir, "" if cell.auc is None else cell.auc]  # fmt: skip
         writer.writerow([*row.labels, *found, column, *(f"{v:.4f}" if isinstance(v, float) else v for v in values)])
     return out.getvalue()
 
@@ -222,9 +249,9 @@ def notes(table: Table) -> list[str]:
     """What a reader must know: what the figures are, under which protocol, on what."""
     found = [
         "Ours: mIoU in % at the best background threshold of the sweep [95 % bootstrap interval over images] at that "
-        "threshold; then at the fixed one. Classes come from the ground truth; the sweep is on the evaluated split."
+        "threshold; then at the fixed one. " + table.definition.get("told", TOLD)
     ]
-    if any(table._others().values()):
+    if any(table._others().values()) and "published" not in table.definition:
         found.append("paper: the paper's figures (arXiv 2603.06178), read from a published note on it; rerun: a third "
                      "party's rerun of the released code.")  # fmt: skip
     named = table.definition["columns"].items()

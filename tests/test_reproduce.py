@@ -57,7 +57,7 @@ def test_every_switch_is_turned_from_both_sides():
 
 
 def test_every_run_of_every_table_is_a_configuration():
-    for name in ("main", "ablation", "switches", "timesteps"):
+    for name in ("main", "open", "ablation", "switches", "timesteps"):
         assert all(isinstance(note, str) for note in table(name).definition["notes"])
         for _, overrides in table(name).runs():
             assert configured(overrides)["run_dir"].startswith("runs/")
@@ -107,6 +107,37 @@ def test_the_generation_table_collects_scores(command, tmp_path):
     assert len(written) == 31 and written[8]["FID"] == "18.88"
 
 
+def test_others_figures_stand_beside_what_is_told_as_little(command):
+    out = command("table=open", "run=false")
+    assert "| system | told | data set | published by its authors | ours: vanilla | ours: GoCA |" in out
+    published = {"DiffSegmenter": (60.1, 27.5, 37.9), "OVDiff": (67.1, 30.1, 34.8), "iSeg": (68.6, 30.9, 38.4),
+                 "CLIPer": (72.2, 39.5, 44.7)}  # fmt: skip
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
+    for system, figures in published.items():
+        own = {line[2]: line[3:] for line in lines if line[0] == system}
+        sets = ("voc", "context", "coco-object")
+        assert own == {name: [f"{figure:g}", "", ""] for name, figure in zip(sets, figures)}
+    ours = [line for line in lines if line[0] == "ours"]
+    assert len(ours) == 4 * 7 and all(line[3:] == ["", "not run", "not run"] for line in ours)
+    assert len({line[1] for line in ours}) == 4 and sum("from the ground truth" in line[1] for line in ours) == 7
+    assert f'{2 * len(ours)} of the runs are "not run"' in out
+    for (each, column), overrides in table("open").runs():
+        values = configured(overrides)
+        assert values["ask"] == "open" and values["dataset"]["name"] == each.labels[2]
+        assert (values["model"]["head_method"] == "average") == (column == "vanilla")
+
+
+def test_open_runs_are_run_and_collected(command, tmp_path):
+    out = command("table=open", "dataset=scenes", "words=vocabulary,caption", "limit=2", "device=cpu")
+    results = json.loads(next((tmp_path / "runs").glob("*words=vocabulary*/results.json")).read_text())
+    assert results["words"] == "vocabulary" and "not run" not in out
+    assert out.count("; AUC ") == 2 and f"AUC {100 * results['presence']['auc']['value']:.1f}" in out
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    again = command("table=open", "dataset=scenes", "words=vocabulary,caption", "limit=2", "device=cpu", "run=false",
+                    "runs=elsewhere")  # fmt: skip
+    assert again.splitlines()[:4] == out.splitlines()[:4]
+
+
 def test_places_are_given_by_name():
     given = ["roots.voc=/data", "pipelines.sd15=/sd", "pipelines.flux=/flux"]
     found = reproduce.located(["dataset=voc", "model=sd15-vanilla"], given)
@@ -137,8 +168,8 @@ def test_a_table_is_run_written_and_collected(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["table=miau"], "there are: ablation, generation, main, switches, timesteps"),
-        ([], "there are: ablation, generation, main, switches, timesteps"),
+        (["table=miau"], "there are: ablation, generation, main, open, switches, timesteps"),
+        ([], "there are: ablation, generation, main, open, switches, timesteps"),
         (["table=main", "format=word"], "markdown, csv, latex"),
         (["table=main", "scenes"], "expected key=value"),
         (["table=ablation", "run_dir=x"], "a folder of its own"),

@@ -109,7 +109,8 @@ class Benchmark(RunSettings):
         """What the counts say."""
         return evaluation.summarise(
             dataset, self.dataset, self.protocol, metric, records,
-            fixed=self.fixed_threshold, settings=self.values, origins=store.origins(), asked=(self.ask, self.words),
+            fixed=self.fixed_threshold, settings=self.values, origins=store.origins(),
+            asked=(self.ask or ASK[0], self.words),
         )  # fmt: skip
 
     def drawn_label_maps(self, metric: MeanIoU) -> LabelMaps | None:

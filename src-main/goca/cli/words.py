@@ -45,8 +45,11 @@ class Words(Protocol):
     source  where they come from, for the record
     """
 
-    fixed: str | list[str] | None
-    source: str
+    @property
+    def fixed(self) -> str | list[str] | None: ...
+
+    @property
+    def source(self) -> str: ...
 
     def of(self, image: Image.Image, name: str) -> str | list[str]:
         """A text or a list of words. Raises WordsNotFound for an image that has none."""
