@@ -165,8 +165,17 @@ def test_pieces_are_laid_along_the_text():
     assert lay([None, None, b"a", None], "xaab") == [(0, 2), (0, 2), (2, 3), (3, 4)]
     assert lay([b"e", b"clair"], "Éclair") == [(0, 1), (1, 6)]
     assert lay(["é".encode()[:1], "é".encode()[1:]], "e\u0301") == [(0, 2), (0, 2)]
+    assert lay(["é".encode(), "½".encode()], "É½") == [(0, 1), (1, 2)]  # lower case, and one half is not 1/2
     with pytest.raises(AlignmentError, match="do not make up"):
         lay([b"dog"], "cat")
+
+
+def test_tokens_that_the_tokenizer_added_have_no_place_in_the_text(tokenizers):
+    for name, first in (("clip", 1), ("t5", 0), ("bert", 1)):
+        slow = WithoutOffsets(tokenizers[name])
+        for length, spans in ((4, [(0, 3), (3, 4), (5, 8)][: 3 - first]), (None, [(0, 3), (3, 4), (5, 8)])):
+            ids = slow("cat, dog", truncation=length is not None, max_length=length)["input_ids"]
+            assert piece_spans("cat, dog", slow, name, ids) == [(0, 0)] * first + spans + [(0, 0)], name
 
 
 def test_added_tokens_must_be_recognisable(tokenizers):

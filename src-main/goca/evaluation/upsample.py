@@ -40,7 +40,7 @@ class Axis:
         centre = np.arange(target, dtype=np.float32) + np.float32(0.5)
         source = (np.float64(scale) * centre.astype(np.float64) - 0.5).astype(np.float32).clip(0)
         low = np.minimum(source.astype(np.int64), size - 1)
-        return cls(low, np.minimum(low + 1, size - 1), (source - low.astype(np.float32)).clip(0, 1))
+        return cls(low, np.minimum(low + 1, size - 1), source - low.astype(np.float32))
 
     def __getitem__(self, part: slice | NDArray[np.integer]) -> Axis:
         return Axis(self.low[part], self.high[part], self.weight[part])

@@ -28,16 +28,15 @@ def piece_spans(text: str, tokenizer: Any, family: str, ids: Sequence[int]) -> l
     family  "clip" (byte-level BPE), "t5" (sentencepiece) or "bert" (word pieces): how pieces are spelled
     Raises AlignmentError when no normalisation known here leads from the text to the pieces.
     """
-    content = _ids(tokenizer, text)
-    first = _first_content(ids, content, _ids(tokenizer, "", add_special_tokens=True))
+    content, added = _ids(tokenizer, text), _ids(tokenizer, "", add_special_tokens=True)
+    first = _first_content(ids, content, added)
     pieces = _PIECES[family](tokenizer, content)
     spans: list[Span] = []
     for start, end, count in _words(text, tokenizer, content):
         found = lay(pieces[len(spans) : len(spans) + count], text[start:end])
         spans += [(start + left, start + right) for left, right in found]
-    count = min(len(content), len(ids) - first)
-    after = len(ids) - first - count
-    return [(0, 0)] * first + spans[:count] + [(0, 0)] * after
+    kept = len(ids) - len(added)
+    return [(0, 0)] * first + spans[:kept] + [(0, 0)] * (len(added) - first)
 
 
 def _ids(tokenizer: Any, text: str, add_special_tokens: bool = False) -> list[int]:
