@@ -322,10 +322,9 @@ def test_upload_run_and_move_the_slider(opened, result):
     assert opened.locator("#goca-picture-maps .caption-label").all_inner_texts() == WORDS.split(", ")
     before = opened.get_attribute("#goca-picture-overlay img", "src")
     opened.fill("#goca-picture-threshold input[type=range]", "0.6")
-    opened.wait_for_selector("#goca-picture-legend li:has-text('background')")
+    opened.wait_for_function("src => document.querySelector('#goca-picture-overlay img').src != src", arg=before)
     moved = {entry.word: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.6)[1]}
     assert shares(opened, "picture") == pytest.approx(moved, abs=0.06)
-    opened.wait_for_function("src => document.querySelector('#goca-picture-overlay img').src != src", arg=before)
 
 
 def test_an_error_is_shown_in_place_of_the_result(opened, tmp_path):

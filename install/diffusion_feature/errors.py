@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+BREAKDOWNS = (TypeError, AttributeError, LookupError, RuntimeError, ArithmeticError, AssertionError)
 
 
 class ExtractorError(Exception):
@@ -41,6 +44,10 @@ class LayerNotFound(ExtractorError, KeyError):
         return str(self.args[0])
 
 
+class ModelFailed(ExtractorError, RuntimeError):
+    """A part of the model broke down while it ran: damaged files, or those of another version of the library."""
+
+
 class NoiseError(ExtractorError, ValueError):
     """Given noise of another shape than the latents, or with NaN or infinity in it."""
 
@@ -60,6 +67,26 @@ class PromptCut(UserWarning):
     def __init__(self, prompt: str, cut: str, length: int, number: int = 0):
         super().__init__(f"{cut!r} was cut from {prompt!r}: the text encoder reads {length} tokens")
         self.prompt, self.cut, self.length, self.number = prompt, cut, length, number
+
+
+@contextmanager
+def naming(part: str, *more: type[Exception]) -> Iterator[None]:
+    """Whatever breaks down inside a library's model, as a ModelFailed that names the part; memory that runs out apart.
+
+    more   further kinds of errors that count
+    """
+    try:
+        yield
+    except ExtractorError:
+        raise
+    except (*BREAKDOWNS, *more) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded for this
+            raise
+        reason = " ".join(str(error).split()) or "no message"
+        raise ModelFailed(
+            f"the pipeline's {part} failed ({type(error).__name__}: {reason}): its files are damaged, or not made for "
+            "the installed version of the library; fetch the pipeline again"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion_feature.attention import Attention
 from diffusion_feature.devices import device_of
-from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found
+from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found, naming
 from diffusion_feature.families import backbone
 from diffusion_feature.latents import read_picture, seeded
 from diffusion_feature.loading import load_parts
@@ -52,8 +52,9 @@ class FeatureExtractor:
             raise ExtractorError("no pipeline: give a diffusers pipeline object, a folder or a hub id")
         self.backbone, self.version, self.img_size = backbone(version), version, img_size
         self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text, variant, denoiser)
-        self.layers = self.backbone.layers(self.denoiser)
-        self.features = self.backbone.features(self.denoiser)
+        with naming(self.where):
+            self.layers = self.backbone.layers(self.denoiser)
+            self.features = self.backbone.features(self.denoiser)
         refuse_unnamed(self.denoiser, [layer.module for layer in self.layers])
         wanted = [name for name, on in layer.items() if on] if isinstance(layer, Mapping) else layer
         self.wanted = expand_layers(wanted, self.layer_ids(), "-map", self.where)
@@ -134,7 +135,8 @@ class FeatureExtractor:
         returns    the denoiser's output   [B, c, h, w]
         warns      PromptCut where a prompt is longer than the text encoder reads
         """
-        conditioning = self.backbone.encode_text(self.parts, list(prompts))
+        with naming("text encoder or tokenizer", ValueError):
+            conditioning = self.backbone.encode_text(self.parts, list(prompts))
         for number, cut in enumerate(conditioning.cut):
             if cut:
                 warnings.warn(PromptCut(prompts[number], cut, conditioning.length, number), stacklevel=3)
@@ -142,10 +144,11 @@ class FeatureExtractor:
         latents = self.encode_images(images, posterior, generators, palette_resize)
         noise = [None] * len(latents) if noise is None else noise.split(1) if isinstance(noise, Tensor) else noise
         drawn = torch.cat([draw(x[None], *each) for x, *each in zip(latents, noise, generators, strict=True)])
-        level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
+        with naming("scheduler"):
+            level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
         noised = level.signal * latents + level.noise * drawn
         noised = noised if places is None else noised[list(places)]
-        with self.tap(consumer, side(latents)):
+        with self.tap(consumer, side(latents)), naming(self.where):
             return self.backbone.denoise(self.parts, noised, level, conditioning)
 
     def encode_images(
@@ -157,10 +160,11 @@ class FeatureExtractor:
     ) -> Tensor:
         """Images to latents in float32 on the denoiser's device   [B, c, h, w]"""
         pixels = (read_picture(image, self.img_size, palette_resize)[None] for image in images)
-        latents = [
-            self.backbone.encode_image(self.parts, each, posterior, generator)
-            for each, generator in zip(pixels, generators, strict=True)
-        ]
+        with naming("VAE"):
+            latents = [
+                self.backbone.encode_image(self.parts, each, posterior, generator)
+                for each, generator in zip(pixels, generators, strict=True)
+            ]
         return torch.cat(latents).to(self.device)
 
     def tap(self, consumer: Consumer, latents: tuple[int, int], beside: int = 0) -> AttentionTap:

@@ -64,6 +64,17 @@ class Place:
         """What model_index.json says. Raises PipelineNotFound."""
         return self.read_json(INDEX)
 
+    def parts(self) -> dict[str, tuple[str, str]]:
+        """The pipeline's parts by name, as (library, class). Raises PipelineNotFound."""
+        entries = {name: entry for name, entry in self.index().items() if isinstance(entry, list)}
+        for name, entry in entries.items():
+            if len(entry) != 2 or not all(each is None or isinstance(each, str) for each in entry):
+                raise PipelineNotFound(
+                    f"{INDEX} of {self.location} says {entry!r:.80} of {name!r}; expected [library, class]: the file "
+                    "is damaged, fetch it again"
+                )
+        return {name: (library, kind) for name, (library, kind) in entries.items() if library and kind}
+
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file, from the folder or through the hub's client. Raises PipelineNotFound."""
         file = Path(self.location, name)
@@ -82,9 +93,12 @@ class Place:
                     f"{self.advice() or EXPECTED}"
                 ) from error
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            found = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise PipelineNotFound(f"{file} is not JSON ({error}); {EXPECTED}") from error
+        if not isinstance(found, dict):
+            raise PipelineNotFound(f"{file} holds a {type(found).__name__} instead of an object; {EXPECTED}")
+        return found
 
     def advice(self) -> str:
         """What to name instead of a place without a whole pipeline; "" where that is not known."""

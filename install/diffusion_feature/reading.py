@@ -13,10 +13,11 @@ import torch
 
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import ExtractorError, PartMissing, WrongFamily
-from diffusion_feature.places import Place, refuse_unknown
+from diffusion_feature.places import INDEX, Place, refuse_unknown
 
 DENOISERS = ("unet", "transformer")
 T5 = "T5EncoderModel"
+WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
 LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these, and of nothing else
 
 
@@ -64,11 +65,11 @@ def read_parts(
 
 def sources(home: Place, backbone: Backbone, second: Place | None) -> dict[str, Source]:
     """Where each part of the family is, the denoiser first. Raises WrongFamily where that is another's."""
-    index = home.index()
+    index = home.parts()
     if not second and backbone.denoiser not in index and (other := other_denoiser(index, backbone)):
         raise wrong_family(f"{home.location} has a {other} ({index[other][1]})", backbone)
     names = backbone.parts + backbone.optional
-    named = {name: Source(home, name, *(index.get(name) or (None, None))) for name in names}
+    named = {name: Source(home, name, *index.get(name, (None, None))) for name in names}
     if second:
         named[backbone.denoiser] = denoiser_of(second, backbone.denoiser)
     kind = named[backbone.denoiser].class_name
@@ -90,8 +91,10 @@ def class_of(name: str, source: Source) -> type:
     if library not in LIBRARIES:
         raise PartMissing(f"{where}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
     found = getattr(importlib.import_module(library), str(source.class_name), None)
-    if not isinstance(found, type):
+    if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
         raise PartMissing(f"{where}: {name!r} is a {source.class_name}, which the installed {library} does not have")
+    if is_module(found) == name.startswith(WITHOUT_WEIGHTS):
+        raise PartMissing(f"{where}: {name!r} is a {source.class_name}, which is something else; is {INDEX} damaged?")
     return found
 
 
@@ -106,19 +109,31 @@ def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Map
     weights |= (more or {}) if weights else {}
     if "transformers" in kind.__module__ and weights:
         weights["dtype"] = weights.pop("torch_dtype")
-    try:
-        with quiet():
-            if not weights:
-                return kind.from_pretrained(location, **where)
-            part, report = kind.from_pretrained(location, **where, output_loading_info=True, **weights)
-    except (OSError, ValueError) as error:
-        raise PartMissing(f"{location}: the part {name!r} cannot be read as a {kind.__name__}: {error}") from error
+    with quiet(), named_error(f"{location}: the part {name!r} cannot be read as a {kind.__name__}"):
+        if not weights:
+            return kind.from_pretrained(location, **where)
+        part, report = kind.from_pretrained(location, **where, output_loading_info=True, **weights)
     if missing := sorted(report["missing_keys"]):  # they would be left at random values
         raise PartMissing(
             f"{location}: the weights of {name!r} lack {len(missing)} of a {kind.__name__}, such as {missing[0]}: the "
             "files are another model's, or written by a newer version of the library than the one installed"
         )
     return part
+
+
+@contextmanager
+def named_error(what: str) -> Iterator[None]:
+    """Whatever goes wrong inside, damaged files above all, as a PartMissing that begins with `what`."""
+    try:
+        yield
+    except ExtractorError:
+        raise
+    except BaseException as error:  # the tokenizers' library panics, which is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError | torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise PartMissing(f"{what}: {kind}{reason or 'no message'}") from error
 
 
 def int8(device: torch.device | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from diffusion_feature.errors import PartMissing
 from diffusion_feature.families import backbone
 from diffusion_feature.loading import pick_device, pick_dtype
 from diffusion_feature.places import Place
-from diffusion_feature.reading import LIBRARIES, quiet
+from diffusion_feature.reading import LIBRARIES, named_error, quiet
 
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
@@ -92,12 +92,12 @@ class Models:
         from diffusers import DiffusionPipeline
 
         location = resolve(choice.pipeline)
-        for name, entry in Place(location).index().items():
-            if isinstance(entry, list) and entry[0] not in (None, *LIBRARIES, PIPELINES_OWN):
-                raise PartMissing(f"{location}: {name!r} is of library {entry[0]!r}; read are: {', '.join(LIBRARIES)}")
+        for name, (library, _) in Place(location).parts().items():
+            if library not in (*LIBRARIES, PIPELINES_OWN):
+                raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
         device = pick_device(self.device)
         dtype = pick_dtype(self.dtype, device, backbone(choice.config.version).half)
-        with quiet(), without_bars():
+        with quiet(), without_bars(), named_error(f"{location}: the pipeline cannot be read"):
             pipe = DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True).to(device)
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -28,21 +28,22 @@ def load_tokenizers(location: str) -> dict[str, Any]:
     import torch  # for the loader's signature only
     import transformers
     from diffusion_feature.places import Place
-    from diffusion_feature.reading import read_part
+    from diffusion_feature.reading import Source, class_of, read_part
 
     from goca.embedded import resolve
 
     location = resolve(str(location))
-    index = Place(location).index()
-    limits = _limits(str(index.get("_class_name")))
+    place = Place(location)
+    index, limits = place.parts(), _limits(str(place.index().get("_class_name")))
     found: dict[str, Any] = {}
     for name, limit in zip(TOKENIZERS, limits):
-        library, class_name = index.get(name) or (None, None)
+        library, class_name = index.get(name, (None, None))
         if class_name is None:
             continue
         if library != "transformers" or not hasattr(transformers, class_name):
             raise CaptionError(f"{location}: {name!r} is a {library}.{class_name}; expected one of transformers")
-        found[name] = read_part(location, name, getattr(transformers, class_name), torch.float32)
+        kind = class_of(name, Source(place, name, library, class_name))
+        found[name] = read_part(location, name, kind, torch.float32)
         if limit is not None:
             found[name].model_max_length = limit
     if "tokenizer" not in found:
