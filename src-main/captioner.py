@@ -37,6 +37,11 @@ def caption(values: dict[str, Any]) -> None:
         raise CaptionError("annotations is not set; give the file to write: annotations=out.json")
     path = Path(values["annotations"])
     benchmark = Benchmark.of({**values, "annotations": None, "run_dir": values["run_dir"] or "."})
+    if not benchmark.published:
+        raise CaptionError(
+            "annotations say what is in each image by the ground truth; leave ask and words as they are here. main.py"
+            f" itself looks for words: ask={benchmark.ask} words={benchmark.words}"
+        )
     if benchmark.labels().resolve() == path.resolve():
         raise CaptionError(f"annotations={path} is the labels file itself; give another name")
     if not benchmark.model.pipeline:

@@ -98,6 +98,12 @@ def test_wrong_settings(command, override, message):
         caption(*replaced(command, override))
 
 
+@pytest.mark.parametrize("given", ["ask=open", "words=caption"])
+def test_annotations_are_told_what_is_there(command, given):
+    with pytest.raises(CaptionError, match=r"leave ask and words as they are here\. main\.py itself looks for words"):
+        caption(*command, given)
+
+
 def test_tokenizers_come_with_the_length_of_their_pipeline(goldens):
     expected = {"sd15": {"tokenizer": 77}, "pixart_alpha": {"tokenizer": 120},
                 "flux": {"tokenizer": 77, "tokenizer_2": 512}}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "mini-sd"
 OURS = ("goca", "diffusion_feature")
-SHOWN = 20  # words that a note names
+SHOWN = 20  # words that a note names, or that are listed whether they hold a pixel or not
 
 
 class ModelNotChosen(ValueError):
@@ -202,11 +202,15 @@ class Work:
         from tqdm import tqdm
 
         lines = [f"{path.name}: {place.overlay}, {place.labels.name}, {place.record.name}, {place.masks.name}/"]
-        width = max(len(row["name"]) for row in record["classes"])
-        for row in record["classes"]:
+        rows = record["classes"]
+        rows = rows if len(rows) <= SHOWN else [row for row in rows if row["area"] > 0]
+        width = max(len(row["name"]) for row in rows)
+        for row in rows:
             mean = "     -" if row["mean_score"] is None else f"{row['mean_score']:6.2f}"
             there = f"   presence {row['presence']:4.2f}" if "presence" in row else ""
             lines.append(f"  {row['name']:<{width}}  {row['area']:6.1%} of the picture   mean score {mean}{there}")
+        if rest := len(record["classes"]) - len(rows):
+            lines.append(f"  and {rest} words without a pixel, in {place.record.name}")
         tqdm.write("\n".join(lines), file=sys.stdout)
 
     def say(self, line: str) -> None:
