@@ -3,6 +3,7 @@
 import pytest
 from goca.prompts import AlignmentError, CaptionError, annotate
 from goca.prompts.alignment import lay, piece_spans
+from goca.prompts.tokens import UNLIMITED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +155,10 @@ def test_wrong_tokenizers(tokenizers):
         note("cat", (object(), None))
     with pytest.raises(CaptionError, match="max_length is 1"):
         note("cat", (tokenizers["clip"], None), max_length=1)
+    with pytest.raises(CaptionError, match="the first of two tokenizers needs max_length"):
+        note("cat", (tokenizers["bert"], tokenizers["t5"]), max_length=UNLIMITED)
+    unlimited = note("cat", (tokenizers["bert"], tokenizers["t5"]), [2], False, False, max_length_2=UNLIMITED)
+    assert unlimited.existent_objects == {2: [1, 77]}
 
 
 def test_pieces_are_laid_along_the_text():

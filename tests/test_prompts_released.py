@@ -96,6 +96,9 @@ def test_search_begins_anew_only_exactly_at_the_end():
     # "m" [5, 6), "##at" [5, 9): past the end, where nothing is found any more
     past = own_by_search(entities, "cat, mat", words("cat", ",", "m", "##at", "cat", ",", "mat"))
     assert past == [0, None, 1, None, None, None, None]
+    twice = own_by_search([Entity("cat", 1), Entity("cat food", 2)], "cat, cat food",
+                          words("cat", ",", "cat", "food", "cat"))  # fmt: skip
+    assert twice == [0, None, 1, 1, 0]
     cut = own_by_search(entities, "cat, mat", words("cat", ",", "cat", ",", "mat"))  # BERT's half ends before "mat"
     assert cut == [0, None, None, None, 1]
 
