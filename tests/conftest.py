@@ -57,3 +57,19 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict:
     words = """street carpet person kitten traffic wheel light bird clothes grass furniture outdoor man car truck
                tree the cat sky dog wall sea sport equipment"""
     return tokenizers(tmp_path_factory.mktemp("tokenizers"), words.split())
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """A segmenter on the embedded model."""
+    from goca import Segmenter
+
+    return Segmenter.from_pretrained(None, "mini-sd", device="cpu")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, embedded) -> None:
+    """Whatever model a command asks for, it gets the embedded one, loaded once."""
+    from goca import Segmenter
+
+    monkeypatch.setattr(Segmenter, "from_pretrained", classmethod(lambda *_, **__: embedded))

@@ -25,17 +25,6 @@ def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def embedded():
-    return Segmenter.from_pretrained(None, "mini-sd", device="cpu")
-
-
-@pytest.fixture
-def loaded(monkeypatch, embedded):
-    """The embedded model, loaded once for all commands."""
-    monkeypatch.setattr(Segmenter, "from_pretrained", classmethod(lambda *_, **__: embedded))
-
-
 @pytest.fixture
 def scene():
     return Image.open(f"{SCENES}/test_00000.png").convert("RGB")

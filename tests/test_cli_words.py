@@ -21,16 +21,6 @@ def inside(tmp_path, monkeypatch):
         picture(number).save(f"{number}.png")
 
 
-@pytest.fixture(scope="module")
-def embedded():
-    return Segmenter.from_pretrained(None, "mini-sd", device="cpu")
-
-
-@pytest.fixture
-def loaded(monkeypatch, embedded):
-    monkeypatch.setattr(Segmenter, "from_pretrained", classmethod(lambda *_, **__: embedded))
-
-
 @pytest.fixture
 def no_model(monkeypatch):
     monkeypatch.setattr(Segmenter, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))

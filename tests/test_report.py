@@ -76,8 +76,9 @@ def run(folder, dataset=None, ids=None, **sharing):
         if (records := collect(ids, metric, store)) is None:
             return None
         results = summarise(
-            dataset, CONFIG, protocol, metric, records, fixed=FIXED, settings=SETTINGS, origins=store.origins()
-        )
+            dataset, CONFIG, protocol, metric, records, fixed=FIXED, settings=SETTINGS, origins=store.origins(),
+            asked=("open", "vocabulary"),
+        )  # fmt: skip
         write_results(store, results)
     return results
 
@@ -142,7 +143,7 @@ def test_the_page_shows_the_numbers_of_the_results(page, finished):
         number = results["metrics"][which]["mIoU"]
         assert f"{100 * number['value']:.1f}" in text
         assert "{:.1f} to {:.1f}".format(*(100 * end for end in number["interval"])) in text
-    assert "23 of 24 images" in page.locator("header").inner_text()
+    assert "23 of 24 images, ask open, words vocabulary." in page.locator("header").inner_text()
     for caveat in results["oracle"].values():
         assert caveat[1:] in text
     assert page.locator("svg.chart").nth(1).locator("circle.a").count() == len(CONFIG.thresholds)
@@ -151,7 +152,8 @@ def test_the_page_shows_the_numbers_of_the_results(page, finished):
 
 
 def test_presence_is_shown_and_only_where_it_was_not_told(page, finished):
-    part, found = page.locator("section", has_text="looked for in").first, finished[1]["presence"]
+    heading = page.get_by_role("heading", name="Presence", exact=True)
+    part, found = page.locator("section", has=heading), finished[1]["presence"]
     text = part.inner_text()
     for name in ("precision", "recall", "auc"):
         assert f"{100 * found[name]['value']:.1f} %" in text.replace("\n", " ")

@@ -75,6 +75,7 @@ def lead(results: Results) -> str:
     split = config.get("dataset", {}).get("split")
     parts = [f"Protocol {protocol}", f"split {split}" if split else "", f"{counted} of {listed} images"]
     parts += [f"task {results['task']}"] if "task" in results else []
+    parts += [f"ask {results['ask']}", f"words {results['words']}"] if "presence" in results else []
     return ", ".join(part for part in parts if part) + "."
 
 
