@@ -28,6 +28,7 @@ from tqdm import tqdm
 from train_mini import RECIPES, SHIPPED
 
 GUIDANCE, SAMPLING_STEPS, SAMPLES = 4.0, 30, 6
+RESTORED = 200  # test pictures of each world that the VAE is tried on
 
 CARD = """\
 # {kind}
@@ -128,9 +129,9 @@ def sample_figure(pipe: DiffusionPipeline, hard: bool) -> Figure:
 
 
 @torch.no_grad()
-def psnr(pipe: DiffusionPipeline, world: str, count: int = 200) -> float:
+def psnr(pipe: DiffusionPipeline, world: str) -> float:
     """Peak signal-to-noise ratio of encode + decode over test pictures, dB: the mean over pictures."""
-    drawn = [WORLDS[world].draw(WORLDS[world].splits["test"], i).picture for i in range(count)]
+    drawn = [WORLDS[world].draw(WORLDS[world].splits["test"], i).picture for i in range(RESTORED)]
     pictures = to_unit(np.stack(drawn), torch.device("cpu"))
     restored = torch.cat([pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample for p in pictures.split(20)])
     errors = (restored.clamp(-1, 1) - pictures).pow(2).mean((1, 2, 3))
@@ -200,7 +201,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         dropout=recipe.text_dropout, rate=recipe.rate, decay=recipe.decay, ema=recipe.ema, hardware=hardware,
         minutes=listed(minutes), losses=listed(losses),
         validation=f" Last validation loss: {validation[-1]['loss']:.4f}." if validation else "",
-        count=200, psnr=listed({world: f"{psnr(pipe, world):.1f} dB" for world in kind.worlds}),
+        count=RESTORED, psnr=listed({world: f"{psnr(pipe, world):.1f} dB" for world in kind.worlds}),
         guidance=GUIDANCE, sampling=SAMPLING_STEPS, last=SAMPLES - 1, limits=limits.strip(),
     )  # fmt: skip
 

@@ -17,10 +17,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from goca.embedded import resolve
 from mini_data import HELD_OUT_SEED, Words, draw_images, encode_images, to_unit, training_caption
 from mini_family import KINDS, Kind, Networks
@@ -115,19 +117,17 @@ def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.de
     return vae, Latents(values, words, scale, shift), Latents(held_values, held_words, scale, shift)
 
 
+@torch.no_grad()
 def held_out_loss(networks: Networks, latents: Latents, device: torch.device) -> float:
     """The mean loss over the held-out images, always with the same noise, timesteps and captions."""
     total, count = 0.0, len(latents.words)
     for start in range(0, count, 32):
         picked = np.arange(start, min(start + 32, count))
-        random = np.random.default_rng((5, start))
+        random, generator = np.random.default_rng((5, start)), torch.Generator(device).manual_seed(start)
         captions = [latents.caption(i, random) for i in picked]
-        total += float(loss_of(networks, latents.batch(picked, device), captions, start, device)) * len(picked)
+        loss = task_loss(networks, latents.batch(picked, device), captions, generator, device)
+        total += float(loss) * len(picked)
     return total / count
-
-
-def loss_of(networks: Networks, clean: Tensor, captions: list[str], seed: int, device: torch.device) -> Tensor:
-    return task_loss(networks, clean, captions, torch.Generator(device).manual_seed(seed), device)
 
 
 def task_loss(
@@ -141,9 +141,12 @@ def task_loss(
 
 def train_denoiser(
     work: Path, recipe: Recipe, kind: Kind, latents: Latents, held_out: Latents, device: torch.device, train: bool
-) -> tuple[Networks, Trainer]:
+) -> tuple[dict[str, Any], Trainer]:
     torch.manual_seed(3)
-    networks = kind.networks(work, device)
+    parts = kind.parts(work)
+    networks = kind.family.networks(parts, device)
+    if kind.family.plain_attention:
+        parts[kind.denoiser].set_attn_processor(AttnProcessor())
     trainer = Trainer(
         kind.denoiser, networks.modules, work, recipe.steps, recipe.rate, recipe,
         validate=lambda: held_out_loss(networks, held_out, device),
@@ -159,12 +162,14 @@ def train_denoiser(
     if train:
         trainer.run(loss_at, batch_parts(recipe.batch, device))
     trainer.use_average()
-    return networks, trainer
+    if kind.family.plain_attention:
+        parts[kind.denoiser].set_default_attn_processor()
+    return parts, trainer
 
 
-def export(out: Path, networks: Networks, vae: AutoencoderKL) -> None:
+def export(out: Path, pipe: DiffusionPipeline) -> None:
     """The pipeline folder, in 16-bit, written beside `out` and put in its place when whole; cards are kept."""
-    pipe = networks.pipeline(vae.cpu()).to("cpu", torch.float16)
+    pipe.to("cpu", torch.float16)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipe.save_pretrained(part, safe_serialization=True)
@@ -206,12 +211,13 @@ def main() -> None:
     device = pick_device()
     vae, latents, held_out = prepare(kind, recipe, arguments.work, arguments.data, device)
     train = not arguments.export
-    networks, trainer = train_denoiser(arguments.work, recipe, kind, latents, held_out, device, train)
-    export(arguments.out, networks, vae)
+    parts, trainer = train_denoiser(arguments.work, recipe, kind, latents, held_out, device, train)
+    pipe = kind.family.assemble(parts, vae)
+    export(arguments.out, pipe)
     for mark in MARKS:
         if trainer.kept(mark).exists():
             trainer.use_kept(mark)
-            export(arguments.work / mark, networks, vae)
+            export(arguments.work / mark, pipe)
     where = f"{device.type} ({platform.machine()})"
     print(f"{arguments.kind}: step {trainer.step} of {recipe.steps} on {where}; pipeline in {arguments.out}")
 

@@ -17,7 +17,8 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import make_card  # noqa: E402
 from make_scenes import WORLDS  # noqa: E402
-from mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments, rectified_flow, velocity  # noqa: E402
+from mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments  # noqa: E402
+from mini_tasks import rectified_flow, velocity  # noqa: E402
 from resumable_training import DECAYS  # noqa: E402
 from scenes_hard import KINDS as CAPTIONS  # noqa: E402
 from scenes_hard import caption_of, draw_scene  # noqa: E402
@@ -77,6 +78,7 @@ def test_the_card_tells_what_the_model_was_made_of(trained, monkeypatch):
     kind, work = trained
     monkeypatch.setattr(make_card, "SAMPLES", 2)
     monkeypatch.setattr(make_card, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(make_card, "RESTORED", 4)
     pipe = DiffusionPipeline.from_pretrained(work / "out", dtype=torch.float32, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     card = make_card.write_card(work / "out", pipe, kind, work, hardware="a test", limits="It learned nothing.")

@@ -7,6 +7,7 @@ caption. It is trained on a split that neither the embedded model nor the compar
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,22 @@ WIDTH, EPOCHS, BATCH, RATE = 64, 8, 32, 3e-3
 
 
 class SceneNetwork(nn.Module):
-    """Pictures [B, 3, 64, 64] in -1..1 -> features [B, 64]; `words` -> logits [B, 16]."""
+    """Pictures [B, 3, 64, 64] in -1..1 -> features [B, 64]; `words` -> logits [B, W], one for each of W words."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int = len(WORDS)) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(
             nn.Sequential(nn.Conv2d(a, b, 3, stride, padding=1), nn.GroupNorm(8, b), nn.ReLU())
             for (a, b), stride in zip(pairwise((3, 32, WIDTH, WIDTH, WIDTH)), (2, 2, 1, 2))
         ))  # fmt: skip
-        self.words = nn.Linear(WIDTH, len(WORDS))
+        self.words = nn.Linear(WIDTH, words)
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.layers(pictures).amax((2, 3))  # small objects count as large ones do
 
     @torch.no_grad()
     def seen(self, pictures: Tensor) -> Tensor:
-        """Which words a picture shows   [B, 16] bool"""
+        """Which words a picture shows   [B, W] bool"""
         return self.words(self(pictures)) > 0
 
 
@@ -61,12 +62,20 @@ def read_scenes(folder: Path) -> tuple[Tensor, Tensor]:
 
 def train(folder: Path, file: Path) -> SceneNetwork:
     """Trained on a split and kept in `file`; read from there if it is there."""
+    return fit(lambda: read_scenes(folder), len(WORDS), file)
+
+
+def fit(examples: Callable[[], tuple[Tensor, Tensor]], words: int, file: Path) -> SceneNetwork:
+    """Trained on pictures [n, 3, 64, 64] in -1..1 and which words are in them [n, W], kept in `file`.
+
+    examples  asked only where the file is not there
+    """
     torch.manual_seed(0)
-    network = SceneNetwork()
+    network = SceneNetwork(words)
     if file.exists():
         network.load_state_dict(load_file(file))
         return network.eval()
-    pictures, words = read_scenes(folder)
+    pictures, seen = examples()
     steps = EPOCHS * (len(pictures) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
@@ -76,7 +85,7 @@ def train(folder: Path, file: Path) -> SceneNetwork:
         batch = pictures[picked]
         if torch.rand((), generator=random) < 0.5:
             batch = batch.flip(3)
-        loss = F.binary_cross_entropy_with_logits(network.words(network(batch)), words[picked].float())
+        loss = F.binary_cross_entropy_with_logits(network.words(network(batch)), seen[picked].float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

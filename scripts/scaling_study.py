@@ -1,0 +1,156 @@
+"""Does segmentation grow with generation? Small models at several checkpoints, each measured for both.
+
+    python3 scripts/scaling_study.py                    the models that ship, and the checkpoints in runs/KIND
+    python3 scripts/scaling_study.py --train            train the whole family first (hours; it stops and resumes)
+    python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/early, middle, late
+    python3 scripts/scaling_study.py --quick            a few images of everything, for tests
+
+For each point: how well it draws (Fréchet distance and words found, by a network of the project's own; loss on held-out
+images) and how well it segments (mIoU of vanilla, of each part alone and of GoCA, under both protocols, over noise
+seeds). The timestep, and each part's threshold, are chosen on the validation split, the same way for all; figures are
+of the fresh split. A point that was measured is kept, and measured anew when its weights change. --out receives
+results.json, results.csv, tables.md and scaling.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from goca.files import whole_file
+from goca.visualize import save_figure
+from mini_family import KINDS
+from scaling_measures import QUICK, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
+from scaling_points import Point, find_points
+from scaling_summary import (
+    Measured,
+    correlations,
+    figure,
+    gains,
+    generation_values,
+    markdown,
+    segmentation_values,
+    write_csv,
+)
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src-additional/generation_experiment"))
+
+import scene_network
+
+REAL_FROM = 100_000  # reference images: numbers of the fresh split that nothing else uses
+
+
+def feature_network(out: Path, worlds: list[str], sizes: Sizes) -> Any:
+    """Trained on the validation splits, beyond the images that timesteps are chosen on."""
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        pairs = [examples(world, "validation", range(10_000, 10_000 + sizes.network)) for world in worlds]
+        images, words = zip(*pairs)
+        return torch.cat(images), torch.cat(words)
+
+    return scene_network.fit(drawn, len(WORDS), out / f"network-{'-'.join(worlds)}-{sizes.network}.safetensors")
+
+
+def reference_features(out: Path, network: Any, worlds: list[str], sizes: Sizes) -> dict[str, np.ndarray]:
+    """By world, features [m, 64] of drawn images, and how many of their words the network sees, as a check on it."""
+    file = out / f"reference-{'-'.join(worlds)}-{sizes.network}-{sizes.real}.npz"
+    if not file.exists():
+        found = {}
+        for world in worlds:
+            images, words = examples(world, "fresh", range(REAL_FROM, REAL_FROM + sizes.real))
+            with torch.no_grad():
+                found[world] = torch.cat([network(some) for some in images.split(100)]).double().numpy()
+                seen = torch.cat([network.seen(some) for some in images.split(100)])
+            found[f"{world}/seen"] = np.array([seen[words].float().mean(), (seen == words).all(1).float().mean()])
+        save_arrays(file, found)
+    return load_arrays(file)
+
+
+def save_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    with whole_file(file) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def load_arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def measure(point: Point, sizes: Sizes, network: Any, out: Path) -> tuple[dict, dict, dict]:
+    """What is known of a point, from its folder or measured now: generation, segmentation, what was chosen."""
+    folder = out / "points" / f"{point.name}-{digest(point, sizes)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    generation, segmentation, chosen = (folder / f"{name}" for name in
+                                        ("generation.npz", "segmentation.npz", "chosen.json"))  # fmt: skip
+    if not generation.exists():
+        save_arrays(generation, measure_generation(point, sizes, network, folder))
+    if not (segmentation.exists() and chosen.exists()):
+        arrays, found = measure_segmentation(point, sizes)
+        save_arrays(segmentation, arrays)
+        with whole_file(chosen) as temporary:
+            temporary.write_text(json.dumps(found, indent=1))
+    return load_arrays(generation), load_arrays(segmentation), json.loads(chosen.read_text())
+
+
+def train_all(models: Path, kinds: list[str], quick: bool) -> None:
+    """Every kind, one after the other; what is trained already is only read."""
+    script = Path(__file__).with_name("train_mini.py")
+    for kind in kinds:
+        work = models / kind
+        command = [sys.executable, str(script), "--kind", kind, "--work", str(work), "--out", str(work / "late")]
+        subprocess.run([*command, *(["--quick"] if quick else [])], check=True)
+
+
+def report(points: list[Point], sizes: Sizes, out: Path) -> None:
+    worlds = list(dict.fromkeys(world for point in points for world in point.worlds))
+    network = feature_network(out, worlds, sizes)
+    reference = reference_features(out, network, worlds, sizes)
+    measured: list[Measured] = []
+    details, tables = {}, []
+    for point in points:
+        generation, segmentation, chosen = measure(point, sizes, network, out)
+        details[point.name] = chosen
+        values = [*generation_values(generation, reference), *segmentation_values(segmentation)]
+        measured += [Measured(point.name, point.kind, point.checkpoint, *value) for value in values]
+        for world in point.worlds:
+            tables.append(f"## {point.name} on {world}\n\n{markdown(gains(segmentation, world))}\n")
+    rows, found = [each.row() for each in measured], correlations(measured)
+    checks = {world: dict(zip(("found", "exact"), reference[f"{world}/seen"].tolist())) for world in worlds}
+    whole = {"sizes": vars(sizes), "network sees of drawn images": checks, "rows": rows, "correlations": found,
+             "chosen": details}  # fmt: skip
+    with whole_file(out / "results.json") as temporary:
+        temporary.write_text(json.dumps(whole, indent=1))
+    write_csv(out / "results.csv", rows)
+    with whole_file(out / "tables.md") as temporary:
+        text = [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []
+        temporary.write_text("\n".join([*text, *tables]))
+    save_figure(figure(measured), out / "scaling.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=Path("runs"), help="DIR/KIND/CHECKPOINT")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
+    parser.add_argument("--train", action="store_true", help="train the kinds first")
+    parser.add_argument("--quick", action="store_true", help="a few images of everything")
+    arguments = parser.parse_args()
+    if arguments.train:
+        train_all(arguments.models, arguments.kinds, arguments.quick)
+    points = find_points(arguments.models, arguments.kinds)
+    if not points:
+        parser.error(f"no checkpoints of {', '.join(arguments.kinds)} in {arguments.models}; say --train, or --models")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report(points, QUICK if arguments.quick else Sizes(), arguments.out)
+    print(f"{len(points)} points: {', '.join(point.name for point in points)}; results in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
