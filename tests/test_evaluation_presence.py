@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from goca.evaluation import MetricError, Presence, Word
-from goca.evaluation.presence import area_under_curve, as_record, intervals, summary, words_of
+from goca.evaluation.presence import LEVELS, area_under_curve, as_record, histograms, intervals, summary, words_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,3 +120,19 @@ def test_what_cannot_be_counted_is_refused(words, present, message):
         counted((words, present))
     with pytest.raises(MetricError, match="5 and of 3 classes"):
         Presence(5).merge(Presence(3))
+
+
+def test_many_presences_are_told_apart_well_enough_for_an_interval():
+    draw = np.random.default_rng(0)
+    def score(n, image):
+        return float(draw.beta(3 if n == image % 4 else 1, 2))
+
+    words = [[Word(1 + n, score(n, image), True) for n in range(4)] for image in range(900)]
+    records = [as_record(own, [1 + image % 4]) for image, own in enumerate(words)]
+    found = summary(records, NAMES)["auc"]
+    low, high = found["interval"]
+    absent, present = histograms([(w.presence, n, w.class_id in r["present"]) for n, r in enumerate(records)
+                                  for w in words_of(r)], len(records))  # fmt: skip
+    assert absent.shape == (900, LEVELS) and absent.sum() == 2700 and present.sum() == 900
+    assert area_under_curve(absent.sum(0), present.sum(0)) == pytest.approx(found["value"], abs=1e-3)
+    assert low < found["value"] < high and 0.01 < high - low < 0.06

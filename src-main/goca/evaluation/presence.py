@@ -18,6 +18,7 @@ from goca.evaluation.mean_iou import MetricError
 from goca.evaluation.metrics import CONFIDENCE, RESAMPLES, SEED, percentile_interval, ratio, resampled, resampling
 
 BINS = 10  # of the reliability curve
+LEVELS = 1000  # of presence that the intervals of AUC tell apart
 DIGITS = 6  # significant ones of a presence that are kept
 
 
@@ -47,7 +48,7 @@ class Presence:
         self.num_classes = num_classes
         self.outcomes = np.zeros((num_classes, 2, 2), np.int64)
         self.offered = np.zeros(num_classes, np.int64)
-        self.levels: dict[float, NDArray[np.int64]] = {}
+        self.levels: dict[float, list[int]] = {}
 
     def update(self, words: Iterable[Word], present: Iterable[int]) -> None:
         """Count one image. `present`: ids of the classes that are in it. Raises MetricError."""
@@ -61,7 +62,7 @@ class Presence:
             self.offered[class_id] += 1
             self.outcomes[class_id, int(class_id in truth), int(taken)] += 1
             if presence is not None:
-                level = self.levels.setdefault(presence, np.zeros(2, np.int64))
+                level = self.levels.setdefault(presence, [0, 0])
                 level[int(class_id in truth)] += 1
         for class_id in truth - set(ids):
             self.outcomes[class_id, 1, 0] += 1
@@ -73,7 +74,8 @@ class Presence:
         self.outcomes += other.outcomes
         self.offered += other.offered
         for presence, counts in other.levels.items():
-            self.levels[presence] = self.levels.get(presence, np.zeros(2, np.int64)) + counts
+            own = self.levels.get(presence, [0, 0])
+            self.levels[presence] = [mine + theirs for mine, theirs in zip(own, counts)]
         return self
 
     def precision(self) -> float:
@@ -187,31 +189,31 @@ def intervals(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float] | N
         right[image] = sum(word.taken and word.class_id in truth for word in words)
         taken[image], present[image] = sum(word.taken for word in words), len(truth)
         entries += [(w.presence, image, w.class_id in truth) for w in words if w.presence is not None]
-    auc = _ResampledArea(entries)
+    absent, there = histograms(entries, len(records))
     draws: dict[str, list[NDArray[np.float64]]] = {"precision": [], "recall": [], "auc": []}
     for weights in resampled(len(records), RESAMPLES, SEED):
         draws["precision"].append(ratio(weights @ right, weights @ taken))
         draws["recall"].append(ratio(weights @ right, weights @ present))
-        draws["auc"].append(np.array([auc.of(row) for row in weights]))
+        draws["auc"].append(area_under_curve(weights @ absent, weights @ there))
     found = {name: percentile_interval(np.concatenate(values), CONFIDENCE) for name, values in draws.items()}
     return {name: None if math.isnan(low) else [low, high] for name, (low, high) in found.items()}
 
 
-class _ResampledArea:
-    """The AUC of words (presence, image, present) when images count with weights; sorted once for all draws."""
+def histograms(
+    entries: Sequence[tuple[float, int, bool]], images: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Absent and present words of each image at ascending presences, from (presence, image, present)   [images, levels]
 
-    def __init__(self, entries: Sequence[tuple[float, int, bool]]) -> None:
-        score, image, present = (np.array(column) for column in zip(*entries)) if entries else (np.zeros(0),) * 3
-        order = np.argsort(score, kind="stable")
-        self.image, self.present = image[order].astype(int), present[order].astype(bool)
-        self.starts = np.flatnonzero(np.diff(score[order], prepend=-1))
-
-    def of(self, weights: NDArray[np.float64]) -> float:
-        if not len(self.starts):
-            return math.nan
-        counts = weights[self.image]
-        absent, present = (np.add.reduceat(counts * kept, self.starts) for kept in (~self.present, self.present))
-        return float(area_under_curve(absent, present))
+    More than LEVELS different presences are brought together, neighbours first.
+    """
+    scores, image, present = (np.array(column) for column in zip(*entries)) if entries else (np.zeros(0),) * 3
+    different, level = np.unique(scores, return_inverse=True)
+    levels = min(len(different), LEVELS)
+    level = level * levels // max(len(different), 1)
+    places = image.astype(int) * levels + level
+    found = (np.bincount(places[present.astype(bool) == kept], minlength=images * levels) for kept in (False, True))
+    absent, there = (counts.reshape(images, levels).astype(np.float64) for counts in found)
+    return absent, there
 
 
 def _number(value: float) -> float | None:
