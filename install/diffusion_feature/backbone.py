@@ -15,6 +15,23 @@ JOINT = ("text-first", "image-first")  # layouts of joint attention
 Parts = Mapping[str, Any]  # a pipeline's parts by their name in model_index.json: "unet", "vae", "tokenizer", ...
 
 
+def remedy(denoiser: str, processor: str) -> str:
+    """What gives a denoiser torch's own attention back: for messages.
+
+    processor   the class of its attention processors that calls it, with its module
+    """
+    module, name = processor.rsplit(".", 1)
+    return (
+        f"Use torch's own attention: `from {module} import {name}` and `pipe.{denoiser}.set_attn_processor({name}())` "
+        "(set_default_attn_processor() may set one that does without it); "
+        f'`pipe.{denoiser}.set_attention_backend("native")` after another backend.'
+    )
+
+
+PROCESSORS = "diffusers.models.attention_processor"
+REMEDY = remedy("unet", f"{PROCESSORS}.AttnProcessor2_0")
+
+
 @dataclass(frozen=True)
 class AttentionLayer:
     """One attention module of the denoiser.
@@ -100,7 +117,13 @@ class Backbone:
     old_kinds: tuple[str, ...] = ()  # classes that published folders name, which diffusers loads as `kind`
     optional: tuple[str, ...] = ()  # parts that are loaded where the pipeline has them
     patch: int = 1  # joint attention: side of an image token, in latent pixels
+    processor: str = f"{PROCESSORS}.AttnProcessor2_0"  # calls torch's own attention
     half: torch.dtype = torch.float16  # what dtype "auto" is on an accelerator
+
+    @property
+    def remedy(self) -> str:
+        """What to do where its attention is not seen."""
+        return remedy(self.denoiser, self.processor)
 
     def tokenizers(self, parts: Parts, given: int | None = None) -> dict[str, Any]:
         """The tokenizers whose tokens are attended to, in order, and their max_lengths (None: its own).

@@ -14,8 +14,10 @@ from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found, naming
 from diffusion_feature.families import backbone
 from diffusion_feature.latents import read_picture, seeded
+from diffusion_feature.lent import as_for_inference
 from diffusion_feature.loading import load_parts
 from diffusion_feature.patterns import expand_layers
+from diffusion_feature.reading import refuse_inputs
 from diffusion_feature.tap import AttentionTap, Consumer
 
 Picture = Any  # what `read_image` takes
@@ -52,6 +54,7 @@ class FeatureExtractor:
             raise ExtractorError("no pipeline: give a diffusers pipeline object, a folder or a hub id")
         self.backbone, self.version, self.img_size = backbone(version), version, img_size
         self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text, variant, denoiser)
+        refuse_inputs(self.parts, self.backbone)
         with naming(self.where):
             self.layers = self.backbone.layers(self.denoiser)
             self.features = self.backbone.features(self.denoiser)
@@ -135,21 +138,22 @@ class FeatureExtractor:
         returns    the denoiser's output   [B, c, h, w]
         warns      PromptCut where a prompt is longer than the text encoder reads
         """
-        with naming("text encoder or tokenizer", ValueError):
-            conditioning = self.backbone.encode_text(self.parts, list(prompts))
-        for number, cut in enumerate(conditioning.cut):
-            if cut:
-                warnings.warn(PromptCut(prompts[number], cut, conditioning.length, number), stacklevel=3)
-        generators = [seeded(seed) for seed in seeds]
-        latents = self.encode_images(images, posterior, generators, palette_resize)
-        noise = [None] * len(latents) if noise is None else noise.split(1) if isinstance(noise, Tensor) else noise
-        drawn = torch.cat([draw(x[None], *each) for x, *each in zip(latents, noise, generators, strict=True)])
-        with naming("scheduler"):
-            level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
-        noised = level.signal * latents + level.noise * drawn
-        noised = noised if places is None else noised[list(places)]
-        with self.tap(consumer, side(latents)), naming(self.where):
-            return self.backbone.denoise(self.parts, noised, level, conditioning)
+        with as_for_inference(self.parts):
+            with naming("text encoder or tokenizer", ValueError):
+                conditioning = self.backbone.encode_text(self.parts, list(prompts))
+            for number, cut in enumerate(conditioning.cut):
+                if cut:
+                    warnings.warn(PromptCut(prompts[number], cut, conditioning.length, number), stacklevel=3)
+            generators = [seeded(seed) for seed in seeds]
+            latents = self.encode_images(images, posterior, generators, palette_resize)
+            noise = [None] * len(latents) if noise is None else noise.split(1) if isinstance(noise, Tensor) else noise
+            drawn = torch.cat([draw(x[None], *each) for x, *each in zip(latents, noise, generators, strict=True)])
+            with naming("scheduler"):
+                level = self.backbone.noise_level(self.parts["scheduler"], t, noise_rule, side(latents))
+            noised = level.signal * latents + level.noise * drawn
+            noised = noised if places is None else noised[list(places)]
+            with self.tap(consumer, side(latents)), naming(self.where):
+                return self.backbone.denoise(self.parts, noised, level, conditioning)
 
     def encode_images(
         self,
@@ -175,7 +179,7 @@ class FeatureExtractor:
         if unknown := [name for name in consumer.features if name not in self.features]:
             raise layer_not_found(unknown[0], self.features, self.where)
         features = self.backbone.features(self.denoiser)  # as they are now: an adapter takes the place of its module
-        return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch, beside)
+        return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch, beside, self.backbone.remedy)
 
 
 class FeatureStore:

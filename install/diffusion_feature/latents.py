@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from diffusion_feature.backbone import Parts
-from diffusion_feature.devices import like
+from diffusion_feature.devices import dtype_of, like
 from diffusion_feature.errors import ExtractorError
 from diffusion_feature.images import read_image
+from diffusion_feature.lent import in_float32
 
 POSTERIORS = ("mean", "sample")
 
@@ -37,14 +38,52 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
     if posterior not in POSTERIORS:
         raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
-    weight = like(vae)
+    encoded = encode_safely(vae, pictures)
+    if hasattr(encoded, "latent_dist"):
+        mean = encoded.latent_dist.mean
+        latents = (mean if posterior == "mean" else spread(encoded.latent_dist, generator)).float()
+    else:  # a tiny autoencoder has no posterior
+        latents = encoded.latents.float()
+    return normalised(latents, vae.config).contiguous()
+
+
+def normalised(latents: Tensor, config: Any) -> Tensor:
+    """VAE latents as the denoiser knows them: by its statistics per channel, where it has any, and its scale."""
+    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in (mean, std))
+        return (latents - mean) * config.scaling_factor / std
+    return (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+
+
+def encode_safely(vae: Any, pictures: Tensor) -> Any:
+    """What the VAE encodes, in its own type; in float32 where that overflows, or is known to. Raises ExtractorError."""
+    half = dtype_of(vae) == torch.float16
+    if not (half and getattr(vae.config, "force_upcast", False)):
+        encoded = encode(vae, pictures)
+        if is_finite(encoded):
+            return encoded
+    with in_float32(vae):
+        encoded = encode(vae, pictures)
+    if not is_finite(encoded):
+        raise ExtractorError(
+            f"the VAE's latents are not finite numbers: in {dtype_of(vae)} it overflows, or its weights are damaged. "
+            "Hand it over in float32: `pipe.vae.to(torch.float32)`, before offloading is enabled"
+        )
+    return encoded
+
+
+def encode(vae: Any, pictures: Tensor) -> Any:
+    """In the type that the VAE has now."""
     # the layout in which diffusers' own preprocessing hands pictures over; torch rounds differently in another
-    pictures = pictures.to(weight.device, weight.dtype).contiguous(memory_format=torch.channels_last)
+    pictures = pictures.to(like(vae)).contiguous(memory_format=torch.channels_last)
     with one_cpu_thread():
-        distribution = vae.encode(pictures).latent_dist
-    latents = (distribution.mean if posterior == "mean" else spread(distribution, generator)).float()
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return ((latents - shift) * vae.config.scaling_factor).contiguous()
+        return vae.encode(pictures)
+
+
+def is_finite(encoded: Any) -> bool:
+    found = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    return bool(found.isfinite().all())
 
 
 @contextmanager

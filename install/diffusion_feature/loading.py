@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from diffusion_feature.backbone import Backbone, Parts
-from diffusion_feature.devices import cast, offload
+from diffusion_feature.devices import offload
 from diffusion_feature.errors import DeviceNotFound, ExtractorError, PartMissing
+from diffusion_feature.lent import own_copy, uncompiled
 from diffusion_feature.reading import all_of, int8, other_denoiser, read_parts, refuse_other, wrong_family
 
 
@@ -23,7 +24,8 @@ def load_parts(
     variant: str | None = "auto",
     denoiser: str | None = None,
 ) -> Parts:
-    """The parts that the family needs, on the device, in eval mode.
+    """The parts that the family needs, on the device. What a pipeline object lends stays as it is: where another
+    device, type or offloading is asked for, its parts are copied.
 
     pipeline   a folder written by `save_pretrained`, a hub id, or a pipeline object (scheduler untouched)
     device     "auto": an accelerator where there is one; for a pipeline object: where it is
@@ -42,36 +44,39 @@ def load_parts(
         given = "int8_text" if int8_text else "denoiser" if denoiser else "variant"
         raise ExtractorError(f"{given} needs a folder or a hub id: a pipeline object's weights are read already")
     else:
-        parts = parts_of(pipeline, backbone)
-    wanted = None if read or dtype == "auto" else dtype  # what was read has its types: a T5 keeps some in float32
-    settled = {name: settle(name, part, None if offloading else place, wanted) for name, part in parts.items()}
+        wanted = None if dtype == "auto" else pick_dtype(dtype, place)
+        place_now = None if offloading else place
+        parts = {
+            name: own_copy(name, part, place_now, wanted, bool(offloading))
+            for name, part in parts_of(pipeline, backbone).items()
+        }
+    if read:
+        parts = {name: settle(name, part, None if offloading else place) for name, part in parts.items()}
     if offloading:
-        offload(settled, backbone.denoiser, offloading, place)  # type: ignore[arg-type]
-    return settled
+        offload(parts, backbone.denoiser, offloading, place)  # type: ignore[arg-type]
+    return parts
 
 
 def parts_of(pipeline: Any, backbone: Backbone) -> dict[str, Any]:
-    parts = {name: getattr(pipeline, name, None) for name in backbone.parts}
+    parts = {name: uncompiled(getattr(pipeline, name, None)) for name in backbone.parts}
     found = type(pipeline).__name__
     if parts[backbone.denoiser] is None and (other := other_denoiser(vars(pipeline), backbone)):
         raise wrong_family(f"{found} has a {other}", backbone)
     refuse_other(parts[backbone.denoiser], backbone)
     if absent := [name for name, part in parts.items() if part is None]:
         raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
-    extra = {name: getattr(pipeline, name, None) for name in backbone.optional}
+    extra = {name: uncompiled(getattr(pipeline, name, None)) for name in backbone.optional}
     return parts | {name: part for name, part in extra.items() if part is not None}
 
 
-def settle(name: str, part: Any, device: torch.device | None, dtype: Any) -> Any:
-    """A module on its device, frozen in eval mode; a VAE that overflows in half precision is kept in float32."""
+def settle(name: str, part: Any, device: torch.device | None) -> Any:
+    """A module that was read on its device, in eval mode; a VAE that overflows in half precision is in float32."""
     if not isinstance(part, torch.nn.Module):
         return part
     if getattr(part, "is_loaded_in_8bit", False):
         return part.eval()
     if device is not None:
         part = part.to(device)
-    if dtype is not None:
-        part = cast(part, pick_dtype(dtype, device))
     if name == "vae" and part.dtype == torch.float16 and getattr(part.config, "force_upcast", False):
         part = part.to(torch.float32)
     return part.eval()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffusion_feature.backbone import Backbone
+from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.errors import ExtractorError, PartMissing, WrongFamily
 from diffusion_feature.places import INDEX, Place, refuse_unknown
 
@@ -153,8 +153,36 @@ def other_denoiser(names: Iterable[str], backbone: Backbone) -> str | None:
 
 
 def refuse_other(denoiser: Any, backbone: Backbone) -> None:
+    if hasattr(denoiser, "_orig_mod"):
+        name = f"pipe.{backbone.denoiser}"
+        raise WrongFamily(f"the pipeline's {backbone.denoiser} is compiled; give it back: `{name} = {name}._orig_mod`")
+    if has_adapter_images(denoiser):
+        raise WrongFamily(
+            "the pipeline has an IP-Adapter, whose images are attended to beside the text; take it off: "
+            "`pipe.unload_ip_adapter()`"
+        )
     if denoiser is not None and not (type(denoiser).__name__ == backbone.kind and backbone.accepts(denoiser)):
         raise wrong_family(f"the pipeline's {backbone.denoiser} is a {type(denoiser).__name__}", backbone)
+
+
+def has_adapter_images(denoiser: Any) -> bool:
+    """Whether an IP-Adapter is loaded into it."""
+    held = type(getattr(denoiser, "encoder_hid_proj", None)).__name__
+    return held == "MultiIPAdapterImageProjection" or getattr(denoiser, "image_proj", None) is not None
+
+
+def refuse_inputs(parts: Parts, backbone: Backbone) -> None:
+    """A denoiser that is told more than the noisy image. Raises WrongFamily."""
+    vae, denoiser = parts["vae"], parts[backbone.denoiser]
+    if not isinstance(vae, torch.nn.Module):  # guidance names it only
+        return
+    made, taken = vae.config.latent_channels, denoiser.config.in_channels
+    if taken not in (made, made * backbone.patch**2):
+        raise WrongFamily(
+            f"the {type(denoiser).__name__} takes {taken} channels, the VAE makes {made}: an inpainting or editing "
+            "model, which is told more than the noisy image. Segment with its text-to-image pipeline, or trace what it "
+            "generates (goca.trace)"
+        )
 
 
 def wrong_family(found: str, backbone: Backbone) -> WrongFamily:

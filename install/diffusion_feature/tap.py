@@ -16,12 +16,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diffusion_feature.attention import LAYOUTS, Attention, grid_of
-from diffusion_feature.backbone import JOINT, AttentionLayer, DenseFeature
+from diffusion_feature.backbone import JOINT, REMEDY, AttentionLayer, DenseFeature
 from diffusion_feature.errors import AttentionNotSeen
 
-REMEDY = (
-    "Use torch's own attention: `denoiser.set_default_attn_processor()` after xformers or slicing, "
-    '`denoiser.set_attention_backend("native")` after another backend, and no torch.compile.'
+# per kind of attention processor what else helps than torch's own
+SPECIAL = {
+    "IPAdapter": "An IP-Adapter's images are attended to beside the text: `pipe.unload_ip_adapter()`.",
+    "PAG": "Perturbed attention is computed twice: call the pipeline with `pag_scale=0`.",
+    "Sliced": "Attention slicing: `pipe.disable_attention_slicing()`.",
+    "XFormers": "xformers: `pipe.disable_xformers_memory_efficient_attention()`.",
+}
+NOT_FINITE = (
+    "the model's own output holds nan or inf: it overflows in {dtype}, or its weights are damaged. Load it in bfloat16 "
+    "or float32: `pipe.to(torch.float32)`"
 )
 REBUILT_ROWS = 16  # queries of one layer whose output is rebuilt from q, k, mask
 REBUILT_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-8}  # relative to the largest output; 16-bit: 2e-2
@@ -42,6 +49,7 @@ class AttentionTap(TorchFunctionMode):
     """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
 
     patch   side of an image token in latent pixels, where image and text tokens attend jointly
+    remedy  what gives the denoiser torch's own attention back, for messages
     beside  tokens that follow the image's in joint attention: another image's, which the model looks at
     After the block: every attention module was seen exactly once, or AttentionNotSeen.
     """
@@ -54,10 +62,11 @@ class AttentionTap(TorchFunctionMode):
         latents: tuple[int, int],
         patch: int = 1,
         beside: int = 0,
+        remedy: str = REMEDY,
     ):
         super().__init__()
         self.layers, self.features, self.consumer, self.latents = layers, features, consumer, latents
-        self.patch, self.beside = patch, beside
+        self.patch, self.beside, self.remedy = patch, beside, remedy
         self.asking: AttentionLayer | None = None
         self.seen: Counter[tuple[str, str]] = Counter()
         self.passed: set[str] = set()
@@ -65,7 +74,7 @@ class AttentionTap(TorchFunctionMode):
         self.hooks: list[Any] = []
 
     def __enter__(self) -> AttentionTap:  # type: ignore[override]
-        refuse_compiled(self.layers)
+        refuse_compiled(self.layers, self.remedy)
         for layer in self.layers:
             self.hooks.append(layer.module.register_forward_pre_hook(self._asks(layer)))
             self.hooks.append(layer.module.register_forward_hook(self._answered, always_call=True))
@@ -140,7 +149,7 @@ class AttentionTap(TorchFunctionMode):
         tokens = LAYOUTS[layer.layout](h * w, key.shape[2] - self.beside)
         attention = Attention(layer, query, key, value, attn_mask, scale, result, (h, w), **tokens)
         if not self.rebuilt and attention.text_keys is not None:
-            check_rebuilt(attention)
+            check_rebuilt(attention, self.remedy)
             self.rebuilt = True
         self.consumer.attention(attention)
 
@@ -149,33 +158,37 @@ class AttentionTap(TorchFunctionMode):
         if wrong:
             first = wrong[0]
             processor = type(getattr(first.module, "processor", first.module)).__name__
+            special = next((line for kind, line in SPECIAL.items() if kind in processor), self.remedy)
             count = self.seen[first.block, first.layout]
             raise AttentionNotSeen(
                 f"{len(wrong)} of {len(self.layers)} attention modules were not seen exactly once in one forward "
-                f"(first: {first.maps[0]}, seen {count} times, processor {processor}). {REMEDY}"
+                f"(first: {first.maps[0]}, seen {count} times, processor {processor}). {special}"
             )
         if absent := set(self.consumer.features) - self.passed:
             raise AttentionNotSeen(
                 f"{min(absent)} was not computed as a module of its own (fused projections? "
-                f"`denoiser.unfuse_qkv_projections()` undoes them; a compiled denoiser?). {REMEDY}"
+                f"`denoiser.unfuse_qkv_projections()` undoes them). {self.remedy}"
             )
 
 
-def refuse_compiled(layers: Sequence[AttentionLayer]) -> None:
+def refuse_compiled(layers: Sequence[AttentionLayer], remedy: str = REMEDY) -> None:
     for layer in layers:
         if getattr(layer.module, "_compiled_call_impl", None) is not None:
-            raise AttentionNotSeen(f"{layer.block} is compiled, so its attention cannot be seen. {REMEDY}")
+            raise AttentionNotSeen(f"{layer.block} is compiled, so its attention cannot be seen. {remedy}")
 
 
-def check_rebuilt(attention: Attention) -> None:
+def check_rebuilt(attention: Attention, remedy: str = REMEDY) -> None:
     """Probabilities rebuilt from q, k and mask must give the attention's own output, on the first few queries."""
     rows = slice(0, REBUILT_ROWS)
     assert attention.value is not None and attention.result is not None
     ours = attention.probabilities(rows) @ attention.value.float()
     theirs = attention.result[:, :, rows].float()
+    if not theirs.isfinite().all():
+        dtype = str(attention.query.dtype).removeprefix("torch.")
+        raise AttentionNotSeen(f"{attention.layer.block}: {NOT_FINITE.format(dtype=dtype)}")
     error = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
     if not error <= REBUILT_WITHIN.get(attention.query.dtype, 2e-2):
         raise AttentionNotSeen(
             f"{attention.layer.block}: the output rebuilt from queries and keys differs from the model's by "
-            f"{error:.1e} of its largest value. {REMEDY}"
+            f"{error:.1e} of its largest value. {remedy}"
         )

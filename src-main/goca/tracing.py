@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from diffusion_feature import AttentionTap, ExtractorError
 from diffusion_feature.latents import picture_size
+from diffusion_feature.lent import not_compiled
 from PIL import Image
 from torch import Tensor
 
@@ -80,6 +81,7 @@ class trace:
 
     def __enter__(self) -> trace:
         denoiser, self._undo = self.layers.denoiser, ExitStack()
+        self._undo.enter_context(not_compiled(denoiser.modules()))
         before = denoiser.register_forward_pre_hook(self._before, with_kwargs=True)
         self._undo.callback(before.remove)
         after = denoiser.register_forward_hook(self._after, always_call=True)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from diffusion_feature import AttentionTap, Consumer, FeatureExtractor, PromptCut
 from diffusion_feature.families import backbone
+from diffusion_feature.lent import not_compiled
+from diffusion_feature.reading import refuse_other
 from torch import Tensor, nn
 
 from goca.config import SegmenterConfig, load_config
@@ -66,6 +68,7 @@ class SemanticGuidance:
         self.guidance_scale, self.call_scale = guidance_scale, None
         self.kind: type | None = None  # the pipeline's class, while it is watched
         self.hooks: list[Any] = []
+        self.eager: Any = None  # while the denoiser runs as it is written, though it is compiled
         self.running: tuple[AttentionTap, Consumer] | None = None
         self.segmentor: Segmentor | None = None
         if segmentor is None:
@@ -84,6 +87,8 @@ class SemanticGuidance:
                 raise GuidanceError("this pipeline is guided by regions already; leave the other context first")
             self.pipe.__class__ = watched(self.kind, self._called)
             denoiser = self.extractor.denoiser
+            self.eager = not_compiled(denoiser.modules())
+            self.eager.__enter__()
             self.hooks = [
                 denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
                 denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -95,6 +100,9 @@ class SemanticGuidance:
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
+        if self.eager is not None:
+            self.eager.__exit__(None, None, None)
+            self.eager = None
         if self.kind is not None:
             self.pipe.__class__, self.kind = self.kind, None
 
@@ -207,14 +215,11 @@ def segmenter_of(pipe: Any, config: SegmenterConfig) -> Segmenter:
         if part is not None
     }
     denoiser: Any = parts[family.denoiser]
+    refuse_other(denoiser, family)
     if (width := getattr(getattr(denoiser, "config", None), "time_cond_proj_dim", None)) is not None:
         raise GuidanceError(f"{type(pipe).__name__} is distilled (time_cond_proj_dim {width}): it has no guidance")
-    training = isinstance(denoiser, nn.Module) and denoiser.training
     view = type(type(pipe).__name__, (SimpleNamespace,), {})(**named)  # of that name, for messages
-    segmenter = Segmenter(FeatureExtractor((), config.version, img_size=config.img_size, pipeline=view), config)
-    if training:
-        denoiser.train()
-    return segmenter
+    return Segmenter(FeatureExtractor((), config.version, img_size=config.img_size, pipeline=view), config)
 
 
 def named_segmentor(name: str, segmenter: Segmenter) -> Segmentor:
