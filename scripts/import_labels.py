@@ -28,7 +28,7 @@ from goca.labeling import (
     read_text_answers,
     text_files,
 )
-from omegaconf import OmegaConf
+from goca.reading import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 5  # names that are listed of each kind
@@ -94,7 +94,7 @@ def take(name: str, options: argparse.Namespace) -> bool:
 
 def configured(name: str) -> dict[str, Any]:
     path = ROOT / "configs" / "dataset" / f"{name}.yaml"
-    return OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}  # type: ignore[return-value]
+    return read_yaml(path) if path.is_file() else {}
 
 
 def file_names(name: str, fields: dict[str, Any], root: str) -> tuple[list[str], dict[str, str]]:

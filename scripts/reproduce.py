@@ -37,9 +37,9 @@ from goca.benchmark import Benchmark
 from goca.config import folder
 from goca.evaluation.store import write_text
 from goca.overrides import configured
+from goca.reading import read_yaml
 from goca.sweep import run_together
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tables import FORMATS, Cell, Row, Table, choice, written
 from tqdm import tqdm
@@ -108,7 +108,7 @@ def definition(name: str) -> dict[str, Any]:
     files = {file.stem: file for file in (folder().parent / "tables").glob("*.yaml")}
     if name not in files:
         raise ArgumentError(f"table={name} is not known; there are: {', '.join(sorted(files))}")
-    return OmegaConf.to_container(OmegaConf.load(files[name]))  # type: ignore[return-value]
+    return read_yaml(files[name])
 
 
 def located(overrides: list[str], given: list[str]) -> list[str]:

@@ -294,3 +294,11 @@ def test_help_is_quick_and_importing_goca_does_not_load_torch():
     assert "segment" in done.stdout and "doctor" in done.stdout
     done = subprocess.run([sys.executable, "-m", "goca"], capture_output=True, text=True)
     assert done.returncode == 2 and "usage: goca" in done.stderr
+
+
+def test_words_that_name_nothing_are_not_called_cut(loaded, capsys):
+    said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", "a, star")
+    assert "names nothing that could be seen, and without area: a;" in said and "cut, since" not in said
+    assert "NoClass: the prompt 'a, the' names nothing" in refused(
+        capsys, f"{SCENES}/test_00000.png", "--prompt", "a, the"
+    )

@@ -75,11 +75,12 @@ def naming(part: str, *more: type[Exception]) -> Iterator[None]:
 
     more   further kinds of errors that count
     """
+    kinds: tuple[type[Exception], ...] = (*BREAKDOWNS, *more)
     try:
         yield
     except ExtractorError:
         raise
-    except (*BREAKDOWNS, *more) as error:
+    except kinds as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded for this
             raise
         reason = " ".join(str(error).split()) or "no message"

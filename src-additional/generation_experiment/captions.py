@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from goca.reading import read_text
+
 NAME = re.compile(r"[\w-][\w.-]*")  # an image's name within its folder
 CAPTION_COLUMNS = ("caption", "text", "prompt")  # of a CSV table, the first that is there
 ID_FIRST = re.compile(r'"?\d+"?,')  # a row of a table: a number, then a comma
@@ -31,7 +33,7 @@ def read_captions(path: str | Path, n: int | None = None) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise CaptionsError(f"captions={path} cannot be read: {error}") from None
     if path.suffix == ".json":
@@ -59,7 +61,8 @@ def looks_like_table(text: str) -> bool:
 def from_table(text: str, path: Path) -> list[tuple[Any, Any]]:
     """The rows of a CSV table."""
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        lines = io.StringIO(re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE), newline="")
+        rows = [row for row in csv.reader(lines, strict=True) if row]
     except csv.Error as error:
         raise CaptionsError(f"{path} is no CSV table ({error})") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []

@@ -16,6 +16,7 @@ from goca.open.rest import REST_RULES
 from goca.open.vocabulary import VocabularyError, background_words
 from goca.protocol import ASK as ASK
 from goca.protocol import Protocol
+from goca.reading import read_yaml
 from goca.refine.chain import ChainError, Step, read_chain
 from goca.rescaling import RESCALE_RULES, TOKEN_RULES
 from goca.schema import ConfigError, Count, OneOf, Pair, Range, Text, check_fields, is_list, is_number, nearest, shown
@@ -196,12 +197,10 @@ def names() -> list[str]:
 
 def read_config(name: str) -> dict[str, Any]:
     """The fields of configs/model/NAME.yaml, its bases (Hydra's defaults list) first."""
-    from omegaconf import OmegaConf
-
     if name not in (*names(), SHARED):
         near, known = nearest(name, names()), ", ".join(names())
         raise ConfigError(f"there is no model config {shown(name)} (nearest: {near}); known: {known}")
-    return with_bases(OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml")))  # type: ignore[arg-type]
+    return with_bases(read_yaml(folder() / f"{name}.yaml"))  # type: ignore[arg-type]
 
 
 def with_bases(own: dict[str, Any]) -> dict[str, Any]:

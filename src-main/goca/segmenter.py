@@ -20,6 +20,7 @@ from goca.embedded import resolve
 from goca.open import Answer, NoClass, Query
 from goca.open.finding import Finder
 from goca.prompts import LearntTokens, PromptAnnotation, annotate, blanked, parse_brackets
+from goca.prompts.grammar import names_nothing
 from goca.prompts.tokens import as_read
 from goca.refine.chain import Sources, run_chain
 from goca.rescaling import rescale
@@ -375,7 +376,7 @@ class Segmenter:
         prompt = one_text(prompt)
         hidden = parse_brackets(self.learnt.hide(blanked(prompt), any_case=True).lower())
         groups = {group[0]: group for group in reversed(hidden)}  # the first of a name counts
-        if not groups:
+        if all(map(names_nothing, groups)):
             raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
         words = [", ".join(groups[name]) for name in reversed(groups)]
         names = {number: self.learnt.show(name) for number, name in enumerate(reversed(groups), start=1)}

@@ -15,6 +15,7 @@ from goca.cli import named
 from goca.cli.segment import embedded_words, kept_warnings, words_of
 from goca.config import ConfigError
 from goca.prompts import parse_brackets
+from goca.prompts.grammar import names_nothing
 from goca.segmentation import Segmentation
 from goca.segmenter import NoClass
 from goca.tracing import trace
@@ -126,5 +127,8 @@ def unknown(choice: Choice, caption: str) -> list[str]:
 
 
 def lost(words: list[str]) -> list[str]:
-    """Words that did not fit into the prompt."""
-    return [f"These words did not fit and have no area: {', '.join(words)}. Name fewer at once."] if words else []
+    """Words that did not fit into the prompt, and such as name nothing."""
+    empty = [word for word in words if names_nothing(word)]
+    cut = [word for word in words if word not in empty]
+    told = [f"These words did not fit and have no area: {', '.join(cut)}. Name fewer at once."] if cut else []
+    return told + ([f"Nothing that could be seen is named by: {', '.join(empty)}."] if empty else [])

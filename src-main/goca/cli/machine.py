@@ -154,9 +154,9 @@ class Footprint:
 
 def footprints() -> list[Footprint]:
     """One per entry of footprint.yaml, smallest first; the method's own as docs/benchmark.json has it, if it does."""
-    from omegaconf import OmegaConf
+    from goca.reading import read_yaml
 
-    entries: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("footprint.yaml")))
+    entries: Any = read_yaml(Path(__file__).with_name("footprint.yaml"))
     found = []
     for model, entry in entries.items():
         measured = measured_bytes(model)

@@ -102,10 +102,9 @@ def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Ite
 
 def dataset_config(name: str, root: str | None) -> DatasetConfig:
     """configs/dataset/NAME.yaml, with another root if one is given."""
-    from omegaconf import OmegaConf
-
     from goca.config import folder
     from goca.datasets import DatasetConfig
+    from goca.reading import read_yaml
 
-    fields: Any = OmegaConf.to_container(OmegaConf.load(folder().parent / "dataset" / f"{name}.yaml"))
+    fields: Any = read_yaml(folder().parent / "dataset" / f"{name}.yaml")
     return DatasetConfig.of({**fields, **({"root": root} if root else {})})

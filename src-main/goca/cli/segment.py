@@ -133,12 +133,19 @@ class Work:
 
     def notes_on(self, text: str) -> list[str]:
         """Which words of a text the embedded model does not know, and which do not fit into the prompt; said once."""
+        from goca.prompts.grammar import names_nothing
+
         if text not in self.noted:
             notes = self.noted[text] = []
             _, cut = self.segmenter.fitted(text, self.args.ask)
             known = embedded_words() if self.embedded else []
             if self.embedded and (strange := [word for word in words_of(text.lower()) if word not in known]):
                 notes.append(f"{EMBEDDED} does not know: {listed(strange)}; choose another --model")
+            empty = [name for name in cut if names_nothing(name)]
+            cut = [name for name in cut if name not in empty]
+            if empty:
+                self.lost = True
+                notes.append(f"names nothing that could be seen, and without area: {listed(empty)}; leave it out")
             if cut:
                 self.lost = True
                 notes.append(f"cut, since the prompt is too long, and without area: {listed(cut)}; name fewer")

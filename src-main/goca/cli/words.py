@@ -179,19 +179,18 @@ def labeler(given: Iterable[str]) -> LabelerConfig:
 
 def labeler_file(name: str) -> dict[str, Any]:
     """The fields of configs/labeler/NAME.yaml, its bases first, or of a file. Raises LabelingError."""
-    from omegaconf import OmegaConf
-
     from goca.config import folder
     from goca.labeling import LabelingError
+    from goca.reading import FileUnreadable, read_yaml
 
     known = {file.stem: file for file in (folder().parent / "labeler").glob("*.yaml")}
     path = known.get(name, Path(name).expanduser())
     if not path.is_file():
         raise LabelingError(f"there is no labeler {name!r}; there are: {', '.join(sorted(known))}; or a YAML file")
     try:
-        own: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # what YAML and OmegaConf raise has no class in common
-        raise LabelingError(f"{path} cannot be read as YAML: {error}") from None
+        own: Any = read_yaml(path)
+    except (FileUnreadable, OSError) as error:
+        raise LabelingError(f"labeler {name!r} cannot be read: {error}") from None
     if not isinstance(own, dict):
         raise LabelingError(f"{path} holds no fields; expected e.g. model: NAME")
     fields: dict[str, Any] = {}

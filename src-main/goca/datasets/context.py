@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, SampleError, class_table
 from goca.datasets.encodings import Encoding, label_values
 from goca.datasets.folders import FolderDataset, Place, read_list
+from goca.reading import read_text
 
 RAW = [row[0] for row in label_values("context")]  # raw id per class id
 RAW_CLASSES = 459  # the raw ids that have no class are background, 0 and `unknown` among them
@@ -115,7 +116,10 @@ def _label_map(path: Path) -> NDArray:
 
 def _named_order(path: Path, class_names: list[list[str]]) -> dict[int, int]:
     """Value -> class id, from lines such as `1: aeroplane`. Raises DatasetError if they are not the 59 classes."""
-    lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    try:
+        lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", read_text(path), re.MULTILINE)
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no text: {error}; expected lines such as 1: aeroplane") from None
     ids = {name: class_id for class_id, names in enumerate(class_names) for name in names}
     classes = {int(value): ids.get(name.lower(), 0) for value, name in lines}
     if sorted(classes) != list(range(1, 60)) or sorted(classes.values()) != list(range(1, 60)):

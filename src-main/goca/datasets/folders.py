@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, Sample, SampleError, class_table, pixels
 from goca.datasets.encodings import Encoding, candidates, find_encoding
+from goca.reading import read_lines
 
+ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 LOOKED_AT = 48  # label files that are opened, at most, to find out their encoding
 
 
@@ -178,12 +180,20 @@ def _held(values: NDArray) -> list[int]:
 
 
 def read_list(path: Path) -> list[str]:
-    """The ids in a list file, one a line. Raises DatasetError for ids with folders in them, twins, and none at all."""
+    """The ids in a list file, one a line; an image's ending behind an id is left out.
+
+    Raises DatasetError for ids with folders or flags in them, twins, and none at all.
+    """
     try:
-        lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines()
+        ids = read_lines(path)
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is no text: {error}; expected one id per line") from None
-    ids = [line.strip() for line in lines if line.strip()]
+    if flagged := next((line for line in ids if re.fullmatch(r"\S+\s+(-1|0|1)", line)), None):
+        raise DatasetError(
+            f"{path} lists {flagged!r}, a flag behind the id, as in the lists of single classes (VOC's ImageSets/Main);"
+            " expected bare ids, as in ImageSets/Segmentation/train.txt"
+        )
+    ids = [ENDING.sub("", each) for each in ids]
     if wrong := next((each for each in ids if each in (".", "..") or any(c in each for c in "/\\\0")), None):
         raise DatasetError(f"{path} lists {wrong!r}; expected bare ids, such as 2007_000027")
     if len(set(ids)) < len(ids):

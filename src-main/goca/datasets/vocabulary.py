@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from goca.datasets.base import TABLES, DatasetError, class_table
+from goca.reading import read_text
 
 ALIASES = {"coco": "coco-object"}
 MARKS = ",;()[]{}"  # what separates or groups words in a prompt, and so is in no name
@@ -37,7 +38,7 @@ def read_vocabulary(given: str) -> list[list[str]]:
         known = ", ".join(vocabularies())
         raise VocabularyError(f"{given!r} is no vocabulary and no file; there are: {known}; or a file: {FORM}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise VocabularyError(f"{path} cannot be read as text: {error}; expected {FORM}") from None
     table = from_json(path, text) if text.lstrip()[:1] in ("[", "{") else from_lines(path, text)

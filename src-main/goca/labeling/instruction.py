@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goca.labeling.errors import LabelingError
+from goca.reading import read_text
 
 FOLDER = Path(__file__).parent / "vocabulary"
 CAPTION_LEN = 20
@@ -62,7 +63,7 @@ class Vocabulary:
 def read_template(path: str | os.PathLike[str]) -> str:
     """An instruction of one's own, from a text file. Raises LabelingError where it cannot be read or is empty."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig").strip()
+        text = read_text(Path(path).expanduser()).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise LabelingError(f"labeler.instruction={path} cannot be read: {error}") from None
     if not 0 < len(text) <= LONGEST:

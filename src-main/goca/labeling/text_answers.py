@@ -7,6 +7,7 @@ from pathlib import Path
 from goca.labeling.errors import LabelingError, NoCaption
 from goca.labeling.published import PUBLISHED
 from goca.labeling.replies import Reply, read_caption
+from goca.reading import read_text
 
 MOST_WORDS = 200  # of a caption; what is longer is no list of things
 MOST_BYTES = 100_000  # of a file; no answer is longer
@@ -39,11 +40,10 @@ def read_text_answers(files: list[Path], name: str) -> tuple[dict[str, str], dic
 
 def caption_in(file: Path) -> str:
     """The caption that a file holds, cleaned as the labeller cleans a reply. Raises NoCaption."""
-    content = file.read_bytes()
-    if len(content) > MOST_BYTES:
-        raise NoCaption("oversized", f"{len(content):,} bytes; an answer has at most {MOST_BYTES:,}")
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise NoCaption("oversized", f"{size:,} bytes; an answer has at most {MOST_BYTES:,}")
     try:
-        text = content.decode("utf-8-sig")
+        text = read_text(file)
     except UnicodeDecodeError as error:
         raise NoCaption("malformed", f"no UTF-8 text ({error})") from None
     return read_caption(Reply(text, "stop", None, None, None), MOST_WORDS)

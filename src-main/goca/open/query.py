@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from goca.prompts.grammar import parse_brackets, read_groups
+from goca.prompts.grammar import names_nothing, parse_brackets, read_groups
 from goca.prompts.learnt import LearntTokens
 from goca.prompts.weighting import blanked
 
@@ -60,8 +60,9 @@ class Query:
             raise NoClass(f"{wrong[0]!r} is no word; expected texts such as ['cat', 'grass']")
         learnt = learnt or LearntTokens([])
         hidden = [learnt.hide(blanked(text), any_case=True).lower() for text in texts]
-        groups = [tuple(map(learnt.show, group)) for text in hidden for group in read_groups(text)]
-        if not groups:
+        read = [group for text in hidden for group in read_groups(text)]
+        groups = [tuple(map(learnt.show, group)) for group in read]
+        if all(names_nothing(group[0]) for group in read):
             raise NoClass(f"the prompt {words!r} names nothing; expected e.g. 'cat, grass, wall'")
         return cls(tuple(enumerate(groups, start=1)))
 

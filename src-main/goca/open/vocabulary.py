@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from goca.reading import read_yaml
 from goca.schema import nearest, shown
 
 
@@ -25,13 +26,11 @@ def background_words(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
 
 @cache
 def read_vocabulary(name: str) -> tuple[str, ...]:
-    from omegaconf import OmegaConf
-
     known = sorted(file.stem for file in folder().glob("*.yaml"))
     if name not in known:
         near, there = nearest(name, known), ", ".join(known)
         raise VocabularyError(f"no vocabulary {shown(name)} (nearest: {near}); there are: {there}")
-    words = OmegaConf.to_container(OmegaConf.load(folder() / f"{name}.yaml"))
+    words = read_yaml(folder() / f"{name}.yaml")
     if not isinstance(words, list):
         raise VocabularyError(f"vocabulary/{name}.yaml holds a {type(words).__name__}; expected a list of words")
     return background_words(words)

@@ -117,6 +117,11 @@ def is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] in "PZC" or character in "$+<=>^`|~"
 
 
+def names_nothing(text: str) -> bool:
+    """Whether a text has no word but articles and "and", of which no token is looked at."""
+    return all(_clean(word) in ("", *STOP_WORDS) for word in text.lower().split())
+
+
 def _clean(item: str) -> str:
     """One blank between words, no marks at either end."""
     start, end = 0, len(item)

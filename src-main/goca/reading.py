@@ -1,0 +1,58 @@
+"""Text files from outside: UTF-8 with or without a byte-order mark, any line ends; YAML within bounds."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+LARGEST = 100_000  # values that a YAML file may hold, with its aliases written out
+
+
+class FileUnreadable(ValueError):
+    """A file whose text is not what is expected; the message says where."""
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    r"""A file's text, lines ended by \n. Raises OSError, UnicodeDecodeError."""
+    text = Path(path).read_bytes().decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a list, without blanks around them; blank lines are left out. Raises OSError, UnicodeDecodeError."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """A YAML file as OmegaConf reads it, as dictionaries and lists. Raises FileUnreadable, OSError.
+
+    Aliases are written out when YAML is read, so that a few lines can stand for more values than fit into memory: a
+    file of more than LARGEST is refused before that.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        text = read_text(path)
+        if (size := written_out(yaml.compose(text, Loader=yaml.SafeLoader), {})) > LARGEST:
+            raise FileUnreadable(f"{path} stands for {size:.3g} values, its aliases written out; at most {LARGEST:,}")
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except FileUnreadable:
+        raise
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise FileUnreadable(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise FileUnreadable(f"{path} is nested too deeply, or an alias stands inside of what it stands for") from None
+
+
+def written_out(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for, its aliases written out."""
+    if id(node) not in known:
+        value = getattr(node, "value", None)
+        inside = value if isinstance(value, list) else []
+        parts = [part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(written_out(part, known) for part in parts)
+    return known[id(node)]
