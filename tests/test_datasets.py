@@ -40,6 +40,16 @@ def test_voc_is_read_in_the_published_order(voc):
     assert load_dataset(CONFIG | {"root": str(voc), "reverse": False}).ids == ["img0", "img1", "img2"]
 
 
+def test_lists_as_other_systems_write_them(voc):
+    """CRLF is read; UTF-16 is named."""
+    file = voc / "ImageSets/Segmentation/train.txt"
+    file.write_bytes(b"img0\r\nimg1\r\n\r\nimg2\r\n")
+    assert load_dataset(CONFIG | {"root": str(voc), "reverse": False}).ids == ["img0", "img1", "img2"]
+    file.write_bytes("img0\r\nimg1\r\n".encode("utf-16"))
+    with pytest.raises(DatasetError, match="is no text"):
+        load_dataset(CONFIG | {"root": str(voc)})
+
+
 def test_palette_images_keep_their_class_ids(voc):
     label = Image.fromarray(np.array([[0, 15], [255, 3]], np.uint8), mode="P")
     label.putpalette([7, 8, 9] * 256)

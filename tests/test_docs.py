@@ -405,6 +405,18 @@ def test_the_memory_table_is_the_footprint_s():
     assert set(footprint) <= set(configs())
 
 
+def test_every_row_of_the_compatibility_table_names_a_test():
+    rows = [line for line in pages()["docs/compatibility.md"].splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith(("| what |", "|---"))]
+    assert len(rows) > 50
+    for row in rows:
+        _, what, how, shown, _ = row.split("|")
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", shown)
+        assert what.strip() and how.strip() and named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 def test_the_versions_and_the_remedy_are_the_code_s():
     from diffusion_feature.tap import REMEDY
 

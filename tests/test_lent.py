@@ -252,6 +252,15 @@ def test_an_ip_adapter(sd):
     torch.testing.assert_close(score_maps(sd, SD_CONFIG), expected)
 
 
+def test_a_folder_with_only_a_variant(tmp_path):
+    folder = tmp_path / "sd"
+    tiny.save_sd(folder)
+    expected = score_maps(load(folder).to(torch.float16).to(torch.float32), SD_CONFIG)
+    for file in folder.glob("*/*.safetensors"):  # as `save_pretrained(variant="fp16")` names them
+        file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    torch.testing.assert_close(score_maps(str(folder), SD_CONFIG, device="cpu"), expected, rtol=0, atol=1e-2)
+
+
 # ---- what is refused, and what helps
 
 

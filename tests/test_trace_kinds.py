@@ -160,6 +160,40 @@ def test_embeddings_of_another_length(sd):
         t.word("cat")
 
 
+# ---- the plain ones that end or begin elsewhere
+
+
+def test_image_to_image(sd):
+    parts = sd.components | {"safety_checker": None, "feature_extractor": None}
+    pipe = quiet(diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False))
+    call = {"image": Image.new("RGB", (32, 32), "red"), "strength": 0.5, "output_type": "np"}
+    bare = pipe("cat, grass", **call, num_inference_steps=6, generator=seeded()).images
+    with trace(pipe, CONFIG) as t:
+        made = pipe("cat, grass", **call, num_inference_steps=6, generator=seeded()).images
+    assert (made == bare).all() and t.steps == 3 and t.words() == ["cat", "grass"]
+
+
+def test_guidance_that_ends_on_the_way(sd):
+    """The batch is halved between two steps: what is traced is the half with the prompt before, all after."""
+
+    def end(pipe, step, timestep, given):
+        if step == 0:
+            pipe._guidance_scale = 0.0
+            given["prompt_embeds"] = given["prompt_embeds"].chunk(2)[1]
+        return given
+
+    dynamic = {"callback_on_step_end": end, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    call = {"prompt": "cat, grass", **SQUARE, **CALL}
+    with trace(sd, CONFIG, steps=[0]) as usual:
+        sd(**call, generator=seeded())
+    with trace(sd, CONFIG, steps=[0]) as first:
+        sd(**call, **dynamic, generator=seeded())
+    with trace(sd, CONFIG) as both:
+        sd(**call, **dynamic, generator=seeded())
+    torch.testing.assert_close(first.attention(), usual.attention())
+    assert both.steps == 2 and both.attention().shape == usual.attention().shape
+
+
 # ---- denoisers with more channels
 
 

@@ -173,10 +173,12 @@ def has_adapter_images(denoiser: Any) -> bool:
 
 def refuse_inputs(parts: Parts, backbone: Backbone) -> None:
     """A denoiser that is told more than the noisy image. Raises WrongFamily."""
-    vae, denoiser = parts["vae"], parts[backbone.denoiser]
+    vae: Any = parts["vae"]
+    denoiser: Any = parts[backbone.denoiser]
     if not isinstance(vae, torch.nn.Module):  # guidance names it only
         return
-    made, taken = vae.config.latent_channels, denoiser.config.in_channels
+    config: Any = vae.config
+    made, taken = config.latent_channels, denoiser.config.in_channels
     if taken not in (made, made * backbone.patch**2):
         raise WrongFamily(
             f"the {type(denoiser).__name__} takes {taken} channels, the VAE makes {made}: an inpainting or editing "
