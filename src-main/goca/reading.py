@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        text = read_text(path)
+        text = re.sub(r"[ \t]+$", "", read_text(path), flags=re.MULTILINE)  # PyYAML refuses a tab there
         if (size := written_out(yaml.compose(text, Loader=yaml.SafeLoader), {})) > LARGEST:
             raise FileUnreadable(f"{path} stands for {size:.3g} values, its aliases written out; at most {LARGEST:,}")
         return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
