@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from goca.evaluation import Prediction, Word
 from goca.open import Answer, Query
 from goca.prompts import PromptAnnotation
 from goca.segmenter import Segmenter
-from goca.views import Capture
 
-Found = TypeVar("Found")
 SEGMENTERS: dict[str, type[Segmenter]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
 
 
@@ -63,9 +60,12 @@ class Predictor:
             found[number] = prediction
         return found
 
-    def words(self, class_ids: Iterable[int]) -> list[Word] | None:
-        """The words that were looked for, without a presence; None where they were told to be there."""
-        return None if self.told else [Word(class_id, None, True) for class_id in class_ids]
+    def words(self, class_ids: Iterable[int], lost: Sequence[int] = ()) -> list[Word] | None:
+        """The words that were looked for, without a presence; None where they were told to be there.
+
+        lost  those whose words were cut off: nothing is taken for them
+        """
+        return None if self.told else [Word(class_id, None, class_id not in lost) for class_id in class_ids]
 
     def _predict(self, wanted: Iterable[tuple[Sample, PromptAnnotation, Tensor | None]]) -> Iterable[Prediction]:
         samples, annotations, noises = zip(*wanted) if wanted else ((), (), ())
@@ -73,13 +73,11 @@ class Predictor:
         captures = self.segmenter.captures([sample.image for sample in samples], annotations, noises, ids)
         cut: dict[str, str] = {}
         for sample, annotation in zip(samples, annotations):
-            step = partial(self._scores, captures, annotation, sample)
-            scores, notes = with_notes(step, cut, lambda _, text=annotation.caption: [text])  # type: ignore[misc]
-            ids, notes = annotation.class_ids, list(dict.fromkeys([*sample.notes, *notes]))
-            yield Prediction(scores, ids, annotation.lost_classes(), notes, self.words(ids))
-
-    def _scores(self, captures: Iterator[tuple[Capture, int]], annotation: PromptAnnotation, sample: Sample) -> Tensor:
-        return self.segmenter.scores(*next(captures), annotation, sample.image)
+            with warned() as messages:
+                scores = self.segmenter.scores(*next(captures), annotation, sample.image)
+            notes = notes_on(sample, messages, [annotation.caption], cut)
+            classes, lost = annotation.class_ids, annotation.lost_classes()
+            yield Prediction(scores, classes, lost, notes, self.words(classes, lost))
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,9 @@ class OpenPredictor:
         queries, noises = (list(each) for each in zip(*wanted.values())) if wanted else ([], [])
         answers, cut = self.segmenter.look_for(images, queries, noises, ids), dict[str, str]()
         for number in wanted:
-            answer, notes = with_notes(partial(next, answers), cut, lambda answer: answer.prompts)
-            found[number] = answered(answer, list(dict.fromkeys([*samples[number].notes, *notes])))
+            with warned() as messages:
+                answer = next(answers)
+            found[number] = answered(answer, notes_on(samples[number], messages, answer.prompts, cut))
         return found
 
 
@@ -127,18 +126,23 @@ def answered(answer: Answer, notes: Sequence[str]) -> Prediction:
     return Prediction(scores, [words[number].class_id for number in kept], answer.lost, notes, words)
 
 
-def with_notes(
-    step: Callable[[], Found], cut: dict[str, str], prompts: Callable[[Found], Iterable[str]]
-) -> tuple[Found, list[str]]:
-    """What a step finds, and what was warned of meanwhile.
-
-    cut      prompt -> what was cut of it; a batch warns of all its prompts at its first step, so it is kept for later
-    prompts  those that belong to what was found
-    """
+@contextmanager
+def warned() -> Iterator[list[Warning]]:
+    """What is warned of inside, in place of being shown."""
+    messages: list[Warning] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = step()
-    messages = [each.message for each in caught if issubclass(each.category, UserWarning)]
+        yield messages
+    messages += [each.message for each in caught if issubclass(each.category, UserWarning)]  # type: ignore[misc]
+
+
+def notes_on(
+    sample: Sample, messages: Sequence[Warning], prompts: Iterable[str], cut: dict[str, str]
+) -> list[str]:
+    """What is to be kept of a sample: how its image was read, what was cut of its prompts, and other warnings.
+
+    cut  prompt -> what was cut of it; a batch warns of all its prompts at its first image, so it is kept for the others
+    """
     cut |= {each.prompt: str(each) for each in messages if isinstance(each, PromptCut)}
     own = [str(each) for each in messages if not isinstance(each, PromptCut)]
-    return found, list(dict.fromkeys([*(cut[prompt] for prompt in prompts(found) if prompt in cut), *own]))
+    return list(dict.fromkeys([*sample.notes, *(cut[prompt] for prompt in prompts if prompt in cut), *own]))
