@@ -162,12 +162,14 @@ def test_a_labeler_of_one_s_own(loaded, tmp_path, capsys):
         ("local", "labeler.model is not set"),
         ("modle=x", "labeler has no field modle"),
         ("base_url=file:///etc", "labeler.base_url is no address"),
-        ("1.png", "cannot be read as YAML"),
+        ("1.png", "labeler '1.png' cannot be read"),
         ("text.yaml", "holds no fields"),
+        ("round.yaml", "expected _self_ and some of: gpt-4o, local"),
     ],
 )
 def test_a_labeler_that_makes_no_sense_is_refused(no_model, capsys, tmp_path, labeler, message):
     (tmp_path / "text.yaml").write_text("- a\n- b\n")
+    (tmp_path / "round.yaml").write_text("defaults: [round.yaml]\n")
     assert segment("1.png", "--describe", "--labeler", labeler) == 1
     said = capsys.readouterr().err
     assert said.startswith("LabelingError") and message in said and "Traceback" not in said
