@@ -264,26 +264,30 @@ def test_a_folder_with_only_a_variant(tmp_path):
 # ---- what is refused, and what helps
 
 
-def spoilt(pipe, name):
+class Hidden:
     """Another way of computing attention, where nobody sees it."""
+
+    def __init__(self, own):
+        self.own = own
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        with torch._C.DisableTorchFunction():
+            return self.own(attn, hidden_states, *args, **kwargs)
+
+
+class XFormersAttnProcessor(Hidden):
+    """As xformers' is called."""
+
+
+def spoil(pipe, kind=Hidden):
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
-
-    class Hidden:
-        def __init__(self, own):
-            self.own = own
-
-        def __call__(self, attn, hidden_states, *args, **kwargs):
-            with torch._C.DisableTorchFunction():
-                return self.own(attn, hidden_states, *args, **kwargs)
-
-    denoiser.set_attn_processor({key: Hidden(own) for key, own in denoiser.attn_processors.items()})
-    return denoiser
+    denoiser.set_attn_processor({key: kind(own) for key, own in denoiser.attn_processors.items()})
 
 
 def test_every_family_s_remedy_works(name, folder):
     pipe, config = load(folder), FAMILIES[name].config
     expected = score_maps(pipe, config)
-    spoilt(pipe, name)
+    spoil(pipe)
     with pytest.raises(AttentionNotSeen) as refused:
         score_maps(pipe, config)
     follow(refused, pipe)
@@ -306,6 +310,15 @@ def test_attention_slicing(sd):
     expected = score_maps(sd, SD_CONFIG)
     sd.enable_attention_slicing("max")
     with pytest.raises(AttentionNotSeen, match="processor SlicedAttnProcessor") as refused:
+        score_maps(sd, SD_CONFIG)
+    follow(refused, sd)
+    torch.testing.assert_close(score_maps(sd, SD_CONFIG), expected)
+
+
+def test_xformers(sd):
+    expected = score_maps(sd, SD_CONFIG)
+    spoil(sd, XFormersAttnProcessor)
+    with pytest.raises(AttentionNotSeen, match="processor XFormersAttnProcessor") as refused:
         score_maps(sd, SD_CONFIG)
     follow(refused, sd)
     torch.testing.assert_close(score_maps(sd, SD_CONFIG), expected)

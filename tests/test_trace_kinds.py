@@ -10,6 +10,8 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPAGPipeline,
 )
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+from diffusion_feature import AttentionNotSeen
 from goca.generation import TraceError
 from goca.prompts.words import WordNotFound
 from goca.tracing import trace
@@ -90,6 +92,38 @@ def test_the_perturbed_part_does_not_count(pag, sd, scale):
     for image in range(2):
         torch.testing.assert_close(t.attention(image), plain.attention(image), rtol=1e-4, atol=1e-5)
     sd.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0())
+
+
+@pytest.mark.parametrize("name, kind, layer, scale", [
+    ("sdxl", "StableDiffusionXLPAGPipeline", "mid", 1.0), ("sdxl", "StableDiffusionXLPAGPipeline", "mid", 5.0),
+    ("hunyuan", "HunyuanDiTPAGPipeline", "blocks.1", 5.0),
+])  # fmt: skip
+def test_the_perturbed_part_of_other_families(name, kind, layer, scale, tmp_path):
+    family = FAMILIES[name]
+    plain = quiet(diffusers.DiffusionPipeline.from_pretrained(family.save(tmp_path / name)))
+    more = {"requires_safety_checker": False} if name == "hunyuan" else {}
+    parts = {part: value for part, value in plain.components.items() if value is not None or more}
+    call = {"prompt": "cat, grass", "height": family.picture, "width": family.picture, **CALL}
+    call |= {"use_resolution_binning": False} if name == "hunyuan" else {}
+    with trace(plain, family.config, steps=[0]) as expected:
+        plain(**call, guidance_scale=1.0, generator=seeded())
+    perturbed = quiet(getattr(diffusers, kind)(**parts, **more, pag_applied_layers=[layer]))
+    with trace(perturbed, family.config, steps=[0]) as t:
+        perturbed(**call, guidance_scale=scale, pag_scale=3.0, generator=seeded())
+    torch.testing.assert_close(t.attention(), expected.attention(), rtol=1e-4, atol=1e-5)
+
+
+def test_perturbed_attention_that_is_computed_twice(tmp_path):
+    """SD 3's: refused, and without it the pipeline can be traced."""
+    plain = quiet(diffusers.DiffusionPipeline.from_pretrained(tiny.save_sd3(tmp_path / "sd3")))
+    parts = {part: value for part, value in plain.components.items() if value is not None}
+    perturbed = quiet(diffusers.StableDiffusion3PAGPipeline(**parts, pag_applied_layers=["blocks.1"]))
+    with pytest.raises(AttentionNotSeen, match="`pag_scale=0`"), trace(perturbed, FAMILIES["sd3"].config):
+        perturbed("cat, grass", pag_scale=3.0, **SQUARE, **CALL)
+    plain.transformer.set_attn_processor(JointAttnProcessor2_0())  # diffusers leaves its own after an error
+    with trace(perturbed, FAMILIES["sd3"].config) as t:
+        perturbed("cat, grass", pag_scale=0, **SQUARE, **CALL)
+    assert t.words() == ["cat", "grass"]
 
 
 def test_a_negative_prompt_that_is_the_prompt(sd):

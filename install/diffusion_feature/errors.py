@@ -26,7 +26,8 @@ class PartMissing(ExtractorError):
 
 
 class WrongFamily(ExtractorError, ValueError):
-    """The pipeline's denoiser belongs to another family than the version names."""
+    """The pipeline's denoiser belongs to another family than the version names, or is given more than a text and a
+    noisy image, or cannot be looked into as it is."""
 
 
 class VersionNotKnown(ExtractorError, ValueError):

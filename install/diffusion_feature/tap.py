@@ -21,7 +21,6 @@ from diffusion_feature.errors import AttentionNotSeen
 
 # per kind of attention processor what else helps than torch's own
 SPECIAL = {
-    "IPAdapter": "An IP-Adapter's images are attended to beside the text: `pipe.unload_ip_adapter()`.",
     "PAG": "Perturbed attention is computed twice: call the pipeline with `pag_scale=0`.",
     "Sliced": "Attention slicing: `pipe.disable_attention_slicing()`.",
     "XFormers": "xformers: `pipe.disable_xformers_memory_efficient_attention()`.",
@@ -145,6 +144,8 @@ class AttentionTap(TorchFunctionMode):
         if is_causal or key.shape[1] != query.shape[1]:
             raise AttentionNotSeen(f"{layer.block}: causal or grouped attention cannot be read as image attention")
         self.seen[layer.block, layer.layout] += 1
+        if self.seen[layer.block, layer.layout] > 1:
+            raise self._not_once([layer])
         h, w = self._grid(query.shape[2] - self.beside, layer.layout)
         tokens = LAYOUTS[layer.layout](h * w, key.shape[2] - self.beside)
         attention = Attention(layer, query, key, value, attn_mask, scale, result, (h, w), **tokens)
@@ -153,17 +154,20 @@ class AttentionTap(TorchFunctionMode):
             self.rebuilt = True
         self.consumer.attention(attention)
 
+    def _not_once(self, wrong: Sequence[AttentionLayer]) -> AttentionNotSeen:
+        first = wrong[0]
+        processor = type(getattr(first.module, "processor", first.module)).__name__
+        special = next((line for kind, line in SPECIAL.items() if kind in processor), self.remedy)
+        count = self.seen[first.block, first.layout]
+        return AttentionNotSeen(
+            f"{len(wrong)} of {len(self.layers)} attention modules were not seen exactly once in one forward "
+            f"(first: {first.maps[0]}, seen {count} times, processor {processor}). {special}"
+        )
+
     def _audit(self) -> None:
         wrong = [layer for layer in self.layers if self.seen[layer.block, layer.layout] != 1]
         if wrong:
-            first = wrong[0]
-            processor = type(getattr(first.module, "processor", first.module)).__name__
-            special = next((line for kind, line in SPECIAL.items() if kind in processor), self.remedy)
-            count = self.seen[first.block, first.layout]
-            raise AttentionNotSeen(
-                f"{len(wrong)} of {len(self.layers)} attention modules were not seen exactly once in one forward "
-                f"(first: {first.maps[0]}, seen {count} times, processor {processor}). {special}"
-            )
+            raise self._not_once(wrong)
         if absent := set(self.consumer.features) - self.passed:
             raise AttentionNotSeen(
                 f"{min(absent)} was not computed as a module of its own (fused projections? "

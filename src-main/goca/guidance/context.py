@@ -121,7 +121,8 @@ class SemanticGuidance:
         self.call_scale = scale
         if prompt is not None and (read := getattr(self.pipe, "_text_preprocessing", None)):  # PixArt's
             texts = read(self.prompts, clean_caption=arguments.get("clean_caption", False))
-            self.tokens = [prompt_tokens(text, self.extractor) for text in texts]
+            length = arguments.get("max_sequence_length")
+            self.tokens = [prompt_tokens(text, self.extractor, length) for text in texts]
 
     @property
     def scale(self) -> float:
@@ -228,9 +229,12 @@ def named_segmentor(name: str, segmenter: Segmenter) -> Segmentor:
     return SEGMENTORS[name](segmenter)
 
 
-def prompt_tokens(prompt: str, extractor: FeatureExtractor) -> PromptTokens:
-    """Where the words of a prompt are. Raises GuidanceError where there is none."""
-    known = extractor.backbone.tokenizers(extractor.parts)
+def prompt_tokens(prompt: str, extractor: FeatureExtractor, length: int | None = None) -> PromptTokens:
+    """Where the words of a prompt are. Raises GuidanceError where there is none.
+
+    length   text tokens that the denoiser is given; None: the family's usual number
+    """
+    known = extractor.backbone.tokenizers(extractor.parts, length)
     tokenizers = [known[name] for name in ("tokenizer", "tokenizer_2") if name in known]
     lengths = [known[name] for name in ("max_length", "max_length_2") if name in known]
     read = READ.get(type(extractor.denoiser).__name__, str)(prompt)
