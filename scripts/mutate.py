@@ -62,8 +62,8 @@ CORE: dict[str, tuple[str, ...]] = {
     f"{GOCA}/guidance/rate.py": ("guidance",),
     f"{FEATURE}/attention.py": TAP,
     f"{FEATURE}/tap.py": TAP,
-    f"{FEATURE}/noise.py": ("families", "families_settings", "families_recorded"),
-    f"{FEATURE}/latents.py": ("extractor", "families", "families_recorded"),
+    f"{FEATURE}/noise.py": ("families_settings", "schedulers", "extractor", "families_recorded", "families"),
+    f"{FEATURE}/latents.py": ("extractor", "families_recorded", "families"),
 }
 
 # constants that say how much is done at once, or how far a bound is from what it guards: no result depends on them
@@ -243,12 +243,12 @@ def prepare() -> None:
         getattr(transformers, name)
 
 
-def attempt(folder: Path, arguments: list[str], limit: float, output: Path) -> tuple[str, float]:
+def attempt(folder: Path, options: list[str], tests: tuple[str, ...], limit: float, output: Path) -> tuple[str, float]:
     """Run pytest in the copy, in a fork: "killed", "alive" or "too long", and the seconds that it took."""
     began = time.monotonic()
     child = os.fork()
     if child == 0:
-        _run_tests(folder, arguments, output)
+        _run_tests(folder, options, [f"tests/test_{name}.py" for name in tests], output)
     while time.monotonic() - began < limit:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -259,17 +259,13 @@ def attempt(folder: Path, arguments: list[str], limit: float, output: Path) -> t
     return "too long", time.monotonic() - began
 
 
-def files_of(tests: tuple[str, ...]) -> list[str]:
-    return [f"tests/test_{name}.py" for name in tests]
-
-
 def failures(output: Path) -> list[str]:
     """The tests that failed, as pytest names them."""
     lines = output.read_text(errors="replace").splitlines()
     return [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
 
 
-def _run_tests(folder: Path, arguments: list[str], output: Path) -> None:
+def _run_tests(folder: Path, options: list[str], files: list[str], output: Path) -> None:
     """In the fork; does not return."""
     code = 3
     try:
@@ -282,9 +278,15 @@ def _run_tests(folder: Path, arguments: list[str], output: Path) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(places[:2])
         sys.path[:0] = places
         import pytest
+        from hypothesis import Phase, settings
 
-        own = ["-q", "-rfE", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0"]
-        code = int(pytest.main([*own, "--basetemp", str(folder / "tmp"), *arguments]))
+        settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate], database=None)
+        own = ["-q", "-rfE", "-p", "no:cacheprovider", "--no-header", "--tb=no", "--basetemp", str(folder / "tmp"),
+               "--hypothesis-seed=0", "--hypothesis-profile=unshrunk"]  # fmt: skip
+        for file in files:  # one after the other: most changes are noticed before the others are even read
+            code = int(pytest.main([*own, *options, file]))
+            if code:
+                break
         import goca
 
         assert Path(goca.__file__).is_relative_to(folder), goca.__file__
@@ -300,18 +302,18 @@ def try_all(todo: list[Change], log: Path, limit: float) -> None:
     with tempfile.TemporaryDirectory(prefix="mutate-") as place:
         folder, output = copy_tree(Path(place) / "tree"), Path(place) / "output.txt"
         without: dict[str, list[str]] = {}  # name of tests -> what is left out of them
-        names = dict.fromkeys(name for change in todo for name in CORE[change.file])
-        for name in tqdm(names, desc="before any change"):
-            attempt(folder, files_of((name,)), limit, output)
-            without[name] = [argument for test in failures(output) for argument in ("--deselect", test)]
-            if without[name]:
-                tqdm.write(f"fails before any change: {' '.join(without[name][1::2])}")
         for change in tqdm(todo, unit="change"):
             tests, file = CORE[change.file], folder / change.file
+            for name in tests:
+                if name not in without:
+                    attempt(folder, [], (name,), limit, output)
+                    without[name] = failures(output)
+                    if without[name]:
+                        tqdm.write(f"fails before any change: {' '.join(without[name])}")
+            left_out = [argument for name in tests for test in without[name] for argument in ("--deselect", test)]
             source = file.read_bytes()
-            left_out = [argument for name in tests for argument in without[name]]
             file.write_bytes(source[: change.start] + change.after.encode() + source[change.end :])
-            result, seconds = attempt(folder, ["-x", *left_out, *files_of(tests)], limit, output)
+            result, seconds = attempt(folder, ["-x", *left_out], tests, limit, output)
             file.write_bytes(source)
             record = asdict(change) | {"key": change.key, "result": result, "seconds": round(seconds, 1)}
             with log.open("a") as lines:

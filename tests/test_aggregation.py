@@ -8,13 +8,15 @@ import torch
 from diffusion_feature import Attention, AttentionLayer
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
 from diffusion_feature.errors import AttentionNotSeen
-from diffusion_feature.tap import check_rebuilt
+from diffusion_feature.tap import AttentionTap, check_rebuilt
 from goca.aggregation import COPIES, Aggregator, Plan, aggregate_heads, storage_bytes, weigh_heads
 from goca.heads import HEAD_RULES, HeadOutputs, head_weights
 from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
 from goca.resizing import adjoint_keys, nearest_index, resize_keys
+from goca.waiting import PlainMap
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import Everything
 
 TOLERANCE = 2e-5
 
@@ -167,6 +169,24 @@ def test_an_output_of_nan_is_not_taken_for_rebuilt():
         check_rebuilt(dataclasses.replace(a, result=a.result * torch.nan))
 
 
+class Attending(torch.nn.Module):
+    """An attention module of a denoiser, and no more."""
+
+    def forward(self, tokens):
+        return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+def test_a_joint_attention_without_room_for_a_text_is_refused():
+    module, tokens = Attending(), torch.randn(1, 1, 5, 2, generator=torch.Generator().manual_seed(0))
+    layers = [AttentionLayer("b", "text-first", module, lambda: torch.eye(2))]
+    with AttentionTap(layers, {}, seen := Everything(), (2, 2)):
+        module(tokens)
+    assert seen.attentions[0].grid == (2, 2) and seen.attentions[0].text_keys == slice(0, 1)
+    refused = pytest.raises(AttentionNotSeen, match="4 tokens are too few for 2 x 2 image tokens and a text")
+    with refused, AttentionTap(layers, {}, Everything(), (2, 2)):
+        module(tokens[:, :, :4])
+
+
 # ---- resizing and layers
 
 grids = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -244,6 +264,13 @@ def test_what_is_held_is_counted_to_the_byte():
     assert aggregator.held_bytes == maps + space  # the layer that waited has become a number
     reference_bytes = 4 * 64 * 64
     assert aggregator.peak_bytes == maps + waits + space + reference_bytes + COPIES * waits
+
+
+def test_reading_a_map_back_is_counted_by_its_largest_part():
+    layer = PlainMap()
+    for rows in (2, 3, 1):
+        layer.add(torch.arange(rows), torch.zeros(1, rows, 6))
+    assert layer.working_bytes(2) == 2 * 4 * 3 * 6
 
 
 def test_storages_that_are_shared_are_counted_once():
