@@ -14,8 +14,7 @@ from diffusion_feature.loading import pick_device
 from goca import evaluation
 from goca.config import FIELDS, OPEN_FIELDS, SegmenterConfig, read_fields
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
-from goca.evaluation import AnnotationFile, Captions, MeanIoU, NoiseFile, RunStore, Segmentor
-from goca.evaluation.inputs import fingerprint
+from goca.evaluation import AnnotationFile, Captions, MadeFrom, MeanIoU, NoiseFile, RunStore, Segmentor, fingerprints
 from goca.evaluation.label_maps import LabelMaps
 from goca.evaluation.provenance import revision, versions
 from goca.evaluation.store import Record
@@ -23,7 +22,7 @@ from goca.offers import Offers
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import ASK, Protocol
-from goca.schema import ConfigError, check, shown
+from goca.schema import ConfigError, check, defaults, shown
 from goca.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
 from goca.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
 
@@ -32,8 +31,11 @@ if TYPE_CHECKING:
     from goca.tagging import Tagger
 
 Kind = TypeVar("Kind", bound="Segmenter")
+Source = AnnotationFile | Captions | Offers
 # fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
 LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None}
+# values of fields that folders of before do not say: their defaults
+ASSUMED = {"model": defaults(SegmenterConfig), "dataset": defaults(DatasetConfig)}
 PROJECT = Path(__file__).resolve().parents[2]  # labels that a config names relative to the project are found here
 
 
@@ -78,18 +80,31 @@ class Benchmark(RunSettings):
         pick_device(self.device)
         dataset = load_dataset(self.dataset)
         ids = dataset.ids[: self.limit]
-        metric, load = self.metric(dataset), self.loader(dataset)
-        with RunStore(self.run_dir, self.settings(), rank) as store:
+        source, metric = self.prompts(dataset), self.metric(dataset)
+        load, made_from = self.loader(dataset, source), self.made_from(dataset, source)
+        with self.store(dataset, rank) as store:
             evaluation.count_images(
-                dataset, ids, lambda: load(store), metric, store,
-                rank=rank, world=world, batch_size=self.batch_size, drawn_at=self.drawn_at,
-                label_maps=self.drawn_label_maps(metric), progress=progress,
+                dataset, ids, lambda: load(store), metric, store, rank=rank, world=world, batch_size=self.batch_size,
+                drawn_at=self.drawn_at, label_maps=self.drawn_label_maps(metric), made_from=made_from,
+                progress=progress,
             )  # fmt: skip
-            return self.sum_up(dataset, ids, metric.empty_copy(), store)
+            return self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
 
-    def sum_up(self, dataset: Dataset, ids: Sequence[str], metric: MeanIoU, store: RunStore) -> dict[str, Any] | None:
+    def store(self, dataset: Dataset, rank: int = 0) -> RunStore:
+        """The run's folder, opened. Raises RunMismatch for counts of other settings or another class table."""
+        names = {str(class_id): names for class_id, names in enumerate(dataset.class_names)}
+        return RunStore(self.run_dir, {**self.settings(), "class_names": names}, rank, assumed=ASSUMED)
+
+    def made_from(self, dataset: Dataset, source: Source | None) -> MadeFrom:
+        """What tells whether an image's files and prompt are those that its counts were made from."""
+        root = getattr(dataset, "folder", None)
+        return MadeFrom(root) if source is None else MadeFrom(root, source.text)
+
+    def sum_up(
+        self, dataset: Dataset, ids: Sequence[str], metric: MeanIoU, store: RunStore, made_from: MadeFrom | None = None
+    ) -> dict[str, Any] | None:
         """The results, written to the store; None while images are still to be counted by other processes."""
-        if (records := evaluation.collect(ids, metric, store)) is None:
+        if (records := evaluation.collect(ids, metric, store, made_from)) is None:
             return None
         results = self.results(dataset, metric, records, store)
         evaluation.write_results(store, results)
@@ -99,9 +114,9 @@ class Benchmark(RunSettings):
         """What counts."""
         return evaluation.metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
 
-    def loader(self, dataset: Dataset) -> Callable[[RunStore], Segmentor]:
-        """What loads the model; prompts and noise are read at once, so that their errors come first."""
-        source = self.prompts(dataset)
+    def loader(self, dataset: Dataset, source: Source | None) -> Callable[[RunStore], Segmentor]:
+        """What loads the model; noise is read at once, so that its errors come first."""
+        assert source is not None
         noise = NoiseFile(self.noise_file) if self.noise_file else None
         return lambda store: self.segmentor(dataset, source, noise, store)
 
@@ -134,7 +149,7 @@ class Benchmark(RunSettings):
         """Whether the published method runs as published: the prompt names what is there by the ground truth."""
         return self.ask == "complete" and self.words == DEFAULT
 
-    def prompts(self, dataset: Dataset) -> AnnotationFile | Captions | Offers:
+    def prompts(self, dataset: Dataset) -> Source | None:
         """What says what is in a sample: a file of annotations, the captions, or another source of words."""
         if self.annotations:
             return AnnotationFile(self.annotations)
@@ -175,7 +190,9 @@ class Benchmark(RunSettings):
         return {
             "model": self.counted_fields() | places,
             "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},
-            **{name: fingerprint(path) if path else None for name, path in inputs.items()},
+            **{name: fingerprints.of_file(path) if path else None for name, path in inputs.items()},
+            "weights": fingerprints.of_pipeline(self.model.pipeline),
+            **({"denoiser weights": fingerprints.of_pipeline(self.model.denoiser)} if self.model.denoiser else {}),
             **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype", "int8_text")},
             **({} if self.variant == "auto" else {"variant": self.variant}),
             **({} if self.published else {"ask": self.ask, "words": self.words}),
@@ -199,7 +216,7 @@ class Benchmark(RunSettings):
         return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
 
     def segmentor(
-        self, dataset: Dataset, source: AnnotationFile | Captions | Offers, noise: NoiseFile | None, store: RunStore
+        self, dataset: Dataset, source: Source, noise: NoiseFile | None, store: RunStore
     ) -> Segmentor:
         """Load the model, and segment samples with it; the store is told what it runs on."""
         from goca.diffsegmentor import DiffSegmentor

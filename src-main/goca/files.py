@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
 import secrets
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+TEMPORARY = re.compile(r".+\.((?P<host>[0-9a-f]{6})-(?P<process>\d+)-)?[0-9a-f]{8}\.tmp")
+OLD = 24 * 3600  # seconds after which a temporary file of another machine is nobody's any more
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, to be written to; on disk and renamed at the end, removed on an error.
 
-    The folder is made at need. Errors: OSError.
+    The folder is made at need. What a killed process leaves is told by its name: see `sweep`. Errors: OSError.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{path.name}.{host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         descriptor = os.open(temporary, os.O_RDWR)
@@ -28,3 +37,37 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove temporary files of `whole_file` whose process is dead; another machine's when they are a day old."""
+    removed = []
+    for path in Path(folder).glob("*.tmp"):
+        if (match := TEMPORARY.fullmatch(path.name)) is None:
+            continue
+        with contextlib.suppress(OSError):
+            if match["host"] == host():
+                left = not is_running(int(match["process"]))
+            else:
+                left = time.time() - path.stat().st_mtime > OLD
+            if left:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine lives."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@cache
+def host() -> str:
+    """What tells this machine's temporary files from others'."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]

@@ -39,6 +39,10 @@ class Offers:
         caption = "" if self.captions is None else self.captions.caption(sample)
         return self.source.offer(self.asked, sample, caption)
 
+    def text(self, name: str) -> str | None:
+        """What of an image's prompt is read from a file; None where nothing is."""
+        return None if self.captions is None else self.captions.text(name)
+
     def __call__(self, sample: Sample) -> PromptAnnotation:
         """The prompt that names all that is offered. Raises SampleError where none can be made."""
         assert self.annotate is not None, "`annotate` is set when the model is loaded"

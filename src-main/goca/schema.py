@@ -235,6 +235,17 @@ def several(hint: Any) -> str:
     return {str: "texts", int: "whole numbers", float: "finite numbers"}.get(bare(hint), "values")
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """The values that a dataclass's fields have where nothing is said."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
 # ---- types, taken apart
 
 

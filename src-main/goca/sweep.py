@@ -21,8 +21,8 @@ from diffusion_feature import FeatureExtractor
 
 from goca.benchmark import Benchmark
 from goca.datasets import Dataset, Sample, load_dataset
-from goca.evaluation import RunStore
-from goca.evaluation.run import Read, keep, read_image, record_of
+from goca.evaluation import MadeFrom, RunStore
+from goca.evaluation.run import Read, changes, keep, read_image, record_of
 from goca.evaluation.store import Record
 from goca.segmenter import Segmenter
 from goca.shared import Shared
@@ -112,13 +112,17 @@ class Run:
     benchmark: Benchmark
     dataset: Dataset
     store: RunStore
+    made_from: MadeFrom
+    ids: Sequence[str]
     known: dict[str, Record] = field(init=False)
+    changed: dict[str, str] = field(init=False)  # images that are counted from something else than there is now
 
     def __post_init__(self) -> None:
         self.known, self.metric = self.store.records(), self.benchmark.metric(self.dataset)
+        self.changed = changes(self.ids, self.known, self.made_from)
 
     def lacks(self, image_id: str) -> bool:
-        return "cells" not in self.known.get(image_id, {})
+        return image_id in self.changed or "cells" not in self.known.get(image_id, {})
 
     def finished(self, ids: Sequence[str]) -> Results | None:
         """What was summed up before, if it was of just these images."""
@@ -134,13 +138,14 @@ def run_group(
 ) -> dict[Path, Results | None]:
     dataset = load_dataset(group[0].dataset)
     ids = dataset.ids[: group[0].limit]
+    made_from = group[0].made_from(dataset, group[0].prompts(dataset))
     with ExitStack() as stack:
-        stores = (stack.enter_context(RunStore(each.run_dir, each.settings(), rank)) for each in group)
-        runs = [Run(benchmark, dataset, store) for benchmark, store in zip(group, stores)]
+        stores = (stack.enter_context(each.store(dataset, rank)) for each in group)
+        runs = [Run(benchmark, dataset, store, made_from, ids) for benchmark, store in zip(group, stores)]
         count_together(runs, ids[rank::world], weights, progress)
         return {
             run.benchmark.run_dir: run.finished(ids)
-            or run.benchmark.sum_up(dataset, ids, run.metric.empty_copy(), run.store)
+            or run.benchmark.sum_up(dataset, ids, run.metric.empty_copy(), run.store, made_from if world > 1 else None)
             for run in runs
         }
 
@@ -152,7 +157,7 @@ def count_together(runs: Sequence[Run], ids: Sequence[str], weights: Weights, pr
     for image_id in progress(f"{len(runs)} runs" if len(runs) > 1 else "1 run", left):
         lacking = [number for number, run in enumerate(runs) if run.lacks(image_id)]
         once = OneImage(runs[0].dataset)
-        reads = {number: read_image(once, image_id, runs[number].metric) for number in lacking}
+        reads = {number: read_image(once, image_id, runs[number].metric, runs[number].made_from) for number in lacking}
         usable = {number: read for number, read in reads.items() if isinstance(read, Read)}
         if usable and shared is None:
             shared = Shared([run.benchmark for run in runs], runs[0].dataset, weights.of(runs[0].benchmark))
@@ -165,7 +170,7 @@ def count_together(runs: Sequence[Run], ids: Sequence[str], weights: Weights, pr
             run = runs[number]
             if isinstance(read, Read):
                 read = record_of(read, predictions[number], seconds, run.metric)
-            keep([read], run.known, run.store)
+            keep([read], run.known, run.store, run.changed)
 
 
 class OneImage:

@@ -154,7 +154,10 @@ class UnsupervisedBenchmark(Benchmark):
         counted = evaluation.metric_for(dataset, self.dataset, self.protocol)
         return MatchedIoU(counted.num_classes, counted.ignore_index, counted.absent)
 
-    def loader(self, dataset: Dataset) -> Callable[[RunStore], Segmentor]:
+    def prompts(self, dataset: Dataset) -> None:
+        """There are none."""
+
+    def loader(self, dataset: Dataset, source: Any = None) -> Callable[[RunStore], Segmentor]:
         noise, merging = NoiseFile(self.noise_file) if self.noise_file else None, self.merging
         return lambda store: RegionPredictor(self.load(RegionFinder, store), merging, noise, self.seed)
 

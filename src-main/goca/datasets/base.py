@@ -117,6 +117,7 @@ class Sample:
     id, name    the id in the split's list; the image's file name, under which labels and annotations know it
     objects     ids of the classes that an annotation names; None: those of the label map count
     read_label  label file -> class ids [H, W]; raises SampleError
+    sources     further files that say what the label means, or which classes are there
 
     The image stays as it is stored, whatever its EXIF orientation says, where the label has that size; it is turned
     upright where only then they agree, or where there is no label. `notes` say so.
@@ -127,6 +128,7 @@ class Sample:
     label_path: Path
     objects: list[int] | None = None
     read_label: Callable[[Path], NDArray[np.uint8]] = read_ids
+    sources: Sequence[Path] = ()
 
     @property
     def name(self) -> str:

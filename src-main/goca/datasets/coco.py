@@ -87,6 +87,9 @@ class CocoObjectDataset(FolderDataset):
             raise DatasetError(f"{path} lists an image more than once; unpack it anew")
         return segments
 
+    def sources(self) -> list[Path]:
+        return [self._panoptic_json()] if "panoptic" in self.place.encodings else []
+
     def _panoptic_json(self) -> Path:
         folder = self.folder / self.place.folder.format(list=self.listed)
         name = f"panoptic_{self.listed}.json"

@@ -68,6 +68,9 @@ class ContextDataset(FolderDataset):
         best = hits.index(max(hits))
         return possible[best] if hits.count(hits[best]) == 1 else super().encoding
 
+    def sources(self) -> list[Path]:
+        return [self.folder / OWN_ORDER] if OWN_ORDER in self.place.encodings else []
+
     def _annotated(self) -> Iterator[tuple[set[int], list[int]]]:
         """Of some images, the classes that VOC's XML names and the values in the label."""
         ids = {names[0]: class_id for class_id, names in enumerate(self.class_names) if names}

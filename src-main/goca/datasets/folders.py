@@ -88,7 +88,12 @@ class FolderDataset:
             image_path=self.images.get(image_id) or self.image_place.path(self.folder, self.listed, image_id),
             label_path=self.labels.get(image_id) or self.place.path(self.folder, self.listed, image_id),
             read_label=self.read_label,
+            sources=self.sources(),
         )
+
+    def sources(self) -> list[Path]:
+        """Files besides an image's own that say what its label means."""
+        return []
 
     def read_label(self, path: Path) -> NDArray[np.uint8]:
         """A label file as class ids [H, W]. Raises SampleError; DatasetError if it is not clear what the files hold."""

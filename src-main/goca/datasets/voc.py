@@ -35,11 +35,13 @@ class VocDataset:
     def sample(self, image_id: str) -> Sample:
         """The picture of that id; its present classes are the objects of its XML file."""
         images = [self.folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES]
+        objects = self.folder / "Annotations" / f"{image_id}.xml"
         return Sample(
             id=image_id,
             image_path=next((path for path in images if path.is_file()), images[0]),
             label_path=self.folder / "SegmentationClass" / f"{image_id}.png",
-            objects=self._present(self.folder / "Annotations" / f"{image_id}.xml"),
+            objects=self._present(objects),
+            sources=[objects],
         )
 
     def _present(self, path: Path) -> list[int]:

@@ -1,5 +1,6 @@
 """Scoring: exact counts for every background threshold, and runs that survive. Loads without torch."""
 
+from goca.evaluation.fingerprints import MadeFrom
 from goca.evaluation.inputs import AnnotationFile, Captions, InputError, NoiseFile
 from goca.evaluation.mean_iou import LabelError, MeanIoU, MetricError
 from goca.evaluation.presence import Presence, Word
@@ -13,6 +14,7 @@ __all__ = [
     "Captions",
     "InputError",
     "LabelError",
+    "MadeFrom",
     "MeanIoU",
     "MetricError",
     "NoiseFile",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping
@@ -33,6 +33,11 @@ class AnnotationFile:
         if sample.name not in self.annotations:
             raise SampleError(f"no annotation for {sample.name} in {self.path.name}")
         return self.annotations[sample.name]
+
+    def text(self, name: str) -> str | None:
+        """What an image's prompt is made from; None where there is nothing."""
+        annotation = self.annotations.get(name)
+        return None if annotation is None else json.dumps(annotation.to_json(), sort_keys=True)
 
 
 class Captions:
@@ -65,6 +70,10 @@ class Captions:
         except (AnnotationError, CaptionError) as error:
             raise SampleError(f"caption of {sample.name}: {error}") from error
 
+    def text(self, name: str) -> str | None:
+        """What an image's prompt is made from; None where there is nothing."""
+        return self.captions.get(name)
+
 
 class NoiseFile:
     """Noise from an .npz: one array `noise` for every image, or one per image under its id or file name."""
@@ -86,8 +95,3 @@ class NoiseFile:
             if key in self.noise:
                 return self.noise[key]
         raise SampleError(f"no noise for {sample.id} in {self.path.name}")
-
-
-def fingerprint(path: str | os.PathLike[str]) -> str:
-    """What tells a file's content apart, wherever it lies."""
-    return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"

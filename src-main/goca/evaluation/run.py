@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
+from goca.evaluation.fingerprints import MadeFrom
 from goca.evaluation.gallery import Gallery
 from goca.evaluation.label_maps import LabelMaps
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
@@ -65,6 +66,7 @@ def count_images(
     batch_size: int = 1,
     drawn_at: float | None = None,
     label_maps: LabelMaps | None = None,
+    made_from: MadeFrom | None = None,
     progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> None:
     """Segment and count this process's share of the images; what the store holds already is not done again.
@@ -73,13 +75,16 @@ def count_images(
     load_segmentor  called once, and only if there is an image to segment
     batch_size      images that are segmented at once
     metric          its settings decide what is counted; its own counts are only a by-product
+    made_from       tells images whose files or prompts are no longer what their counts were made from: they are counted
+                    again; None: what is counted stays counted
     drawn_at        the threshold at which the worst and best images are kept as thumbnails; None: none are
     label_maps      keeps every image's predicted label map; images whose files are missing are segmented again
     progress        wraps the ids that are left, such as tqdm
     An image that cannot be used is recorded with the reason; earlier skips are tried again.
     """
     known = store.records()
-    done = {image_id for image_id, record in known.items() if "cells" in record}
+    changed = changes(ids[rank::world], known, made_from)
+    done = {image_id for image_id, record in known.items() if "cells" in record and image_id not in changed}
     if label_maps is not None:
         done = set(filter(label_maps.complete, done))
     left = [image_id for image_id in ids[rank::world] if image_id not in done]
@@ -89,29 +94,48 @@ def count_images(
         watchers.append(Gallery(store.folder, metric, drawn_at, list(known.values())))
     ready: list[Read] = []
     for image_id in progress(left):
-        read = read_image(dataset, image_id, metric)
+        read = read_image(dataset, image_id, metric, made_from)
         records = [read] if isinstance(read, dict) else []
         if isinstance(read, Read):
             ready.append(read)
         if len(ready) == batch_size:
             records += _count(ready, segmentor.ready(), metric, watchers)
             ready = []
-        keep(records, known, store)
+        keep(records, known, store, changed)
     if ready:
-        keep(_count(ready, segmentor.ready(), metric, watchers), known, store)
+        keep(_count(ready, segmentor.ready(), metric, watchers), known, store, changed)
 
 
-def keep(records: Iterable[Record], known: Mapping[str, Record], store: RunStore) -> None:
-    """Write the records that say something new."""
+def changes(ids: Iterable[str], known: Mapping[str, Record], made_from: MadeFrom | None) -> dict[str, str]:
+    """The images that are counted from something else than there is now -> what was changed."""
+    if made_from is None:
+        return {}
+    counted = ((image_id, known[image_id]) for image_id in ids if "cells" in known.get(image_id, {}))
+    return {image_id: reason for image_id, record in counted if (reason := made_from.changed(record))}
+
+
+def keep(
+    records: Iterable[Record], known: Mapping[str, Record], store: RunStore, changed: Mapping[str, str] | None = None
+) -> None:
+    """Write the records that say something new; `changed`: of which images they replace the counts, and why."""
     for record in records:
-        if record != known.get(record["image"]):  # the same skip for the same reason need not be said twice
+        earlier, reason = known.get(record["image"], {}), (changed or {}).get(record["image"])
+        again = earlier.get("again", 0) + (reason is not None)
+        if again:
+            record |= {"again": again, "changed": earlier.get("changed") if reason is None else reason}
+        if record != earlier:  # the same skip for the same reason need not be said twice
             store.append(record)
 
 
-def collect(ids: Sequence[str], metric: MeanIoU, store: RunStore) -> list[Record] | None:
-    """Add up all processes' counts: the records in the order of `ids`, or None while images are still missing."""
+def collect(
+    ids: Sequence[str], metric: MeanIoU, store: RunStore, made_from: MadeFrom | None = None
+) -> list[Record] | None:
+    """Add up all processes' counts: the records in the order of `ids`, or None while images are still missing.
+
+    made_from  as in `count_images`; None: nobody else has images to count again
+    """
     known = store.records()
-    if any(image_id not in known for image_id in ids):
+    if any(image_id not in known for image_id in ids) or changes(ids, known, made_from):
         return None
     records = [known[image_id] for image_id in ids]
     for record in records:
@@ -142,22 +166,24 @@ class Once:
 
 @dataclass(frozen=True)
 class Read:
-    """A sample, its label map as it is counted, and the seconds that reading them took."""
+    """A sample, its label map as it is counted, the seconds that reading them took, and what they were read from."""
 
     sample: Sample
     label: NDArray[np.integer]
     seconds: float
+    made_from: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_image(dataset: Dataset, image_id: str, metric: MeanIoU) -> Read | Record:
+def read_image(dataset: Dataset, image_id: str, metric: MeanIoU, made_from: MadeFrom | None = None) -> Read | Record:
     """An image and its label as the metric counts it, or the record of why it is skipped."""
     start = time.perf_counter()
     try:
         sample = dataset.sample(image_id)
+        marks = {} if made_from is None else made_from.of(sample)
         label = metric.checked_label(_without_void(sample.label, metric))
     except (SampleError, LabelError) as error:
         return {"image": image_id, "skipped": str(error)}
-    return Read(sample, label, time.perf_counter() - start)
+    return Read(sample, label, time.perf_counter() - start, marks)
 
 
 def _count(
@@ -193,6 +219,7 @@ def record_of(
         "notes": list(prediction.notes),
         **({} if prediction.words is None else as_record(prediction.words, read.sample.present)),
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
+        **read.made_from,
         "cells": cells.tolist(),
     }
 

@@ -7,7 +7,8 @@
         {"image": name, "cells": [...], "by": id, ...}          or {"image": name, "skipped": reason}
 
 A line is on disk when its image is done, whole or not at all: what a lost process leaves half-written is dropped, and
-its image done again.
+its image done again. An image that was changed since is counted again in a line with "again": 1, 2, ...; the highest
+counts.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from goca.files import whole_file
+from goca.bounded import read_json
+from goca.files import sweep, whole_file
 
 Record = dict[str, Any]  # one line of a log
 LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # file systems of some clusters know no locks
@@ -37,36 +40,52 @@ class RunMismatch(RunError):
     """A run folder that holds counts made with other settings; the message shows the difference."""
 
 
+OURS = ("counts*.jsonl", "results.json", "evaluation.txt", "report.html", "gallery")  # what a run writes
+LATER = ("class_names", "weights", "denoiser weights")  # settings that folders of earlier versions do not hold
+PER_IMAGE = ("annotations", "labels")  # files of prompts: what of them was changed is counted again
+
+
 class RunStore:
     """The run folder of one process. Raises RunMismatch for other settings, RunError where it cannot be used.
 
     settings  whatever the counts depend on, as nested mappings that JSON can hold
     rank      this process's number; each writes a file of its own and reads all of them
+    assumed   settings of folders that do not say them, as nested mappings
+    A run that ends with an error before anything is counted leaves no folder that was not there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], rank: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], rank: int = 0,
+                 assumed: Mapping[str, Any] = MappingProxyType({})) -> None:  # fmt: skip
         self.folder = Path(folder)
+        self._made = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_others()
+            self._new = self._check_settings(_plain(settings), _plain(assumed))
         except OSError as error:
             raise RunError(f"run_dir={folder} cannot be made: {error}") from None
-        self._check_settings(json.loads(json.dumps(settings, default=str)))
         self._origin: str | None = None
-        path = self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")
+        self._path = self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")
         try:
-            self._file = open_log(path)
+            self._file = open_log(self._path)
         except BlockingIOError:
-            busy = f"another process is writing to {path}; wait for it, or choose another run_dir"
+            busy = f"another process is writing to {self._path}; wait for it, or choose another run_dir"
             raise RunError(busy) from None
         except OSError as error:
-            raise RunError(f"{path} cannot be opened: {error}") from None
+            raise RunError(f"{self._path} cannot be opened: {error}") from None
+        for place in (self.folder, self.folder / "gallery"):
+            sweep(place)
 
     def records(self) -> dict[str, Record]:
-        """Everything known by now, of all processes, by image; counts beat an earlier "skipped"."""
+        """Everything known by now, of all processes, by image; counts beat an earlier "skipped".
+
+        Raises RunError if the folder is gone.
+        """
+        self._check_there()
         known: dict[str, Record] = {}
         for record in self._lines("image"):
             earlier = known.get(record["image"])
-            if earlier is None or "skipped" in earlier:
+            if earlier is None or _order(record) > _order(earlier):
                 known[record["image"]] = record
         return known
 
@@ -91,30 +110,81 @@ class RunStore:
     def __enter__(self) -> RunStore:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        empty = os.fstat(self._file.fileno()).st_size == 0
         self.close()
+        if kind is not None and empty and self._new:
+            self._leave()
 
-    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+    def _leave(self) -> None:
+        """Remove what this process made, unless another one is at work in the folder."""
+        names = {path.name for path in self.folder.glob("*")}
+        if names <= {"settings.json", self._path.name}:
+            with contextlib.suppress(OSError):
+                for name in names:
+                    (self.folder / name).unlink()
+                if self._made:
+                    self.folder.rmdir()
+
+    def _refuse_others(self) -> None:
+        """Nothing is written over that no run has made, and nothing outside the folder."""
+        found = sorted(path for pattern in OURS for path in self.folder.glob(pattern))
+        if found and not (self.folder / "settings.json").exists():
+            raise RunError(
+                f"run_dir={self.folder} is no run's folder: it has no settings.json, and a run would write over"
+                f" {', '.join(path.name for path in found)}; choose another run_dir"
+            )
+        if links := [path.name for path in found if path.is_symlink()]:
+            raise RunError(f"run_dir={self.folder}: {links[0]} is a link to elsewhere; put the file in its place")
+
+    def _check_there(self) -> None:
+        """Raises RunError if the log that is being written is no longer in the folder."""
+        own = os.fstat(self._file.fileno())
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+            raise RunError(
+                f"run_dir={self.folder} was removed or moved while the run was writing to it; the run ends here."
+                " Moved, it goes on from its counts: run again with its new place as run_dir"
+            )
+
+    def _check_settings(self, settings: dict[str, Any], assumed: dict[str, Any]) -> bool:
+        """Whether they are new. Raises RunMismatch."""
         path = self.folder / "settings.json"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json(path)
         except FileNotFoundError:
             write_text(path, json.dumps(settings, indent=1) + "\n")
-            return
+            return True
         except ValueError as error:
             raise RunError(f"{path} is not JSON ({error}); move run_dir={self.folder} away and run again") from None
-        if changed := _differences(stored, settings):
-            lines = "\n".join(f"    {key}: {old!r} in the folder, {new!r} now" for key, old, new in changed)
+        if not isinstance(stored, dict):
+            raise RunError(f"{path} holds no settings; move run_dir={self.folder} away and run again")
+        added = {key: settings[key] for key in LATER if key in settings and key not in stored}
+        changed = _differences(_filled({**stored, **added}, assumed, settings), settings)
+        prompts = {key: new for key, old, new in changed if key in PER_IMAGE and old and new}
+        if (others := [each for each in changed if each[0] not in prompts]) or (prompts and not self._say_prompts()):
+            lines = "\n".join(f"    {key}: {old!r} in the folder, {new!r} now" for key, old, new in others or changed)
             raise RunMismatch(
                 f"run_dir={self.folder} holds counts made with other settings:\n{lines}\n"
                 "Choose another run_dir, or run with the settings of the folder to go on with it."
             )
+        if added or prompts:
+            write_text(path, json.dumps({**stored, **added, **prompts}, indent=1) + "\n")
+        return False
+
+    def _say_prompts(self) -> bool:
+        """Whether all counts say which prompt they were made with, so that changed ones are found."""
+        return all("prompt" in record for record in self._lines("image") if "cells" in record)
 
     def _lines(self, kind: str) -> Iterator[Record]:
         for path in sorted(self.folder.glob("counts*.jsonl")):
             yield from (record for record in sealed_lines(path) if kind in record)
 
     def _write(self, record: Record) -> None:
+        self._check_there()
         try:
             append_line(self._file, sealed(record))
         except OSError as error:
@@ -126,9 +196,9 @@ class RunStore:
 def open_log(path: Path) -> FileIO:
     """A file of lines to add to, locked for this process; what another one left half-written is dropped.
 
-    Raises BlockingIOError while another process has it, OSError if it cannot be opened.
+    Raises BlockingIOError while another process has it, OSError if it cannot be opened or is a link.
     """
-    file = FileIO(path, "a+")
+    file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
     try:
         _lock(file)
         file.seek(0)
@@ -188,13 +258,31 @@ def sealed_lines(path: Path) -> Iterator[Record]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+            whole = isinstance(record, dict) and record.pop("crc32", None) is not None and sealed(record) == line
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and record.pop("crc32", None) is not None and sealed(record) == line:
+        if whole:
             yield record
 
 
+def _order(record: Record) -> tuple[int, bool]:
+    """Of two records of an image the later one: counted again more often, or counted where the other was skipped."""
+    return record.get("again", 0), "skipped" not in record
+
+
 _ABSENT = "nothing"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+def _filled(stored: Any, assumed: Any, settings: Any) -> Any:
+    """What is stored, and what is assumed for those settings that it does not say."""
+    if not isinstance(stored, dict) or not isinstance(assumed, dict) or not isinstance(settings, dict):
+        return stored
+    absent = {key: assumed[key] for key in settings if key in assumed and key not in stored}
+    return absent | {key: _filled(old, assumed.get(key), settings.get(key)) for key, old in stored.items()}
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,0 +1,62 @@
+"""JSON from outside, read within bounds: how deep it may be nested, how long its whole numbers may be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DEPTH = 100  # lists and objects within each other
+LARGEST = 2**63  # whole numbers lie below it
+LONG = re.compile(r"\d{19}")  # where one may lie beyond
+
+Pairs = Callable[[list[tuple[str, Any]]], Any]
+
+
+class JSONUnreadable(ValueError):
+    """Text that is not JSON, or beyond the bounds; the message says where or which."""
+
+
+def read_json(path: str | os.PathLike[str], pairs: Pairs | None = None) -> Any:
+    """A JSON file in UTF-8, with a byte-order mark or without. Raises JSONUnreadable, OSError."""
+    return parse_json(Path(path).read_bytes(), pairs)
+
+
+def parse_json(text: str | bytes, pairs: Pairs | None = None) -> Any:
+    """JSON as Python's values. Raises JSONUnreadable.
+
+    pairs  makes something else of an object's pairs than a dictionary
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        whole = {"parse_int": whole_number} if LONG.search(text) else {}
+        found = json.loads(text, object_pairs_hook=pairs, **whole)
+    except RecursionError:
+        raise JSONUnreadable(f"lists or objects are nested deeper than {DEPTH}") from None
+    except JSONUnreadable:
+        raise
+    except ValueError as error:
+        raise JSONUnreadable(str(error)) from None
+    if text.count("[") + text.count("{") > DEPTH and deeper_than(found, DEPTH):
+        raise JSONUnreadable(f"lists or objects are nested deeper than {DEPTH}")
+    return found
+
+
+def whole_number(digits: str) -> int:
+    if len(digits) > 20 or not -LARGEST <= (number := int(digits)) < LARGEST:
+        raise JSONUnreadable(f"the whole number {digits[:20]}... has {len(digits.lstrip('-'))} digits; 18 are read")
+    return number
+
+
+def deeper_than(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested deeper than that."""
+    level = [value]
+    for _ in range(depth):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [item for each in inner for item in each if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
