@@ -47,6 +47,8 @@ def evaluate(values: dict[str, Any]) -> None:
         print(f"Process {rank} has counted its images; the last process, or another run, writes the results.")
         return
     print(f"\n{table(results)}\nresults: {values['run_dir']}")
+    if not results["images"]["counted"]:
+        sys.exit(f"no image was counted: all {results['images']['listed']} were skipped; {values['run_dir']} says why")
     if values["strict"] and results["images"]["skipped"]:
         sys.exit(f"strict=true, and {len(results['images']['skipped'])} images were skipped")
 

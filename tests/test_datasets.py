@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from goca.colours import voc_palette
 from goca.datasets import DatasetError, DatasetNotFound, SampleError, class_label, load_dataset
 from PIL import Image
 
@@ -117,7 +118,7 @@ def test_what_cannot_be_used_says_why(voc):
                               ("img2", "the image is 8x6, its label 3x3")]:  # fmt: skip
         with pytest.raises(SampleError, match=message):
             dataset.sample(image_id).label  # noqa: B018
-    Image.new("RGB", (8, 6)).save(voc / "SegmentationClass/img2.png")
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(voc / "SegmentationClass/img2.png")
     with pytest.raises(SampleError, match="mode RGB"):
         dataset.sample("img2").label  # noqa: B018
     (voc / "Annotations/img1.xml").write_text("<annotation><object><name>unicorn</name></object></annotation>")
@@ -126,6 +127,27 @@ def test_what_cannot_be_used_says_why(voc):
     for image_id, message in [("img0", "missing"), ("img1", "'unicorn', which is no"), ("img2", "cannot be read")]:
         with pytest.raises(SampleError, match=message):
             dataset.sample(image_id)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_labels_in_voc_s_colours_are_turned_into_ids_with_a_note(voc, mode):
+    dataset, path = load_dataset(CONFIG | {"root": str(voc)}), voc / "SegmentationClass/img2.png"
+    expected = dataset.sample("img2").label
+    expected[0, :3] = 15, 20, 255
+    paletted = Image.fromarray(expected).convert("P")
+    paletted.putpalette(voc_palette().tobytes())
+    paletted.convert(mode).save(path)
+    sample = dataset.sample("img2")
+    assert np.array_equal(sample.label, expected) and sample.label.dtype == np.uint8
+    (note,) = sample.notes
+    assert "img2.png is in PASCAL VOC's colours" in note
+    assert dataset.sample("img0").notes == []
+    wrong = np.array(Image.open(path))
+    for colour in (voc_palette()[22], (1, 0, 0)):  # the colour of class 22, which is none here; a colour of none
+        wrong[0, 0, :3] = colour
+        Image.fromarray(wrong).save(path)
+        with pytest.raises(SampleError, match="mode RGB and other colours"):
+            dataset.sample("img2").label  # noqa: B018
 
 
 @pytest.mark.parametrize("table", ["{", "{}", "[[]]", '[[], "cat"]', "[[], [1]]"])

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 DEPTH = 100  # lists and objects within each other
-LARGEST = 2**63  # whole numbers lie below it
-LONG = re.compile(r"\d{19}")  # where one may lie beyond
+DIGITS = 100  # of a whole number
+LONG = re.compile(rf"\d{{{DIGITS}}}")
 
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
@@ -32,13 +32,10 @@ def parse_json(text: str | bytes, pairs: Pairs | None = None) -> Any:
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        whole = {"parse_int": whole_number} if LONG.search(text) else {}
-        found = json.loads(text, object_pairs_hook=pairs, **whole)
+        found = json.loads(text, object_pairs_hook=pairs, parse_int=whole_number if LONG.search(text) else None)
     except RecursionError:
         raise JSONUnreadable(f"lists or objects are nested deeper than {DEPTH}") from None
-    except JSONUnreadable:
-        raise
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise JSONUnreadable(str(error)) from None
     if text.count("[") + text.count("{") > DEPTH and deeper_than(found, DEPTH):
         raise JSONUnreadable(f"lists or objects are nested deeper than {DEPTH}")
@@ -46,9 +43,9 @@ def parse_json(text: str | bytes, pairs: Pairs | None = None) -> Any:
 
 
 def whole_number(digits: str) -> int:
-    if len(digits) > 20 or not -LARGEST <= (number := int(digits)) < LARGEST:
-        raise JSONUnreadable(f"the whole number {digits[:20]}... has {len(digits.lstrip('-'))} digits; 18 are read")
-    return number
+    if len(digits) > DIGITS:
+        raise JSONUnreadable(f"a whole number has {len(digits.lstrip('-'))} digits; at most {DIGITS} are read")
+    return int(digits)
 
 
 def deeper_than(value: Any, depth: int) -> bool:

@@ -54,6 +54,8 @@ class Predictor:
                 noise = None if self.noise is None else torch.from_numpy(self.noise(sample))
                 if annotation.class_ids or self.segmenter.protocol.empty_class != "zero":
                     wanted[number] = (sample, annotation, noise)
+                else:
+                    found[number] = Prediction(None, (), notes=sample.notes, words=self.words([]))
             except SampleError as error:
                 found[number] = error
         for number, prediction in zip(wanted, self._predict(wanted.values())):

@@ -36,6 +36,10 @@ class EmptyClass(UserWarning):
     """A class without a single token in the text: its words were cut off, or never found."""
 
 
+class PositionsBeyond(UserWarning):
+    """An annotation that names token positions which the text encoder does not read."""
+
+
 class BoundTooSmall(ValueError):
     """max_bytes admits not even one picture."""
 
@@ -320,6 +324,7 @@ class Segmenter:
         content = within(annotation.rescaling_token_id, length)
         rules = rule or self.config.rescale_method, self.config.token_method
         maps = rescale(attention, classes + backgrounds, content, *rules)
+        warn_of_positions(annotation, length)
         if self.protocol.empty_class == "zero":
             maps = self.zero_empty(maps, classes + backgrounds, annotation)
         if self.config.keep_all_objects:
@@ -398,6 +403,24 @@ class Segmenter:
         rest = len(scores) - len(ids)
         words = [names[class_id] for class_id in ids] + ["background"] * rest
         return Segmentation(scores, ids + [BACKGROUND] * rest, words, *size_and_image(image))
+
+
+def warn_of_positions(annotation: PromptAnnotation, length: int) -> None:
+    """Warn of positions beyond the text that are left out; a class that has none left has a warning of its own."""
+    named = {
+        "rescaling_token_id": [annotation.rescaling_token_id],
+        "existent_objects": [tokens for tokens in annotation.existent_objects.values() if within(tokens, length)],
+        "background_objects": annotation.background_objects,
+    }
+    for name, lists in named.items():
+        if beyond := sorted({token for tokens in lists for token in tokens if token >= length}):
+            shown = ", ".join(map(str, beyond[:5])) + ", ..." * (len(beyond) > 5)
+            warnings.warn(
+                f"{name} names the positions {shown}; the text encoder reads {length} tokens of"
+                f" {annotation.caption!r}, so they are left out",
+                PositionsBeyond,
+                stacklevel=4,
+            )
 
 
 def within(tokens: Iterable[int], length: int) -> list[int]:

@@ -84,7 +84,7 @@ class Shared:
             elif annotation.class_ids or self.segmenters[number].protocol.empty_class != "zero":
                 by_caption.setdefault(annotation.caption, []).append((number, annotation))
             else:
-                found[number] = Prediction(None, ())  # nothing to look for: everything is background
+                found[number] = Prediction(None, (), notes=sample.notes)  # nothing to look for
         for asked in by_caption.values():
             found |= self._predict(sample, noise, asked)
         return found

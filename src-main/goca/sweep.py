@@ -20,6 +20,7 @@ from typing import Any
 from diffusion_feature import FeatureExtractor
 
 from goca.benchmark import Benchmark
+from goca.bounded import read_json
 from goca.datasets import Dataset, Sample, load_dataset
 from goca.evaluation import MadeFrom, RunStore
 from goca.evaluation.run import Read, changes, keep, read_image, record_of
@@ -129,8 +130,12 @@ class Run:
         path = self.store.folder / "results.json"
         if any(self.lacks(image_id) for image_id in ids) or not path.is_file():
             return None
-        results = json.loads(path.read_text(encoding="utf-8"))
-        return results if results["images"]["listed"] == len(ids) and not results["images"]["skipped"] else None
+        try:
+            results = read_json(path)
+            whole = results["images"]["listed"] == len(ids) and not results["images"]["skipped"]
+        except (ValueError, KeyError, TypeError):  # of another kind: written anew
+            return None
+        return results if whole else None
 
 
 def run_group(

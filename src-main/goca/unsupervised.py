@@ -23,6 +23,7 @@ from goca.config import ConfigError
 from goca.datasets import VOID, Dataset, Sample, SampleError
 from goca.evaluation import MeanIoU, MetricError, NoiseFile, Prediction, RunStore, Segmentor
 from goca.evaluation.mean_iou import as_array
+from goca.evaluation.metrics import as_cells
 from goca.evaluation.store import Record
 from goca.evaluation.upsample import upsample
 from goca.prompts import PromptAnnotation
@@ -116,7 +117,7 @@ class MatchedIoU(MeanIoU):
         return cells
 
     def add(self, cells: ArrayLike) -> None:
-        cells = np.asarray(cells, np.int64).reshape(-1, 4)
+        cells = as_cells(cells)
         label, predicted, wins, pixels = cells.T
         if (cells < 0).any() or (cells[:, :3] >= [self.num_classes, self.num_classes + 1, 2]).any():
             raise MetricError(f"counts lie outside {self.num_classes} classes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,10 +20,12 @@ from diffusion_feature.images import (
 from numpy.typing import NDArray
 from PIL import Image
 
+from goca.bounded import read_json
 from goca.embedded import resolve
 from goca.schema import Different, Filled, OneOf, Text, Threshold, check
 
 VOID = 255  # in every label map: not to be counted, or background; the protocol's switch `void` says which
+CODE = np.array([1 << 16, 1 << 8, 1])  # what makes one number of red, green, blue
 TABLES = Path(__file__).parent / "classes"
 
 
@@ -110,6 +111,34 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
     return pixels(path, modes=("P", "L")).astype(np.uint8, copy=False)
 
 
+def ids_of_colours(rgb: NDArray[np.uint8], classes: int) -> NDArray[np.uint8] | None:
+    """Class ids [H, W] of a label in PASCAL VOC's colours [H, W, 3]; None where a colour is neither class nor void."""
+    from goca.colours import voc_palette
+
+    known = np.array([*range(min(classes, VOID)), VOID])
+    codes = voc_palette()[known].astype(np.int64) @ CODE
+    order = np.argsort(codes)
+    found = rgb.astype(np.int64) @ CODE
+    places = order[np.searchsorted(codes[order], found).clip(0, len(order) - 1)]
+    return known[places].astype(np.uint8) if (codes[places] == found).all() else None
+
+
+def read_ids_or_colours(path: Path, classes: int, notes: list[str]) -> NDArray[np.uint8]:
+    """As `read_ids`; an RGB file in PASCAL VOC's colours is turned into ids, and a note says so. Raises SampleError."""
+    found = pixels(path, modes=("P", "L", "RGB", "RGBA"))
+    if found.ndim == 2:
+        return found.astype(np.uint8, copy=False)
+    opaque = found.shape[2] == 3 or (found[..., 3] == 255).all()
+    ids = ids_of_colours(found[..., :3], classes) if opaque else None
+    if ids is None:
+        raise SampleError(
+            f"label {path.name} has mode RGB and other colours than those of PASCAL VOC's {classes} classes and void;"
+            " expected an id per pixel (P, L)"
+        )
+    notes[:] = [f"label {path.name} is in PASCAL VOC's colours, not in ids; each colour was read as its class"]
+    return ids
+
+
 @dataclass
 class Sample:
     """One picture with its truth; files are opened when they are first asked for.
@@ -129,6 +158,7 @@ class Sample:
     objects: list[int] | None = None
     read_label: Callable[[Path], NDArray[np.uint8]] = read_ids
     sources: Sequence[Path] = ()
+    remarks: list[str] = field(default_factory=list)  # on its label and its caption, by those who read them
 
     @property
     def name(self) -> str:
@@ -141,8 +171,8 @@ class Sample:
 
     @property
     def notes(self) -> list[str]:
-        """What was done to the image, in words. Raises SampleError as `image`."""
-        return self._read[1]
+        """What was done to the image, and remarks on its label and caption. Raises SampleError as `image`."""
+        return [*self._read[1], *self.remarks]
 
     @cached_property
     def _read(self) -> tuple[Image.Image, list[str]]:
@@ -204,7 +234,7 @@ def class_table(classes: str, root: Path) -> list[list[str]]:
         known = ", ".join(sorted(table.stem for table in TABLES.glob("*.json") if "." not in table.stem))
         raise DatasetError(f"dataset.classes={classes!r}: no such table; there are: {known}; or a .json in the root")
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
     except ValueError as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None
     if not isinstance(table, list) or len(table) < 2 or not all(

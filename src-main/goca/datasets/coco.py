@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goca.bounded import read_json
 from goca.datasets.base import DatasetError, DatasetNotFound, SampleError, pixels
 from goca.datasets.encodings import Encoding, by_value, label_values
 from goca.datasets.folders import FolderDataset, Place
@@ -73,8 +73,7 @@ class CocoObjectDataset(FolderDataset):
         """Per id, the segments and their categories, as the JSON file lists them. Raises DatasetError."""
         path = self._panoptic_json()
         try:
-            with path.open(encoding="utf-8") as file:
-                annotations = json.load(file)["annotations"]
+            annotations = read_json(path)["annotations"]
             segments = {Path(each["file_name"]).stem: _segments(each) for each in annotations}
         except FileNotFoundError:
             raise DatasetNotFound(f"{path} is missing; it comes in the same archive as the PNGs beside it") from None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from goca.datasets.base import DatasetConfig, DatasetNotFound, Sample, SampleError, class_table
+from goca.datasets.base import DatasetConfig, DatasetNotFound, Sample, SampleError, class_table, read_ids_or_colours
 from goca.datasets.folders import read_list
 
 TREE = """\
@@ -36,12 +37,15 @@ class VocDataset:
         """The picture of that id; its present classes are the objects of its XML file."""
         images = [self.folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES]
         objects = self.folder / "Annotations" / f"{image_id}.xml"
+        notes: list[str] = []
         return Sample(
             id=image_id,
             image_path=next((path for path in images if path.is_file()), images[0]),
             label_path=self.folder / "SegmentationClass" / f"{image_id}.png",
             objects=self._present(objects),
+            read_label=partial(read_ids_or_colours, classes=len(self.class_names), notes=notes),
             sources=[objects],
+            remarks=notes,
         )
 
     def _present(self, path: Path) -> list[int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from goca.bounded import JSONUnreadable, parse_json
 from goca.datasets.base import TABLES, DatasetError, class_table
 from goca.reading import read_text
 
@@ -56,8 +56,8 @@ def from_lines(path: Path, text: str) -> list[list[str]]:
 def from_json(path: Path, text: str) -> list[list[str]]:
     """A list with a list of names per class, lower case not needed; an empty list may stand first alone."""
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        table = parse_json(text)
+    except JSONUnreadable as error:
         raise VocabularyError(f"{path} is not JSON ({error}); expected {FORM}") from None
     if not isinstance(table, list) or not all(is_names(names) for names in table):
         wrong = table if not isinstance(table, list) else next(names for names in table if not is_names(names))

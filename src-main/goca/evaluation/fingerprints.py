@@ -138,7 +138,7 @@ def _pieces(path: Path, size: int) -> Iterable[tuple[int, int]]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(length)) if length < 100 << 20 else None
+            header: Any = parse_json(file.read(length)) if length < 100 << 20 else None
         yield 0, 8 + length
         starts = [each["data_offsets"] for each in header.values() if "data_offsets" in each]
         yield from _around(((8 + length + begin, 8 + length + end) for begin, end in starts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ ALPHA = 0.6
 PALETTE = "bright"
 FADED = 0.55  # how far the picture under the classes goes to white
 GAP = 4  # transparent pixels between panels
+
+OWN = re.compile(r"[0-9a-f]{24}\.webp")  # names of thumbnails; other files are not the run's
 
 Ranked = tuple[float, str]  # image IoU, image id: an order that does not depend on who counted
 
@@ -116,5 +119,5 @@ def prune(run_dir: Path, image_ids: Sequence[str]) -> None:
     """Remove the thumbnails of all other images."""
     wanted = {thumbnail_path(run_dir, image_id).name for image_id in image_ids}
     for path in (run_dir / "gallery").glob("*.webp"):
-        if path.name not in wanted:
+        if path.name not in wanted and OWN.fullmatch(path.name):
             path.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goca.datasets import Sample, SampleError
-from goca.prompts import AnnotationError, CaptionError, PromptAnnotation, read_annotations, read_captions
+from goca.prompts import AnnotationError, CaptionError, PromptAnnotation, read_captions, read_usable_annotations
+from goca.schema import shown
 
 SHARED_NOISE = "noise"  # the array that serves every image
 
@@ -26,13 +27,19 @@ class AnnotationFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.annotations = read_annotations(path)
+        self.annotations, self.refused = read_usable_annotations(path)
 
     def __call__(self, sample: Sample) -> PromptAnnotation:
-        """Raises SampleError for an image that is not in the file."""
+        """Raises SampleError for an image that is not in the file, or whose annotation cannot be used."""
+        if sample.name in self.refused:
+            raise SampleError(f"annotation of {sample.name}: {self.refused[sample.name]}")
         if sample.name not in self.annotations:
             raise SampleError(f"no annotation for {sample.name} in {self.path.name}")
-        return self.annotations[sample.name]
+        annotation = self.annotations[sample.name]
+        if reason := unusable(annotation):
+            raise SampleError(f"annotation of {sample.name}: {reason}")
+        _remark(sample, f"annotation of {sample.name}", annotation.caption)
+        return annotation
 
     def text(self, name: str) -> str | None:
         """What an image's prompt is made from; None where there is nothing."""
@@ -58,6 +65,7 @@ class Captions:
         """Raises SampleError for an image without a caption."""
         if (caption := self.captions.get(sample.name)) is None:
             raise SampleError(self.refused.get(sample.name, f"no caption for {sample.name} in {self.path.name}"))
+        _remark(sample, f"caption of {sample.name}", caption)
         return caption
 
     def __call__(self, sample: Sample) -> PromptAnnotation:
@@ -73,6 +81,36 @@ class Captions:
     def text(self, name: str) -> str | None:
         """What an image's prompt is made from; None where there is nothing."""
         return self.captions.get(name)
+
+
+def unusable(annotation: PromptAnnotation) -> str:
+    """Why nothing can be looked for with an annotation whose classes have tokens; "" where it can."""
+    if not any(annotation.existent_objects.values()):
+        return ""
+    if not annotation.caption.strip():
+        return "its caption is empty, although its classes have token positions"
+    if not annotation.rescaling_token_id:
+        return "rescaling_token_id is empty, although its classes have token positions; it lists all entities' tokens"
+    return ""
+
+
+def oddities(caption: str) -> list[str]:
+    """What is odd about a caption, in words."""
+    found = []
+    if not any(character.isalnum() for character in caption):
+        found.append("holds no word")
+    if "\0" in caption:
+        found.append("holds a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in caption):
+        found.append("holds half a surrogate pair, which is read as '?'")
+    return found
+
+
+def _remark(sample: Sample, what: str, caption: str) -> None:
+    """Have it recorded with the image's counts."""
+    for oddity in oddities(caption):
+        if (remark := f"{what} {oddity}: {shown(caption)}") not in sample.remarks:
+            sample.remarks.append(remark)
 
 
 class NoiseFile:

@@ -14,13 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from goca.evaluation.decision import BACKGROUND_RULES, count_cells, decide
-from goca.evaluation.metrics import ImageCounts, class_iou, image_counts, mean_iou
+from goca.evaluation.metrics import ImageCounts, MetricError, as_cells, class_iou, image_counts, mean_iou
 
 ABSENT_RULES = ("zero", "skip")
-
-
-class MetricError(ValueError):
-    """Scores, labels or settings that cannot be counted; the message says what was expected and what was found."""
 
 
 class LabelError(MetricError):
@@ -97,7 +93,7 @@ class MeanIoU:
 
     def add(self, cells: ArrayLike) -> None:
         """Count what an earlier `update` with the same settings returned: rows (label, class, wins, pixels)."""
-        cells = np.asarray(cells, np.int64).reshape(-1, 4)
+        cells = as_cells(cells)
         label, best, wins, pixels = cells.T
         limits = np.array([self.num_classes, self.num_classes, len(self.thresholds) + 1])
         if (cells < 0).any() or (cells[:, :3] >= limits).any():

@@ -19,6 +19,23 @@ CHUNK = 1 << 19  # weights that are drawn at once: resamples x images
 Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
+class MetricError(ValueError):
+    """Scores, labels or settings that cannot be counted; the message says what was expected and what was found."""
+
+
+def as_cells(cells: ArrayLike) -> NDArray[np.int64]:
+    """Counts [cells, 4], as `update` returns them. Raises MetricError for anything else."""
+    try:
+        found = np.asarray(cells)
+        if not found.size:
+            return np.zeros((0, 4), np.int64)
+        if found.dtype.kind not in "iu" or found.ndim != 2 or found.shape[1] != 4:
+            raise ValueError
+        return found.astype(np.int64)
+    except (ValueError, TypeError, OverflowError):
+        raise MetricError("counts are no rows of four whole numbers (label, class, wins, pixels)") from None
+
+
 class ImageCounts(NamedTuple):
     """The three counts of every image at one threshold, each [images, classes]."""
 
@@ -66,7 +83,7 @@ def image_counts(images: Sequence[ArrayLike], num_classes: int, level: int) -> I
     level   the threshold's place among the ascending ones: a class is predicted where level < wins, else background;
             one beyond the classes counts as no prediction
     """
-    cells = [np.asarray(each, np.int64).reshape(-1, 4) for each in images]
+    cells = [as_cells(each) for each in images]
     image = np.repeat(np.arange(len(cells)), [len(each) for each in cells])
     label, best, wins, pixels = np.concatenate([np.zeros((0, 4), np.int64), *cells]).T
     predicted = np.where(level < wins, best, 0)

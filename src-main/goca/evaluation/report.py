@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from goca.bounded import read_json
 from goca.evaluation.charts import bar, confusion_table, curve, interval, percent, swatch
 from goca.evaluation.gallery import thumbnail_path
 from goca.evaluation.markup import Markup, join, section, tag
@@ -31,17 +32,23 @@ def write_report(run_dir: str | Path) -> Path:
     """Make RUN_DIR/report.html anew. Raises RunError where results.json is missing or of an older kind."""
     run_dir = Path(run_dir)
     try:
-        results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
+        results = read_json(run_dir / "results.json")
     except FileNotFoundError:
         raise RunError(f"{run_dir} holds no results.json; a run writes it when it is finished") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{run_dir}/results.json cannot be read: {error}") from None
+    if not isinstance(results, dict):
+        raise RunError(f"{run_dir}/results.json holds no results of a run")
     if missing := [key for key in ("metrics", "confusion", "extremes") if key not in results]:
         raise RunError(
             f"{run_dir}/results.json has no {', '.join(missing)}: an older version wrote it."
             " Give the run's command again; its counts are only summed up."
         )
-    write_text(run_dir / "report.html", report(results, run_dir))
+    try:
+        page = report(results, run_dir)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{run_dir}/results.json is not what a run writes: {type(error).__name__} {error}") from error
+    write_text(run_dir / "report.html", page)
     return run_dir / "report.html"
 
 

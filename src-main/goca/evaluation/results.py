@@ -21,6 +21,8 @@ from goca.protocol import Protocol
 from goca.word_sources import WORD_SOURCES
 
 SHOWN = 10  # skipped images that the table lists
+MANY = 0.1  # the share of skipped images from which the table begins with them
+KINDS, REASON = 5, 200  # reasons that it begins with, and their characters
 ORACLE = {
     "classes": WORD_SOURCES["present"].told,
     "thresholds": "the background threshold is swept on the evaluated split, and the best is reported",
@@ -102,8 +104,30 @@ def evaluation_text(results: Mapping[str, Any]) -> str:
     return f"{shown}pixel accuracy: {results['pixel_accuracy']}\n" if "pixel_accuracy" in results else shown
 
 
+def remarks(results: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the figures: many images were skipped, or counted again; in lines."""
+    listed, counted, skipped = (results["images"][name] for name in ("listed", "counted", "skipped"))
+    lines = []
+    if len(skipped) > MANY * listed:
+        rest = f"; the figures are of the other {counted}" if counted else ": no image was counted"
+        lines.append(f"{len(skipped)} of {listed} images were skipped{rest}")
+        reasons = Counter(_reason(**each) for each in skipped)
+        lines += [f"  {count} x {reason}" for reason, count in reasons.most_common(KINDS)]
+        lines += [f"  and {len(reasons) - KINDS} other reasons"] * (len(reasons) > KINDS)
+    if changed := results["warnings"].get("changed"):
+        lines.append(f"{len(changed)} images were counted again, since what they were counted from had changed:")
+        lines += [f"  {each['image']}: {each['text']}" for each in changed[:KINDS]]
+        lines += [f"  and {len(changed) - KINDS} more, in results.json"] * (len(changed) > KINDS)
+    return lines
+
+
+def _reason(image: str, reason: str) -> str:
+    """Why an image was skipped, in words that images skipped alike share."""
+    return reason.replace(image, "<image>")[:REASON]
+
+
 def table(results: Mapping[str, Any]) -> str:
-    """The closing table: mIoU best and fixed, IoU per class at both, and what was left out."""
+    """The closing table: mIoU best and fixed, IoU per class at both, and what was left out; first, `remarks`."""
     best, fixed = results["mIoU"]["best"], results["mIoU"]["fixed"]
     heads = [f"best ({best['threshold']:g})", f"fixed ({fixed['threshold']:g})"]
     rows = [("mIoU", best["mIoU"], fixed["mIoU"])]
@@ -111,7 +135,7 @@ def table(results: Mapping[str, Any]) -> str:
     rows += [(f"presence, {name}", results["presence"][name]["value"], None) for name in shown_of(results)]
     rows += [(each["name"], each["iou_best"], each["iou_fixed"]) for each in results["per_class"]]
     width = max(len(row[0]) for row in rows)
-    lines = [f"{'':{width}}  {heads[0]:>12}  {heads[1]:>12}"]
+    lines = [*remarks(results), f"{'':{width}}  {heads[0]:>12}  {heads[1]:>12}"]
     lines += [f"{name:{width}}  {_percent(a):>12}  {_percent(b):>12}" for name, a, b in rows]
     images = results["images"]
     protocol, oracle = results["protocol"]["preset"] or "mixed", next(iter(results["oracle"].values()))
@@ -169,6 +193,7 @@ def _warnings(dataset: Dataset, records: Sequence[Record]) -> dict[str, Any]:
         ],
         "notes": [{"image": each["image"], "text": note} for each in counted for note in each["notes"]],
         "no_class": [each["image"] for each in counted if not each["classes"]],
+        "changed": [{"image": each["image"], "text": each["changed"]} for each in records if "changed" in each],
     }
 
 

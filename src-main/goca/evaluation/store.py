@@ -40,7 +40,7 @@ class RunMismatch(RunError):
     """A run folder that holds counts made with other settings; the message shows the difference."""
 
 
-OURS = ("counts*.jsonl", "results.json", "evaluation.txt", "report.html", "gallery")  # what a run writes
+OURS = ("counts*.jsonl", "results.json", "evaluation.txt", "report.html", "gallery", "label_maps")  # what a run writes
 LATER = ("class_names", "weights", "denoiser weights")  # settings that folders of earlier versions do not hold
 PER_IMAGE = ("annotations", "labels")  # files of prompts: what of them was changed is counted again
 
@@ -234,7 +234,7 @@ def append_line(file: FileIO, line: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A file in UTF-8 that is there whole or not at all. Raises RunError."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from goca.bounded import JSONUnreadable, parse_json
 from goca.labeling.errors import NoCaption
 from goca.prompts import parse_brackets
 
@@ -38,8 +39,8 @@ class Reply:
 def read_reply(body: bytes) -> Reply:
     """The first choice of a chat completion. Raises NoCaption("malformed") for anything else."""
     try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        reply = parse_json(body)
+    except JSONUnreadable as error:
         found = shown(body.decode("utf-8", "replace"))
         raise NoCaption("malformed", f"the reply is not JSON ({error}): {found}") from None
     choices = reply.get("choices") if isinstance(reply, dict) else None

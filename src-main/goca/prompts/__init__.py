@@ -1,7 +1,7 @@
 """From a caption to token positions: grammar, class matching, tokenizers, and the annotation file."""
 
 from .alignment import AlignmentError
-from .annotation import AnnotationError, PromptAnnotation, read_annotations, write_annotations
+from .annotation import AnnotationError, PromptAnnotation, read_annotations, read_usable_annotations, write_annotations
 from .captioning import annotate, read_captions
 from .grammar import CaptionError, Entity, parse_brackets
 from .learnt import LearntTokens
@@ -22,5 +22,6 @@ __all__ = [
     "parse_brackets",
     "read_annotations",
     "read_captions",
+    "read_usable_annotations",
     "write_annotations",
 ]

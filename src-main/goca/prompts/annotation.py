@@ -11,11 +11,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from goca.bounded import JSONUnreadable, read_json
 from goca.files import whole_file
+from goca.schema import shown
 
+LARGEST, DIGITS = 2**31, 9  # token positions and class ids lie below it; class ids as text have at most so many digits
 FIELDS = ("caption", "rescaling_token_id", "existent_objects", "global_token_id", "background_objects")
 
 
@@ -44,17 +46,17 @@ class PromptAnnotation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.caption, str):
-            raise AnnotationError(f"caption is {self.caption!r}; it must be a text")
+            raise AnnotationError(f"caption is {shown(self.caption)}; it must be a text")
         self.rescaling_token_id = _positions("rescaling_token_id", self.rescaling_token_id)
         self.global_token_id = _positions("global_token_id", self.global_token_id)
         if not isinstance(self.existent_objects, Mapping):
-            raise AnnotationError(f"existent_objects is {_short(self.existent_objects)}; it must map ids to lists")
+            raise AnnotationError(f"existent_objects is {shown(self.existent_objects)}; it must map ids to lists")
         self.existent_objects = {
             _class_id(key): _positions(f"existent_objects[{key}]", tokens)
             for key, tokens in self.existent_objects.items()
         }
         if not isinstance(self.background_objects, list | tuple):
-            raise AnnotationError(f"background_objects is {_short(self.background_objects)}; it must hold lists")
+            raise AnnotationError(f"background_objects is {shown(self.background_objects)}; it must hold lists")
         self.background_objects = [
             _positions(f"background_objects[{i}]", tokens) for i, tokens in enumerate(self.background_objects)
         ]
@@ -82,7 +84,7 @@ class PromptAnnotation:
     def from_json(cls, record: Mapping[str, Any]) -> PromptAnnotation:
         """From a decoded JSON object of the published schema; further fields are ignored. Raises AnnotationError."""
         if not isinstance(record, Mapping):
-            raise AnnotationError(f"an annotation is an object with {', '.join(FIELDS)}; found {_short(record)}")
+            raise AnnotationError(f"an annotation is an object with {', '.join(FIELDS)}; found {shown(record)}")
         if missing := [name for name in FIELDS if name not in record]:
             raise AnnotationError(f"annotation lacks {', '.join(missing)}; it has: {', '.join(map(str, record))}")
         objects = record["existent_objects"]
@@ -103,14 +105,26 @@ class PromptAnnotation:
 
 def read_annotations(path: str | os.PathLike[str]) -> dict[str, PromptAnnotation]:
     """A whole annotation file, image file name -> annotation, in file order. Raises AnnotationError with the image."""
-    annotations = {}
+    annotations, refused = read_usable_annotations(path)
+    for image, reason in refused.items():
+        raise AnnotationError(f"{path}, image {shown(image)}: {reason}")
+    return annotations
+
+
+def read_usable_annotations(path: str | os.PathLike[str]) -> tuple[dict[str, PromptAnnotation], dict[str, str]]:
+    """The annotations of a file that can be used, and for each other image the reason.
+
+    Raises AnnotationError if the file is missing, cut off, no JSON object, or names an image twice.
+    """
+    annotations: dict[str, PromptAnnotation] = {}
+    refused: dict[str, str] = {}
     for image, record in read_json_object(path, "annotations").items():
         try:
             check_image_name(image)
             annotations[image] = PromptAnnotation.from_json(record)
         except AnnotationError as error:
-            raise AnnotationError(f"{path}, image {image!r}: {error}") from None
-    return annotations
+            refused[image] = str(error)
+    return annotations, refused
 
 
 def write_annotations(path: str | os.PathLike[str], annotations: Mapping[str, PromptAnnotation]) -> None:
@@ -131,44 +145,38 @@ def read_json_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         return found
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        found = read_json(path, no_twins)
     except FileNotFoundError:
         raise AnnotationError(f"{path}: there is no such file of {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise AnnotationError(f"{path}: cannot be read as {what}: {error}") from None
-    try:
-        found = json.loads(text, object_pairs_hook=no_twins)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except JSONUnreadable as error:
         raise AnnotationError(f"{path}: is not JSON ({error}); was its writing cut off?") from None
     if not isinstance(found, dict):
-        raise AnnotationError(f"{path}: expected an object, image file name -> {what}; found {_short(found)}")
+        raise AnnotationError(f"{path}: expected an object, image file name -> {what}; found {shown(found)}")
     return found
 
 
 def check_image_name(name: str) -> str:
     """`name` itself if it is a bare file name, the key of labels and annotations; else raises AnnotationError."""
     if not isinstance(name, str) or not name or name in (".", "..") or any(c in name for c in "/\\\0"):
-        raise AnnotationError(f"image name {name!r}: expected a file name without folders, such as 2007_000027.jpg")
+        expected = "expected a file name without folders, such as 2007_000027.jpg"
+        raise AnnotationError(f"image name {shown(name)}: {expected}")
     return name
 
 
 def _positions(name: str, tokens: Any) -> list[int]:
     if not isinstance(tokens, list | tuple):
-        raise AnnotationError(f"{name} is {_short(tokens)}; it must be a list of token positions")
+        raise AnnotationError(f"{name} is {shown(tokens)}; it must be a list of token positions")
     for token in tokens:
-        if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-            raise AnnotationError(f"{name} holds {token!r}; token positions are whole numbers from 0 up")
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < LARGEST:
+            raise AnnotationError(f"{name} holds {shown(token)}; token positions are whole numbers from 0 up")
     return list(tokens)
 
 
 def _class_id(key: Any) -> int:
-    if isinstance(key, str) and key.isascii() and key.isdigit():
+    if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= DIGITS:
         return int(key)
-    if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
+    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < LARGEST:
         return key
-    raise AnnotationError(f"existent_objects has the key {key!r}; class ids are whole numbers from 0 up")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    raise AnnotationError(f"existent_objects has the key {shown(key)}; class ids are whole numbers from 0 up")

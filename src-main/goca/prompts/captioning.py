@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from goca.protocol import Protocol
+from goca.schema import shown
 
 from .annotation import AnnotationError, PromptAnnotation, check_image_name, read_json_object
 from .grammar import GRAMMARS, CaptionError, Entity, Request
@@ -109,5 +110,5 @@ def read_captions(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[st
         if isinstance(caption, str):
             captions[image] = caption
         else:
-            refused[image] = f'expected {{"caption": text}}; found {str(record)[:60]}'
+            refused[image] = f'expected {{"caption": text}}; found {shown(record)}'
     return captions, refused
