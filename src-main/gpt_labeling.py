@@ -62,6 +62,11 @@ def label(values: dict[str, Any]) -> None:
         if log.damaged:
             print(f"{log.damaged} damaged lines in {log.path}: those images count as not asked")
         names = log.to_ask(labeler.names, values["again"])
+        if unanswered := set(log.in_flight()).intersection(names):
+            print(
+                f"{len(unanswered)} images were being asked about when an earlier run was killed; they come last, and"
+                f" after {labeler.config.timeout:g} s (labeler.timeout). What the server answered then is paid twice."
+            )
         try:
             ask(labeler, log, names, key)
         finally:

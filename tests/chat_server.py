@@ -88,6 +88,18 @@ def echo_key(code):
     return reply
 
 
+def echo_escaped_key(whole=True):
+    """The key with every character as JSON's escape, in a caption; or in what is no JSON."""
+
+    def reply(handler):
+        key = handler.headers["Authorization"].removeprefix("Bearer ")
+        escaped = "".join(f"\\u{ord(character):04x}" for character in key)
+        body = json.dumps({"choices": [{"message": {"content": "cat, KEY"}, "finish_reason": "stop"}]})
+        handler.say_bytes(200, (body if whole else body[:-3]).replace("KEY", escaped).encode())
+
+    return reply
+
+
 class ChatServer(ThreadingHTTPServer):
     """`plan`: picture number -> what to do at its first, second, ... request; afterwards a caption.
 

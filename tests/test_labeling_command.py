@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chat_server import CAPTION, ChatServer, caption, echo_key, slow, voc_tree
+from chat_server import CAPTION, ChatServer, caption, echo_escaped_key, echo_key, slow, voc_tree
 from goca.labeling import Answers, KeyMissing, LabelingError
 from goca.prompts import read_captions
 from hydra import compose, initialize_config_dir
@@ -145,14 +145,53 @@ def test_an_interrupted_run_keeps_what_is_in_flight(tree, tmp_path):
 
 
 def test_the_key_is_in_no_file_and_no_output(tree, tmp_path):
-    plan = {23: [echo_key(400)], 22: [echo_key(500)] * 2, 21: [echo_key(200)], 20: [echo_key(401)]}
+    plan = {23: [echo_key(400)], 22: [echo_key(500)] * 2, 21: [echo_key(200)], 20: [echo_key(401)],
+            19: [echo_escaped_key()], 18: [echo_escaped_key(whole=False)]}  # fmt: skip
     with ChatServer(plan) as server:
         process = start(*tree(server), OPENAI_LOG="debug", HYDRA_FULL_ERROR="1")
         said = "".join(process.communicate(timeout=60))
         assert process.returncode != 0 and "ServerRefused" in said
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert (tmp_path / "out" / "voc.answers.jsonl").is_file()
+    escaped = "".join(f"\\u{ord(character):04x}" for character in KEY)
     assert KEY not in said and not any(KEY.encode() in content for content in files)
+    assert escaped not in said and not any(escaped.encode() in content for content in files)
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-"quoted\\and/more"-0123'])
+def test_a_key_that_comes_back_escaped_is_in_no_caption(tree, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with ChatServer({23: [echo_escaped_key()], 22: [echo_escaped_key(whole=False)], 21: [echo_key(200)]}) as server:
+        label(*tree(server), "limit=3")
+    captions, _ = read_captions(tmp_path / "out" / "voc.json")
+    assert captions == {"2007_000023.jpg": "cat, [key]", "2007_000021.jpg": "cat, [key]"}
+    for path in (tmp_path / "out").iterdir():
+        content = path.read_text()
+        assert key not in content and json.dumps(key)[1:-1] not in content
+        assert "".join(f"u{ord(character):04x}" for character in key[:8]) not in content.replace("\\", "")
+
+
+def test_what_was_in_flight_when_a_run_was_killed_is_said_comes_last_and_after_the_time_out(tree, tmp_path):
+    log, settings = tmp_path / "out" / "voc.answers.jsonl", ["labeler.timeout=3", "labeler.workers=3"]
+    with ChatServer(otherwise=slow(0.4)) as server:
+        process = start(*tree(server), *settings)
+        wait_for(lambda: len(server.asked) >= 3, process)
+        process.kill()
+        process.communicate()
+        in_flight = Answers(log).in_flight()
+        assert 1 <= len(in_flight) <= 3 and not set(in_flight) & set(Answers(log).captions())
+        killed = time.time()
+        assert max(in_flight.values()) <= killed
+        server.otherwise, first = caption(), len(server.asked)
+        process = start(*tree(server), *settings)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert f"{len(in_flight)} images were being asked about when an earlier run was killed" in out
+        numbers = [number for number, _ in server.asked[first:]]
+        again = {int(name[5:11]) for name in in_flight}
+        assert again <= set(numbers[-len(again) - WORKERS :]) and len(numbers) == len(set(numbers))
+        assert time.time() >= max(in_flight.values()) + 3
+    assert Answers(log).in_flight() == {} and len(Answers(log).captions()) == 24
 
 
 def test_labels_made_here_are_read_by_the_captioner(tree, tmp_path):

@@ -205,7 +205,8 @@ def test_each_answer_is_on_disk_before_the_next_picture_is_asked_about(job, tmp_
         caption()(handler)
 
     job(count=6, workers=1, otherwise=look)
-    assert kept == [0, 1, 2, 3, 4, 5] and len(forced) == 8  # the setting's line, one per answer, the labels file
+    assert kept == [0, 1, 2, 3, 4, 5]
+    assert len(forced) == 14  # the setting's line, one per request and one per answer, the labels file
 
 
 def test_no_more_requests_at_a_time_than_workers(job):

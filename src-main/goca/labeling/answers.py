@@ -3,6 +3,7 @@
     {"setting": id, "dataset": ..., "instruction": ..., "model": ..., ...}     how the answers after it were asked for
     {"image": name, "by": id, "caption": ..., "reply": ..., "tokens": [in, out], ...}
     {"image": name, "by": id, "failed": kind, "reason": ..., ...}
+    {"intent": name, "at": seconds}     a request is about to be made; {"intent": name, "ended": true}: it is over
 
 Lines are only ever added; what a killed process leaves half-written is dropped. The labels file is made from the log.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from goca.evaluation.store import Record, append_line, open_log, sealed, sealed_lines, write_text
+from goca.files import sweep
 from goca.labeling.errors import KINDS, LabelingError, LogMismatch
 from goca.prompts import read_captions
 
@@ -54,8 +56,19 @@ class Answers:
         """The pictures that have no caption although they were asked."""
         return {name: record for name, record in self.latest().items() if "caption" not in record}
 
+    def in_flight(self) -> dict[str, float]:
+        """Images that were being asked about when a process was killed -> when that was (seconds since 1970)."""
+        found: dict[str, float] = {}
+        for record in list(self.records):
+            if "at" in record and "intent" in record:
+                found[record["intent"]] = float(record["at"])
+            else:
+                found.pop(record.get("image") or record.get("intent") or "", None)
+        return found
+
     def to_ask(self, names: Iterable[str], again: str | None = None) -> list[str]:
-        """Those of `names` that are to be asked now; those never asked first, then those asked longest ago.
+        """Those of `names` that are to be asked now; those never asked first, then those asked longest ago, and last
+        those that were in flight when a process was killed.
 
         again  None: what has no answer yet. "failed", or one of KINDS: only what was answered without a caption, for
                any or that reason. Raises LabelingError for another word.
@@ -69,7 +82,8 @@ class Answers:
         else:
             failures = self.failures()
             left = [name for name in names if name in failures and again in ("failed", failures[name]["failed"])]
-        return sorted(left, key=lambda name: last.get(name, -1))
+        in_flight = self.in_flight()
+        return sorted(left, key=lambda name: (name in in_flight, last.get(name, -1)))
 
     def _read(self) -> None:
         if not self.path.exists():
@@ -96,6 +110,7 @@ class AnswerLog(Answers):
         self.setting = f"{zlib.crc32(json.dumps(asked, sort_keys=True).encode()):08x}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
             self._file = open_log(path)
         except BlockingIOError:
             raise LabelingError(f"another process is writing to {path}; wait for it") from None

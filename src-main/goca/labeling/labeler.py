@@ -47,6 +47,7 @@ class Labeler:
         self.instruction = vocabulary.instruction(self.caption_len, template)
         self.prices = Prices(config.price_in, config.price_out)
         self.skipped: dict[str, str] = {}
+        self._in_flight: dict[str, float] = {}
         self.ids = self._listed(limit)  # file name -> id
 
     @property
@@ -83,6 +84,7 @@ class Labeler:
         stop = Event()
         server = Server(self.config, key, stop)
         in_a_row = 0
+        self._in_flight = log.in_flight()
         with ThreadPoolExecutor(self.config.workers) as pool:
             try:
                 futures = [pool.submit(self._ask, server, log, name) for name in names]
@@ -109,7 +111,17 @@ class Labeler:
         except (SampleError, OSError) as error:
             self.skipped[name] = str(error)
             return {"image": name, "skipped": str(error)}
-        record = {"image": name, "by": log.setting, **answer(server, self.instruction, jpeg, self.caption_len)[0]}
+        if name in self._in_flight:  # it may still be answered, and paid: not twice at the same time
+            server.pause(min(self._in_flight[name] + self.config.timeout - time.time(), self.config.timeout))
+        intent = {"intent": name}
+        try:
+            found, _ = answer(
+                server, self.instruction, jpeg, self.caption_len, lambda: log.append(intent | {"at": time.time()})
+            )
+        except LabelingError:
+            log.append(intent | {"ended": True})
+            raise
+        record = {"image": name, "by": log.setting, **found}
         log.append(record)
         return record
 
@@ -127,16 +139,19 @@ class Labeler:
         return ids
 
 
-def answer(server: Server, instruction: str, jpeg: bytes, caption_len: int) -> tuple[Record, NoCaption | None]:
+def answer(
+    server: Server, instruction: str, jpeg: bytes, caption_len: int, before: Callable[[], None] = lambda: None
+) -> tuple[Record, NoCaption | None]:
     """What a server says of one image, as the log keeps it, and why there is no caption in it.
 
+    before  called before each request
     Raises ServerRefused where it answers nothing at all.
     """
     start, failure = time.monotonic(), None
     record: Record = {}
     try:
-        body, record["tries"] = server.ask(instruction, jpeg)
-        reply = read_reply(body)
+        body, record["tries"] = server.ask(instruction, jpeg, before)
+        reply = read_reply(body, server.without_key)
         record |= {"served": reply.model, "tokens": reply.tokens, "reply": reply.text[:KEPT]}
         record["caption"] = read_caption(reply, TOLERANCE * caption_len)
     except NoCaption as error:

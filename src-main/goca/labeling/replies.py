@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +37,15 @@ class Reply:
     tokens: tuple[int, int] | None
 
 
-def read_reply(body: bytes) -> Reply:
-    """The first choice of a chat completion. Raises NoCaption("malformed") for anything else."""
+def read_reply(body: bytes, without_key: Callable[[Any], Any] = lambda value: value) -> Reply:
+    """The first choice of a chat completion. Raises NoCaption("malformed") for anything else.
+
+    without_key  takes out of texts what must not be kept
+    """
     try:
-        reply = parse_json(body)
+        reply = without_key(parse_json(body))
     except JSONUnreadable as error:
-        found = shown(body.decode("utf-8", "replace"))
+        found = shown(without_key(body.decode("utf-8", "replace")))
         raise NoCaption("malformed", f"the reply is not JSON ({error}): {found}") from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None

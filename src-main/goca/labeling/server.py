@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import email.utils
 import random
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from goca.labeling.config import SECRET, LabelerConfig
@@ -15,6 +16,7 @@ from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
 from goca.labeling.replies import shown
 
 MOST_BYTES = 1 << 20  # of a reply; a caption needs a few hundred
+ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")  # as JSON writes a character
 TRANSIENT = (408, 409, 425, 429)  # and every 5xx
 FATAL = (401, 402, 403, 404, 407)  # the key, the account, the model's name, the address
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # a 429 that waiting does not cure
@@ -43,16 +45,20 @@ class Server:
         self._not_before = 0.0
         self._random = random.Random()
 
-    def ask(self, instruction: str, jpeg: bytes) -> tuple[bytes, int]:
+    def ask(
+        self, instruction: str, jpeg: bytes, before: Callable[[], None] = lambda: None
+    ) -> tuple[bytes, int]:
         """The reply's body, and how often was tried.
 
+        before  called before each request
         Raises NoCaption ("unreachable", "rejected", "oversized") for this picture, ServerRefused for all of them.
         """
         messages = _messages(instruction, jpeg, self.config.detail)
         for attempt in range(self.config.retries + 1):
             self._wait_until_allowed()
             try:
-                return self.without_key(self._once(messages)), attempt + 1
+                before()
+                return self._once(messages), attempt + 1
             except self._status as error:
                 reason, pause = self._turned_down(error), retry_after(error.response.headers)
             except self._dropped as error:
@@ -65,11 +71,26 @@ class Server:
 
     def said(self, text: str) -> str:
         """The beginning of a server's words, without the key."""
-        return shown(self.without_key(text.encode("utf-8", "replace")).decode("utf-8", "replace"), 300)
+        return shown(self.without_key(text), 300)
 
-    def without_key(self, text: bytes) -> bytes:
-        """A server may repeat the key that it was sent; what is kept of its words must not."""
-        return text.replace(self._key.encode(), b"[key]") if len(self._key) >= SECRET else text
+    def without_key(self, value: Any) -> Any:
+        """A server may repeat the key that it was sent; what is kept of its words must not.
+
+        value  decoded: a text, or lists and mappings with texts in them. In a text, JSON's escapes are seen through.
+        """
+        if isinstance(value, dict):
+            return {self.without_key(name): self.without_key(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.without_key(each) for each in value]
+        if not isinstance(value, str) or len(self._key) < SECRET:
+            return value
+        value = value.replace(self._key, "[key]")
+        plain, key = (_unescaped(text) for text in (value, self._key))
+        return plain.replace(key, "[key]") if key in plain else value
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the run ends meanwhile. Raises Stopped."""
+        self._pause(seconds)
 
     @property
     def where(self) -> str:
@@ -132,6 +153,10 @@ class Server:
     def _pause(self, seconds: float) -> None:
         if self.stop.wait(seconds) if seconds > 0 else self.stop.is_set():
             raise Stopped
+
+
+def _unescaped(text: str) -> str:
+    return ESCAPE.sub(lambda match: chr(int(match[1], 16)), text).replace("\\", "")
 
 
 class Stopped(LabelingError):
