@@ -146,6 +146,16 @@ def test_a_key_that_is_misspelt_names_the_nearest(tmp_path, monkeypatch, capsys,
     assert not list(tmp_path.iterdir())
 
 
+def test_yaml_of_one_s_own_that_stands_for_too_much_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine/dataset").mkdir(parents=True)
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 8)]
+    (tmp_path / "mine/dataset/big.yaml").write_text("\n".join(lines))
+    for option in (["--config-dir", "mine"], ["--config-dir=mine"]):
+        done = commands.main(monkeypatch, capsys, tmp_path, *option, "dataset=big")
+        assert done.code and "FileUnreadable" in done.err and "big.yaml stands for" in done.err
+
+
 def test_hydra_s_own_arguments_are_left_to_it():
     check_arguments(["-m", "--config-dir", "a=b", "hydra/launcher=slurm", "hydra.job.name=x", "model=a,b", "~limit",
                      "model.t=1,2", "roots.voc=/a", "+model.timesteps=[50]", "seed=["])  # fmt: skip

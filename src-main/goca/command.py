@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,12 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from goca.cli import INTERRUPTED, named
+from goca.reading import read_yaml
 from goca.schema import ConfigError, nearest, shown
 from goca.schema import named as short
 from goca.settings import GROUPS, KEYS
 
 ENVIRONMENT = "oc.env"
 WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+CONFIG_DIRS = ("--config-dir", "-cd")
 CHOICES = (*GROUPS, "labeler")
 Names = Callable[[], Iterable[str]]
 
@@ -65,10 +68,13 @@ def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] =
     What Hydra itself says plainly (a choice that is not there, a bracket that does not close) is left to it.
     """
     parser = OverridesParser.create()
-    skip = False
+    before = ""
     for argument in arguments:
-        skip, value = argument in WITH_VALUE, skip
-        if value or argument.startswith("-"):
+        flag, before = before, argument
+        option, _, value = argument.partition("=")
+        if flag in CONFIG_DIRS or option in CONFIG_DIRS:
+            check_files(argument if flag in CONFIG_DIRS else value)
+        if flag in WITH_VALUE or argument.startswith("-"):
             continue
         try:
             override = parser.parse_override(argument)
@@ -80,6 +86,12 @@ def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] =
         plain = not (override.is_sweep_override() or override.is_delete())
         if plain and override.key_or_group in CHOICES and not isinstance(override.value(), str | list | dict):
             raise ConfigError(f"{argument}: expected the name of a file in configs/{override.key_or_group}")
+
+
+def check_files(folder: str) -> None:
+    """Raise FileUnreadable for YAML files that stand for more values than fit into memory, before Hydra reads them."""
+    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        read_yaml(path)
 
 
 def check_key(key: str, keys: Mapping[str, Names | None]) -> None:
