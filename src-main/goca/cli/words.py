@@ -195,7 +195,7 @@ def labeler_file(name: str) -> dict[str, Any]:
         raise LabelingError(f"{path} holds no fields; expected e.g. model: NAME")
     fields: dict[str, Any] = {}
     bases = own.pop("defaults", ["_self_"])
-    if not isinstance(bases, list) or set(bases) - {"_self_", *known} or (name in known and name in bases):
+    if not isinstance(bases, list) or not all(base in ("_self_", *known) and base != name for base in bases):
         raise LabelingError(f"{path}: defaults is {bases!r}; expected _self_ and some of: {', '.join(sorted(known))}")
     for base in bases:
         fields |= own if base == "_self_" else labeler_file(base)
