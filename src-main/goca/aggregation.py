@@ -176,6 +176,11 @@ class Aggregator:
         clamped = summed.clamp(min=0)  # type: ignore[union-attr]  # [B, g*g, N]
         return (clamped / clamped.sum(-1, keepdim=True)).unflatten(1, self.plan.grid)
 
+    def block_map(self, block: str, head_rule: str | None = None) -> Tensor:
+        """The token maps of one block on the grid, not normalised   [B, g, g, N]"""
+        maps = self.token_maps[block][head_rule or self.plan.head_rules[0]].clamp(min=0)
+        return resize_maps(maps, self.grids[block], self.plan.grid).unflatten(1, self.plan.grid)
+
     def space_map(self) -> Tensor:
         """Head-mean self-attention on the grid, mean over the plan's space_blocks   [B, g*g, g*g], row = query"""
         assert self.space is not None

@@ -30,7 +30,8 @@ RULES: dict[str, Mapping[str, Any]] = {
     "presence": PRESENCE_RULES,
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
-OPEN_FIELDS = ("ask", "rest", "presence", "calibration", "least_presence", "background_words", "separator")
+OPEN_FIELDS = ("ask", "rest", "presence", "calibration", "least_presence", "floor",
+               "half_share", "background_words", "separator")  # fmt: skip
 CURVE = ("slope", "midpoint")
 SHARED = "_defaults"  # the file that all configs start from
 Size = int | tuple[int, int]
@@ -70,8 +71,10 @@ class SegmenterConfig:
                     open for words, complete for annotations (docs/open.md). The fields below are of `open` alone:
     rest            what stands for the rest of the picture: a name of goca.open.rest.REST_RULES
     presence        what tells that a word is there: a name of goca.open.presence.PRESENCE_RULES
-    calibration     {slope, midpoint} of the logistic curve that makes a probability of it
+    calibration     {slope, midpoint} of the curve that makes a probability of it (goca.open.presence.probability)
     least_presence  classes below this probability get nothing
+    floor           what a class must score, 0..1, where it is to be more than background
+    half_share      the share of the words' attention that a class must reach somewhere for half its weight
     background_words    a list in configs/vocabulary, or words: written into every prompt, behind those looked for
     separator       between the words of a prompt
     protocol        "paper", "released" or a mapping of switches
@@ -98,9 +101,11 @@ class SegmenterConfig:
     class_prompt: str = "a photograph of {name}, {caption}"
     ask: Annotated[str, OneOf(ASK)] | None = None
     rest: Annotated[str, OneOf(REST_RULES)] = "vocabulary"
-    presence: Annotated[str, OneOf(PRESENCE_RULES)] = "share peak"
-    calibration: Mapping[str, float] = field(default_factory=lambda: {"slope": 12.0, "midpoint": 0.4})
-    least_presence: Annotated[float, Range(0, 1)] = 0.5
+    presence: Annotated[str, OneOf(PRESENCE_RULES)] = "reference spread"
+    calibration: Mapping[str, float] = field(default_factory=lambda: {"slope": 2.9, "midpoint": 0.092})
+    least_presence: Annotated[float, Range(0, 1)] = 0.1
+    floor: Annotated[float, Range(0, 1)] = 0.45
+    half_share: Annotated[float, Range(0, 1)] = 0.15
     background_words: str | tuple[str, ...] = "common"
     separator: str = ", "
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen

@@ -79,6 +79,10 @@ class Average:
         """[B, g, g, N], sum 1 over tokens"""
         return self._mean([capture.attention_map(head_rule, layer_rule) for capture in self.captures], (2,))
 
+    def block_map(self, block: str, head_rule: str | None = None) -> Tensor:
+        """[B, g, g, N]"""
+        return self._mean([capture.block_map(block, head_rule) for capture in self.captures], (2,))
+
     def layer_weights(self, rule: str) -> Tensor:
         """[B, M]"""
         return self._mean([capture.layer_weights(rule) for capture in self.captures], ())

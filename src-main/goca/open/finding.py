@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from goca.open.evidence import evidence
+from goca.open.evidence import Look, gather
 from goca.open.presence import PRESENCE_RULES, probability
 from goca.open.prompts import Writer
 from goca.open.query import Query
-from goca.open.rest import LEAST, REST_RULES
+from goca.open.rest import REST_RULES
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation
-from goca.rescaling import min_max
 from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 
 if TYPE_CHECKING:
@@ -85,10 +84,22 @@ class Finder:
         places = [number for number, own in enumerate(prompts) for _ in own]
         annotations = [annotation for own in prompts for annotation in own]
         captures = self.segmenter.captures(images, annotations, noises, image_ids, places)
-        looks = with_maps(captures)
+        looks = self.looks(captures)
         for image, query, own in zip(images, queries, prompts, strict=True):
             seen = [next(looks) for _ in own]
-            yield self.answer(image, query, own, [maps for *_, maps in seen], *seen[0][:2])
+            yield self.answer(image, query, own, [look for *_, look in seen], *seen[0][:2])
+
+    def looks(
+        self, captures: Iterable[tuple[Capture, int]], head_rule: str | None = None, layer_rule: str | None = None
+    ) -> Iterator[tuple[Capture, int, Look]]:
+        """Each with its token maps; those of a whole forward are made at once. The rules: as for `attention_map`."""
+        held: tuple[Capture, Tensor, Tensor | None] | None = None
+        block = next((each for each in self.segmenter.blocks if self.config.ref_layer.startswith(f"{each}-")), None)
+        for capture, number in captures:
+            if held is None or held[0] is not capture:
+                own = None if block is None else capture.block_map(block, head_rule)
+                held = capture, capture.attention_map(head_rule, layer_rule), own
+            yield capture, number, Look(held[1][number], None if held[2] is None else held[2][number])
 
     @torch.no_grad()
     def answer(
@@ -96,22 +107,24 @@ class Finder:
         image: Picture,
         query: Query,
         prompts: Sequence[PromptAnnotation],
-        attention: Sequence[Tensor],
+        looks: Sequence[Look],
         capture: Capture,
         number: int,
     ) -> Answer:
-        """From the token maps of each prompt; scores are refined along the maps of the first."""
-        config = self.config
-        found = evidence(attention, prompts, config.token_method)
+        """From a look per prompt; scores are refined along the maps of the first."""
+        config, rule = self.config, REST_RULES[self.config.rest]
+        space = None if capture.space is None else capture.space_map()[number]
+        found = gather(looks, prompts, space, config.token_method)
         raw = PRESENCE_RULES[config.presence](found)
         presence = probability(raw, **config.calibration)
         taken = presence >= config.least_presence
-        scores = REST_RULES[config.rest](found)
-        refined = in_range(self.segmenter.refine(scores, capture, number, image), scores)
-        words = refined[:-1] * taken[:, None, None]
+        before = rule.before(found)
+        refined = self.segmenter.refine(before, capture, number, image)
+        scores = rule.after(refined, before, found, config.floor, config.half_share)
+        words = scores[:-1] * taken[:, None, None]
         lost = [class_id for prompt in prompts for class_id in prompt.lost_classes()]
         return Answer(
-            torch.cat([words, refined[-1:].clamp(min=LEAST)]),
+            torch.cat([words, scores[-1:]]),
             query.class_ids,
             tuple(presence.tolist()),
             tuple(taken.tolist()),
@@ -119,18 +132,3 @@ class Finder:
             tuple(prompt.caption for prompt in prompts),
             tuple(raw.tolist()),
         )
-
-
-def with_maps(captures: Iterable[tuple[Capture, int]]) -> Iterator[tuple[Capture, int, Tensor]]:
-    """Each with its token maps [g, g, N]; those of a whole forward are made at once."""
-    held: tuple[Capture, Tensor] | None = None
-    for capture, number in captures:
-        if held is None or held[0] is not capture:
-            held = capture, capture.attention_map()
-        yield capture, number, held[1][number]
-
-
-def in_range(refined: Tensor, before: Tensor) -> Tensor:
-    """Refined maps with the range that they had before: steps of refinement stretch each to 0..1."""
-    low, high = (edge[:, None, None] for edge in (before.amin((1, 2)), before.amax((1, 2))))
-    return low + min_max(refined) * (high - low)

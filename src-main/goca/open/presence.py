@@ -8,23 +8,42 @@ import torch
 from torch import Tensor
 
 from goca.open.evidence import Evidence
-from goca.rescaling import divide, gaussian_blur
+
+
+def reference_spread(evidence: Evidence) -> Tensor:
+    """The standard deviation over the grid of a word's share in the reference layer's block, smoothed by S   [K]
+
+    A word that is there has places where it stands out; one that is not takes a little everywhere.
+    """
+    return evidence.smoothed(evidence.reference).flatten(1).std(1)
+
+
+def share_spread(evidence: Evidence) -> Tensor:
+    """The same of the aggregated maps   [K]"""
+    return evidence.smoothed(evidence.shares)[: len(evidence.words)].flatten(1).std(1)
 
 
 def share_peak(evidence: Evidence) -> Tensor:
-    """The highest share of a word among all words and what stands for the rest   [K]"""
-    total = evidence.words.sum(0) + evidence.rest.sum(0)
-    return gaussian_blur(divide(evidence.words, total)).amax((1, 2))
+    """The highest share of a word among all words and what stands for the rest, smoothed by S   [K]"""
+    return evidence.smoothed(evidence.shares)[: len(evidence.words)].amax((1, 2))
 
 
 def mass_peak(evidence: Evidence) -> Tensor:
-    """The highest share of a word in the whole attention   [K]"""
-    return gaussian_blur(evidence.words).amax((1, 2))
+    """The highest share of a word in the whole attention, smoothed by S   [K]"""
+    return evidence.smoothed(evidence.words).amax((1, 2))
 
 
-PRESENCE_RULES: dict[str, Callable[[Evidence], Tensor]] = {"share peak": share_peak, "mass peak": mass_peak}
+PRESENCE_RULES: dict[str, Callable[[Evidence], Tensor]] = {
+    "reference spread": reference_spread,
+    "share spread": share_spread,
+    "share peak": share_peak,
+    "mass peak": mass_peak,
+}
 
 
 def probability(score: Tensor, slope: float, midpoint: float) -> Tensor:
-    """A raw score as a probability, by a logistic curve   [K] in 0..1; a score of 0 means: no token, never there."""
-    return torch.where(score > 0, torch.sigmoid(slope * (score - midpoint)), score.new_zeros(()))
+    """1 / (1 + (midpoint / score)^slope), a logistic curve of the score's logarithm   [K] in 0..1
+
+    A word with the score 0 has no token, and is never there.
+    """
+    return torch.sigmoid(slope * (score.clamp(min=1e-12).log() - torch.tensor(midpoint).log().to(score))) * (score > 0)

@@ -1,36 +1,109 @@
-"""What stands for the rest of an image: rules that turn the evidence into class maps and a background map."""
+"""What stands for the rest of an image: rules that make class maps and a background map of the evidence.
+
+A rule says what goes into the config's refinement, and what becomes of it afterwards.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from goca.open.evidence import Evidence
-from goca.rescaling import divide
+from goca.rescaling import divide, gaussian_blur, min_max
 
 LEAST = 1e-6  # of the background's map, so that a class that scores 0 never holds a pixel
+STEEPNESS = 3  # of `weight`
 
 
-def vocabulary(evidence: Evidence) -> Tensor:
-    """Shares among the words and the background vocabulary; the rest is the highest of the vocabulary's words."""
-    everything = torch.cat([evidence.words, evidence.rest])
-    shares = divide(everything, everything.sum(0))
-    return with_rest(shares[: len(evidence.words)], shares[len(evidence.words) :])
+@dataclass(frozen=True)
+class Rest:
+    """One rule.
+
+    before  evidence -> class maps and the rest's, to be refined   [K + 1, g, g]
+    after   (refined, before, evidence, floor, half_share) -> scores   [K + 1, g, g]
+    """
+
+    before: Callable[[Evidence], Tensor]
+    after: Callable[[Tensor, Tensor, Evidence, float, float], Tensor]
 
 
-def special(evidence: Evidence) -> Tensor:
-    """Shares among the words and all tokens that are no words: start, end, padding, marks."""
+# --- before refinement ---------------------------------------------------------------------------------------------
+
+
+def stretched(evidence: Evidence) -> Tensor:
+    """Shares among the words and the vocabulary, blurred, each 0..1 over the grid; nothing for the rest."""
+    maps = min_max(gaussian_blur(evidence.shares[: len(evidence.words)]))
+    return torch.cat([maps, maps.new_zeros(1, *maps.shape[1:])])
+
+
+def stretched_words(evidence: Evidence) -> Tensor:
+    """The same of shares among the words alone."""
+    maps = min_max(gaussian_blur(divide(evidence.words, evidence.words.sum(0))))
+    return torch.cat([maps, maps.new_zeros(1, *maps.shape[1:])])
+
+
+def with_vocabulary(evidence: Evidence) -> Tensor:
+    """Shares as they are; the rest is the highest of the vocabulary's words."""
+    words, rest = evidence.shares[: len(evidence.words)], evidence.shares[len(evidence.words) :]
+    return torch.cat([words, rest.amax(0, keepdim=True) if len(rest) else words.new_zeros(1, *words.shape[1:])])
+
+
+def with_special(evidence: Evidence) -> Tensor:
+    """Shares among the words and all tokens that are no words; those are the rest."""
     everything = torch.cat([evidence.words, evidence.special[None]])
-    shares = divide(everything, everything.sum(0))
-    return with_rest(shares[:-1], shares[-1:])
+    return divide(everything, everything.sum(0))
 
 
-def with_rest(words: Tensor, rest: Tensor) -> Tensor:
-    """Class maps, then the rest's   [K + 1, g, g]"""
-    highest = rest.amax(0, keepdim=True) if len(rest) else words.new_zeros(1, *words.shape[1:])
-    return torch.cat([words, highest.clamp(min=LEAST)])
+# --- after refinement ----------------------------------------------------------------------------------------------
 
 
-REST_RULES: dict[str, Callable[[Evidence], Tensor]] = {"vocabulary": vocabulary, "special": special}
+def over_floor(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
+    """Each class map by its `weight`; the background is the floor everywhere."""
+    words = refined[:-1] * weight(evidence, half_share)[:, None, None]
+    return torch.cat([words, torch.full_like(refined[-1:], floor)])
+
+
+def over_otsu(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
+    """The same, each class map brought to a common threshold: its own by Otsu becomes the floor."""
+    own = torch.stack([otsu(each) for each in refined[:-1]]) if len(refined) > 1 else refined.new_zeros(0)
+    moved = refined[:-1] * divide(torch.full_like(own, floor), own)[:, None, None]
+    return over_floor(torch.cat([moved.clamp(max=1), refined[-1:]]), before, evidence, floor, half_share)
+
+
+def in_range(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
+    """Each map with the range that it had before, since steps of refinement stretch it to 0..1."""
+    low, high = (edge[:, None, None] for edge in (before.amin((1, 2)), before.amax((1, 2))))
+    scores = low + min_max(refined) * (high - low)
+    return torch.cat([scores[:-1], scores[-1:].clamp(min=LEAST)])
+
+
+REST_RULES: dict[str, Rest] = {
+    "vocabulary": Rest(stretched, over_floor),
+    "vocabulary, otsu": Rest(stretched, over_otsu),
+    "vocabulary's share": Rest(with_vocabulary, in_range),
+    "special tokens": Rest(with_special, in_range),
+    "floor alone": Rest(stretched_words, over_floor),
+}
+
+
+def weight(evidence: Evidence, half_share: float) -> Tensor:
+    """s^3 / (s^3 + half_share^3) of the highest share s that a word reaches   [K]: 1/2 at half_share
+
+    A map stretched to 0..1 says where a word is if it is there; the weight takes back what the stretching gave to words
+    that nowhere reach a share of their own.
+    """
+    peaks = evidence.smoothed(evidence.shares)[: len(evidence.words)].amax((1, 2)) ** STEEPNESS
+    return divide(peaks, peaks + half_share**STEEPNESS)
+
+
+def otsu(scores: Tensor) -> Tensor:
+    """The threshold of a map that leaves the least variance within what is below and what is above it   []"""
+    values = scores.flatten().sort().values
+    below = torch.arange(1, len(values), device=values.device)
+    total, sums = values.sum(), values.cumsum(0)[:-1]
+    between = (sums / below - (total - sums) / (len(values) - below)) ** 2 * below * (len(values) - below)
+    best = int(between.argmax())
+    return (values[best] + values[best + 1]) / 2
