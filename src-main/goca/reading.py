@@ -38,7 +38,8 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
     try:
         text = re.sub(r"[ \t]+$", "", read_text(path), flags=re.MULTILINE)  # PyYAML refuses a tab there
-        if (size := written_out(yaml.compose(text, Loader=yaml.SafeLoader), {})) > LARGEST:
+        size = written_out(yaml.compose(text, Loader=yaml.SafeLoader), {}) if "*" in text else 0
+        if size > LARGEST:
             raise FileUnreadable(f"{path} stands for {size:.3g} values, its aliases written out; at most {LARGEST:,}")
         return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileUnreadable:

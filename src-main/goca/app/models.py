@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Lock
@@ -49,21 +49,32 @@ def known_models() -> list[str]:
     return [name for name in names() if load_config(name).method in SEGMENTERS]
 
 
+class PlaceNotOffered(ValueError):
+    """A pipeline that the person who serves the page did not name."""
+
+
 class Models:
     """Hands out a segmenter or a pipeline; what is asked for again is still there, what is not makes room.
 
     device, dtype   as for Segmenter.from_pretrained
+    places          the pipelines that may be chosen besides the configs' own; None: any folder and hub id
     Whoever holds one keeps all others waiting, so that neither memory nor a generation's trace is shared.
     """
 
-    def __init__(self, device: str = "auto", dtype: str = "auto"):
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: str = "auto", dtype: str = "auto", places: Sequence[str] | None = None):
+        self.device, self.dtype, self.places = device, dtype, places
         self._lock = Lock()
         self._key: tuple[str, Choice] | None = None
         self._loaded: Any = None
 
+    def check(self, choice: Choice) -> None:
+        """Raises PlaceNotOffered, whatever is there, for a pipeline that may not be chosen."""
+        if self.places is not None and choice.place.strip() not in ("", *self.places):
+            offered = ", ".join(("the model's own", *self.places))
+            raise PlaceNotOffered(f"This page offers no such pipeline; it offers: {offered}")
+
     def segmenter(self, choice: Choice) -> AbstractContextManager[Segmenter]:
-        """Errors: those of Segmenter.from_pretrained."""
+        """Errors: PlaceNotOffered, those of Segmenter.from_pretrained."""
         return self._held("segmenter", choice, self._read_segmenter)
 
     def pipe(self, choice: Choice) -> AbstractContextManager[Any]:
@@ -72,6 +83,7 @@ class Models:
 
     @contextmanager
     def _held(self, kind: str, choice: Choice, read: Callable[[Choice], Any]) -> Iterator[Any]:
+        self.check(choice)
         with self._lock:
             if self._key != (kind, choice):
                 self._clear()

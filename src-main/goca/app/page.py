@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,7 @@ EXAMPLES = {  # of the embedded scenes
     "test_00006.png": "sand, mushroom, forest",
 }
 PROMPTS = ("house, grass, sky", "fish, sand, water", "mushroom, forest, snow")
-BELOW = "A pixel where no word scores at least this is left as background. 0: every pixel goes to a word."
-BELOW_OTHERS = (
-    "A pixel where no word scores at least this is left as background; where only some words are shown, it is added to "
-    "what the prompt's other words score."
-)
+BELOW = "Added to what the background scores: the higher, the more of the picture is left as background."
 HOUR, DAY = 3600, 86400
 
 
@@ -41,9 +38,8 @@ def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
         with gr.Row(equal_height=True):
             model = gr.Dropdown(known_models(), value=start.model, label="Model", scale=1, min_width=220,
                                 elem_id="goca-model")  # fmt: skip
-            place = gr.Textbox(start.place, label="Pipeline folder or hub id", scale=2, min_width=260,
-                               placeholder="the model's own", elem_id="goca-place")  # fmt: skip
-        told = gr.Markdown(about(start.model, start.place), elem_classes="goca-about")
+            place = place_of(models, start)
+        told = gr.HTML(about(start.model, start.place), elem_classes="goca-about", padding=False)
         gr.on([model.change, place.change], about, [model, place], told, show_progress="hidden", queue=False,
               api_visibility="private")  # fmt: skip
         with gr.Tab("Your picture"):
@@ -53,44 +49,56 @@ def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
     return page.queue(default_concurrency_limit=4)
 
 
-def about(model: str, place: str) -> str:
-    """What the chosen model is and knows."""
-    choice = Choice(model, place or "")
+def place_of(models: Models, start: Choice) -> gr.Textbox | gr.Dropdown:
+    """Where the pipeline is chosen: typed, or one of those that are offered."""
+    look: dict[str, Any] = {"scale": 2, "min_width": 260, "elem_id": "goca-place"}
+    if models.places is None:
+        return gr.Textbox(start.place, label="Pipeline folder or hub id", placeholder="the model's own", **look)
+    offered = [("the model's own", ""), *((place, place) for place in models.places)]
+    return gr.Dropdown(offered, value=start.place, label="Pipeline", **look)
+
+
+def about(model: str, place: str | None) -> str:
+    """What the chosen model is and knows, as HTML."""
+    return f"<p>{escape(described(Choice(model, place or '')))}</p>"
+
+
+def described(choice: Choice) -> str:
     if choice.embedded:
         return (
             f"The embedded model needs no download, and knows only its own drawn scenes and these words: "
             f"{', '.join(embedded_words())}. For photographs choose another model."
         )
     return (
-        f"Read from `{choice.pipeline.replace('`', '')}` when it is first used: a folder on this machine, or the hub. "
-        "Any words will do."
+        f"Read from {choice.pipeline} when it is first used: a folder of the machine that serves this page, or the "
+        "hub. Any words will do."
     )
 
 
-def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox) -> None:
+def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             picture = gr.Image(label="Picture", type="filepath", height=300, sources=["upload", "clipboard"],
                                buttons=[], elem_id="goca-picture", elem_classes="goca-fill")  # fmt: skip
-            # the file as it was given, not opened by Gradio: goca.cli.pictures reads it, and says what is wrong with it
+            # the file as it was given, not opened by Gradio: `read_image` reads it, and says what is wrong with it
             setattr(picture, "preprocess", lambda given: None if given is None else given.path)  # noqa: B010
             words = gr.Textbox(label="Words, separated by commas", placeholder="cat, grass, wall", max_lines=3,
-                               info="Name all that is in it, the ground and the sky too.",
+                               info="What is looked for; the rest is background.",
                                elem_id="goca-words")  # fmt: skip
             run = gr.Button("Segment", variant="primary", elem_id="goca-segment")
             told = gr.HTML(visible=False, elem_id="goca-picture-said", padding=False)
             folder = Path(resolve("goca:scenes")) / "JPEGImages"
             gr.Examples([[str(folder / file), text] for file, text in EXAMPLES.items()], [picture, words],
                         label="Examples, for the embedded model", api_visibility="private")  # fmt: skip
-        panel = Panel.make("picture", told, low=0.0, info=BELOW)
+        panel = Panel.make("picture", told)
 
-    def work(model: str, place: str, file: str | None, words: str, threshold: float) -> dict[Any, Any]:
-        return panel.show(attempt(lambda: segment(models, Choice(model, place), file, words)), threshold)
+    def work(model: str, place: str | None, file: str | None, words: str, threshold: float) -> dict[Any, Any]:
+        return panel.show(attempt(lambda: segment(models, Choice(model, place or ""), file, words)), threshold)
 
     panel.wire([run.click, words.submit], work, [model, place, picture, words])
 
 
-def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox) -> None:
+def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(label="Prompt", placeholder=PROMPTS[0], max_lines=4, elem_id="goca-prompt")
@@ -106,13 +114,13 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox) -> None
                         api_visibility="private")  # fmt: skip
             made = gr.Image(label="Generated picture", visible=False, interactive=False, height=300, format="png",
                             buttons=["download"], elem_id="goca-made", elem_classes="goca-fill")  # fmt: skip
-        panel = Panel.make("generated", told, low=-0.4, info=BELOW_OTHERS)
+        panel = Panel.make("generated", told)
 
     def work(
         model: str, place: str, prompt: str, words: str, seed: int, steps: int, guidance: float, threshold: float
     ) -> dict[Any, Any]:
         result = attempt(
-            lambda: generate(models, Choice(model, place), prompt, words, Settings(seed, steps, guidance))
+            lambda: generate(models, Choice(model, place or ""), prompt, words, Settings(seed, steps, guidance))
         )
         picture = result.segmentation.image if result.segmentation else None
         return {**panel.show(result, threshold), made: gr.Image(picture, visible=picture is not None)}
@@ -134,14 +142,14 @@ class Panel:
     kept: gr.State
 
     @classmethod
-    def make(cls, name: str, told: gr.HTML, low: float, info: str) -> Panel:
+    def make(cls, name: str, told: gr.HTML) -> Panel:
         with gr.Column(scale=3, min_width=300):
             overlay = gr.Image(label="Words over the picture", show_label=False, interactive=False, height=420,
                                format="png", buttons=["download", "fullscreen"], alt_text="Words over the picture",
                                elem_id=f"goca-{name}-overlay", elem_classes="goca-result goca-fill")  # fmt: skip
             with gr.Column(visible=False) as details:
                 shown = gr.HTML(elem_id=f"goca-{name}-legend", padding=False)
-                threshold = gr.Slider(low, 1, value=0, step=0.05, label="Background threshold", info=info,
+                threshold = gr.Slider(-0.4, 1, value=0, step=0.05, label="Background threshold", info=BELOW,
                                       elem_id=f"goca-{name}-threshold")  # fmt: skip
                 gr.HTML(heading("Word maps"), padding=False)
                 maps = gr.Gallery(label="Word maps", show_label=False, height="auto", format="png", interactive=False,

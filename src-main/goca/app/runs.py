@@ -81,16 +81,17 @@ def segment(models: Models, choice: Choice, file: str | None, words: str) -> Res
         raise PictureNotGiven("There is no picture yet: drop one, or choose an example.")
     if not parse_brackets(words):
         raise NoClass("No words yet: type what is in the picture, such as: cat, grass, wall")
+    models.check(choice)
     path = Path(file)
     try:
         _, remarks, picture = read_image(path, at_most=LARGEST)
     except PictureUnreadable as error:  # where an upload is kept says nothing to its owner
         raise PictureUnreadable(str(error).replace(str(path), path.name)) from None
     with models.segmenter(choice) as segmenter:
-        annotation, names = segmenter.read_prompt(words)
+        _, cut = segmenter.fitted(words)
         with kept_warnings(debug=False) as warned:
             segmentation = segmenter(picture, words, image_id=path.name)
-    remarks += unknown(choice, annotation.caption) + lost([names[each] for each in annotation.lost_classes()])
+    remarks += unknown(choice, words.lower()) + lost(cut)
     return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
 
 

@@ -4,7 +4,8 @@ goca app
 goca app --model sd15 --pipeline FOLDER --port 8000
 
 The page is served on this machine alone (--host 0.0.0.0 lets others in, --share asks Gradio for a public address) until
-Ctrl-C stops it. Needs Gradio: pip install goca[app]
+Ctrl-C stops it. Others may choose among the configs, and among the pipelines that --pipeline and --place name; on this
+machine alone any folder or hub id can be typed. Needs Gradio: pip install goca[app]
 """
 
 from __future__ import annotations
@@ -31,33 +32,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="also at a public address, through Gradio's servers")
+    parser.add_argument("--place", action="append", default=[], metavar="PLACE",
+                        help="a further pipeline folder or hub id that visitors may choose")  # fmt: skip
+    parser.add_argument("--name", action="append", default=[], metavar="NAME",
+                        help="a further host name under which the page is reached, such as a proxy's")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    page, address = serve(args)
-    try:
-        print(f"GoCA's page is at {address} (Ctrl-C stops it)", flush=True)
-        while True:
-            sleep(1)
-    finally:
-        page.close(verbose=False)
+    check_gradio()
+    from goca.app.uploads import uploads
+
+    with uploads():
+        page, address = serve(args)
+        try:
+            print(f"GoCA's page is at {address} (Ctrl-C stops it)", flush=True)
+            while True:
+                sleep(1)
+        finally:
+            page.close(verbose=False)
 
 
 def serve(args: argparse.Namespace) -> tuple[Blocks, str]:
     """The page, served by a thread of its own until it is closed, and its address."""
     check_gradio()
     model = chosen_model(args.model, args.pipeline)
+    from starlette.middleware import Middleware
+
+    from goca.app.guard import Names, SameSite, hostname, is_loopback
     from goca.app.look import look
     from goca.app.models import Choice, Models
     from goca.app.page import make_page
     from goca.config import load_config
 
     load_config(model)
-    page = make_page(Models(args.device, args.dtype), Choice(model, args.pipeline or ""))
+    named = list(dict.fromkeys(place for place in (args.pipeline, *args.place) if place))
+    alone = is_loopback(args.host) and not args.share
+    page = make_page(Models(args.device, args.dtype, None if alone else named), Choice(model, args.pipeline or ""))
+    names = Names(args.host, args.name)
     _, local, public = page.launch(
         server_name=args.host, server_port=args.port, share=args.share, max_file_size=LARGEST,
+        app_kwargs={"middleware": [Middleware(SameSite, names=names)]},
         prevent_thread_lock=True, quiet=True, ssr_mode=False, inbrowser=False, **look(),
     )  # fmt: skip
+    if public:
+        names.shared.add(hostname(public))
     return page, public or local
 
 
