@@ -8,15 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_feature.backbone import (
-    PROCESSORS,
-    AttentionLayer,
-    Backbone,
-    Conditioning,
-    DenseFeature,
-    NoiseLevel,
-    Parts,
-)
+from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import block_features, block_layers, numbered
 from diffusion_feature.latents import picture_size, vae_latents
@@ -99,5 +91,5 @@ HUNYUAN = Backbone(
     encode_image=vae_latents,
     noise_level=partial(variance_preserving, steps=STEPS),
     denoise=denoise,
-    processor=f"{PROCESSORS}.HunyuanAttnProcessor2_0",
+    processor="diffusers.models.attention_processor.HunyuanAttnProcessor2_0",
 )

@@ -9,15 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_feature.backbone import (
-    PROCESSORS,
-    AttentionLayer,
-    Backbone,
-    Conditioning,
-    DenseFeature,
-    NoiseLevel,
-    Parts,
-)
+from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered, out_projection
 from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
@@ -86,7 +78,7 @@ SD3 = Backbone(
     encode_image=vae_latents,
     noise_level=partial(rectified_flow, steps=STEPS),
     denoise=denoise,
-    processor=f"{PROCESSORS}.JointAttnProcessor2_0",
+    processor="diffusers.models.attention_processor.JointAttnProcessor2_0",
     accepts=accepts,
     patch=PATCH,
     half=torch.bfloat16,
