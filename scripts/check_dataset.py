@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import hydra
+from goca.command import check_arguments, resolved, told
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.datasets.check import Report, examine
-from omegaconf import DictConfig, OmegaConf
+from goca.schema import ConfigError, Count, refusal
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,10 +27,12 @@ SHOWN = 10  # images that are named of each kind of trouble
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     try:
+        values = resolved(config)
+        if wrong := refusal(Count | None, values["limit"], "limit"):
+            raise ConfigError(wrong)
         ready = check(DatasetConfig.of(values["dataset"]), values["limit"])
-    except (DatasetError, OSError) as error:
+    except (DatasetError, ConfigError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}\nnot ready")
     sys.exit(0 if ready else 1)
 
@@ -76,4 +79,6 @@ def verdict(report: Report) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        check_arguments(sys.argv[1:])
+        main()

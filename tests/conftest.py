@@ -41,6 +41,12 @@ def full_record() -> Path:
     return FULL_RECORD
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of data sets stays within the tests."""
+    os.environ["GOCA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of Stable Diffusion's kind, tiny and random."""

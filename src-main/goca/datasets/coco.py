@@ -28,23 +28,28 @@ class CocoObjectDataset(FolderDataset):
     {list}/<id>.jpg (or images/{list}/)                        pictures
     annotations/panoptic_{list}/<id>.png                       segment ids R + 256 G + 65536 B, with
     annotations/panoptic_{list}.json                           what each segment is; or
-    annotations/{list}/<id>_instanceTrainIds.png               0 background, 1-80 classes
+    annotations/{list}/<id>_instanceTrainIds.png               0 background, 1-80 classes, or
+                                                               255 background, 0-79 classes
                                                                (or instance_{list}/<id>.png)"""
+    whole = True
     image_places = IMAGES
     label_places = (
         Place("annotations/panoptic_{list}", ".png", r"\d+", ("panoptic",)),
         Place("panoptic_{list}", ".png", r"\d+", ("panoptic",)),
         Place("annotations/panoptic_{list}/panoptic_{list}", ".png", r"\d+", ("panoptic",)),
-        Place("annotations/{list}", "_instanceTrainIds.png", r"\d+", ("0-80", "categories")),
-        Place("annotations/instance_{list}", ".png", r"\d+", ("0-80", "categories")),
-        Place("instance_{list}", ".png", r"\d+", ("0-80", "categories")),
+        Place("annotations/{list}", "_instanceTrainIds.png", r"\d+", ("0-80", "categories", "0-79")),
+        Place("annotations/instance_{list}", ".png", r"\d+", ("0-80", "categories", "0-79")),
+        Place("instance_{list}", ".png", r"\d+", ("0-80", "categories", "0-79")),
     )
     encodings = (
         Encoding.of(
             "panoptic", "COCO panoptic, segment ids with a JSON file", THINGS | dict.fromkeys(OTHER_CATEGORIES, 0), [0]
         ),
-        Encoding.of("0-80", "0 background, 1-80 classes", {value: value for value in range(81)}, [255]),
-        Encoding.of("categories", "0 background, COCO's category ids 1-90", {0: 0} | THINGS, [255]),
+        Encoding.of("0-80", "0 background, 1-80 classes", {value: value for value in range(81)}, [255], usual=[0]),
+        Encoding.of("categories", "0 background, COCO's category ids 1-90", {0: 0} | THINGS, [255], usual=[0]),
+        Encoding.of(
+            "0-79", "0-79 classes, 255 background", {value: value + 1 for value in range(80)} | {255: 0}, usual=[255]
+        ),
     )
     strays = {  # noqa: RUF012
         "annotations/panoptic_*.zip": "There is an archive inside the archive; unpack annotations/panoptic_val2017.zip",

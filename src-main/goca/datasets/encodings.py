@@ -14,6 +14,7 @@ from goca.datasets.base import TABLES, VOID, DatasetError, SampleError
 
 UNKNOWN = 254  # in a table: a value that such a file does not hold
 SIZE = 2**16  # label files hold eight or sixteen bits
+FEW = 0.05  # the share of files that may speak against what all of them are taken for
 ENOUGH = 12  # files whose values leave no choice, until no more are looked at
 
 
@@ -25,6 +26,7 @@ class Encoding:
     table        [65536] value -> class id, VOID or UNKNOWN
     unused       values that have a meaning but that no published file holds; finding one speaks against this encoding
     unusual      the same, of less weight
+    usual        values that nearly every file holds; one that is missing speaks against this encoding, as little
     """
 
     name: str
@@ -32,17 +34,18 @@ class Encoding:
     table: NDArray[np.uint8]
     unused: frozenset[int] = frozenset()
     unusual: frozenset[int] = frozenset()
+    usual: frozenset[int] = frozenset()
 
     @classmethod
     def of(
         cls, name: str, about: str, classes: Mapping[int, int], void: Iterable[int] = (), *,
-        unused: Iterable[int] = (), unusual: Iterable[int] = (),
+        unused: Iterable[int] = (), unusual: Iterable[int] = (), usual: Iterable[int] = (),
     ) -> Encoding:  # fmt: skip
         """From value -> class id, and the values that mean nothing."""
         table = np.full(SIZE, UNKNOWN, np.uint8)
         table[list(void)] = VOID
         table[list(classes)] = list(classes.values())
-        return cls(name, about, table, frozenset(unused), frozenset(unusual))
+        return cls(name, about, table, frozenset(unused), frozenset(unusual), frozenset(usual))
 
     def __call__(self, values: NDArray) -> NDArray[np.uint8]:
         """Class ids of a label file's values (uint8 or uint16), the same shape. Raises SampleError for unknown ones."""
@@ -55,7 +58,8 @@ class Encoding:
     def against(self, values: Collection[int]) -> tuple[int, int, int]:
         """What speaks against it where a file holds these values: how many are unknown, unused, unusual."""
         known = {value for value in values if self.table[value] != UNKNOWN}
-        return len(values) - len(known), len(known & self.unused), len(known & self.unusual)
+        odd = len(known & self.unusual) + len(self.usual.difference(values))
+        return len(values) - len(known), len(known & self.unused), odd
 
 
 def label_values(table: str) -> list[list[int]]:
@@ -97,8 +101,7 @@ def find_encoding(
         raise DatasetError(_unfitting(*unfitting[0], encodings, what))
     name = _voted(strong, what) or (next(iter(weak)) if len(weak) == 1 else promised)
     if (found := next((each for each in encodings if each.name == name), None)) is None:
-        kinds = "; ".join(f"{each.name} ({each.about})" for each in encodings)
-        raise DatasetError(f"the labels of {what} fit more than one encoding; set dataset.encoding to one of: {kinds}")
+        raise _unclear(encodings, what)
     return found
 
 
@@ -106,12 +109,64 @@ def _voted(votes: Mapping[str, list[Path]], what: str) -> str | None:
     """What nearly all files say; a few others are matters of their images. Raises DatasetError if they are mixed."""
     name = max(votes, key=lambda each: len(votes[each]), default=None)
     if name and len(votes[name]) * 4 < sum(map(len, votes.values())) * 3:
-        seen = "; ".join(f"{paths[0].name} looks like {each!r}" for each, paths in votes.items())
-        raise DatasetError(
-            f"the labels of {what} are mixed: {seen}. Unpack one kind into an empty folder, or, if you know better, set"
-            f" dataset.encoding={name}"
-        )
+        ordered = sorted(votes, key=lambda each: each != name)
+        raise _mixed(what, {each: votes[each][0] for each in ordered})
     return name
+
+
+def agreed_encoding(
+    encodings: Sequence[Encoding], files: Iterable[tuple[Path, Collection[int]]], what: str, promised: str | None = None
+) -> Encoding:
+    """The one encoding in which all label files are; arguments as of `find_encoding`.
+
+    Where several are left, files without what nearly every file holds (`Encoding.usual`) speak for the others, and then
+    `promised` is believed. Raises DatasetError if no encoding fits all files, or if files speak for different ones.
+    """
+    left = {each.name: each for each in encodings}
+    narrowed: dict[str, Path] = {}  # encodings that are out -> the first file that they do not fit
+    votes: list[tuple[Path, list[str]]] = []
+    unfitting: list[tuple[Path, Collection[int]]] = []
+    looked_at = 0
+    for path, values in files:
+        looked_at += 1
+        marks = {each.name: each.against(values) for each in encodings}
+        fitting = _least({name: unused for name, (unknown, unused, _) in marks.items() if not unknown})
+        if not fitting:
+            unfitting.append((path, values))
+            continue
+        if not left.keys() & set(fitting):
+            raise _mixed(what, {next(iter(left)): next(iter(narrowed.values())), fitting[0]: path})
+        narrowed |= {name: path for name in left if name not in fitting}
+        left = {name: each for name, each in left.items() if name in fitting}
+        likely = _least({name: marks[name][2] for name in fitting})
+        if len(likely) < len(fitting):
+            votes.append((path, likely))
+    if 2 * len(unfitting) > looked_at:
+        raise DatasetError(_unfitting(*unfitting[0], encodings, what))
+    counts = {name: sum(name in likely for _, likely in votes) for name in left}
+    best = [name for name in left if counts[name] == max(counts.values())]
+    name = promised if promised in best else best[0]
+    against = [(path, likely) for path, likely in votes if name not in likely]
+    if len(against) > FEW * len(votes):
+        path, likely = against[0]
+        others = (*(each for each, names in votes if name in names), *narrowed.values(), path)
+        raise _mixed(what, {name: others[0], likely[0]: path})
+    if len(best) > 1 and promised not in best:
+        raise _unclear(encodings, what)
+    return left[name]
+
+
+def _mixed(what: str, seen: Mapping[str, Path]) -> DatasetError:
+    said = "; ".join(f"{path.name} looks like {name!r}" for name, path in seen.items())
+    return DatasetError(
+        f"the labels of {what} are mixed: {said}. Unpack one kind into an empty folder, or, if you know better, set"
+        f" dataset.encoding={next(iter(seen))}"
+    )
+
+
+def _unclear(encodings: Sequence[Encoding], what: str) -> DatasetError:
+    kinds = "; ".join(f"{each.name} ({each.about})" for each in encodings)
+    return DatasetError(f"the labels of {what} fit more than one encoding; set dataset.encoding to one of: {kinds}")
 
 
 def candidates(encodings: Sequence[Encoding], values: Collection[int]) -> tuple[list[str], bool]:

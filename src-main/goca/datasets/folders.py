@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, Sample, SampleError, class_table, pixels
-from goca.datasets.encodings import Encoding, candidates, find_encoding
+from goca.datasets.encodings import Encoding, agreed_encoding, candidates, find_encoding
+from goca.datasets.memory import remembered
 from goca.reading import read_lines
 
 ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+READERS = 8  # label files that are read at a time, where all are
 LOOKED_AT = 48  # label files that are opened, at most, to find out their encoding
 
 
@@ -65,6 +68,7 @@ class FolderDataset:
     image_places: tuple[Place, ...]
     label_places: tuple[Place, ...]
     encodings: tuple[Encoding, ...]
+    whole: bool = False  # the encoding is decided by all label files, for a few of them do not tell
     strays: dict[str, str] = {}  # noqa: RUF012  files whose presence explains that labels are missing -> the fix
 
     def __init__(self, config: DatasetConfig) -> None:
@@ -119,7 +123,14 @@ class FolderDataset:
         if self.config.encoding != "auto":
             return possible[0]
         promised = possible[0].name if self.place.sure else None
-        return find_encoding(possible, self._looked_at(), repr(self.name), promised)
+        if not self.whole or len(possible) < 2:
+            return find_encoding(possible, self._looked_at(), repr(self.name), promised)
+        paths = sorted(self.labels.values())
+        found = remembered(
+            [*(each.name for each in possible), *map(str, paths)], paths,
+            lambda: agreed_encoding(possible, self._held_by(paths), repr(self.name), promised).name,
+        )  # fmt: skip
+        return next(each for each in possible if each.name == found)
 
     @property
     def found(self) -> str:
@@ -151,6 +162,20 @@ class FolderDataset:
             yield path, values
         if not readable and not self.place.sure:
             raise DatasetError(f"none of the labels of {self.name!r} that were looked at can be used: {reason}")
+
+    def _held_by(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Collection[int]]]:
+        """Label files and the values in them, several read at a time; those that cannot be read are left out."""
+
+        def held(path: Path) -> Collection[int] | None:
+            try:
+                return _held(self.values(path))
+            except SampleError:
+                return None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            for path, values in zip(paths, pool.map(held, paths)):
+                if values is not None:
+                    yield path, values
 
     def _check_encoding(self) -> None:
         names = [each.name for each in self.encodings]
