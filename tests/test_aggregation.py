@@ -161,6 +161,7 @@ def test_what_a_mask_hides_is_not_seen(kind, added):
     with pytest.raises(AttentionNotSeen, match="differs from the model's by"):
         check_rebuilt(dataclasses.replace(masked, mask=None))
     torch.testing.assert_close(masked.rows(torch.tensor([1])).probabilities(), found[:, :, 1:])
+    torch.testing.assert_close(masked.probabilities(slice(1, 2), slice(1, 2)), found[:, 1:, 1:])
 
 
 def test_an_output_of_nan_is_not_taken_for_rebuilt():

@@ -140,3 +140,10 @@ def test_extremes_share_no_image():
     assert len(ends[0]) == 3 and len(ends[1]) == 2 and not {*ends[0]} & {*ends[1]}
     ious = [each["iou"] for each in [*found["worst"], *found["best"][::-1]]]
     assert ious == sorted(ious)
+
+
+def test_one_pixel_of_one_class_is_a_share():
+    one = ImageCounts(*(np.array([[0, 1, 0]]) for _ in range(3)))  # one image, one pixel, rightly predicted
+    assert image_iou(one).tolist() == [1 / (1 + 1e-8)]
+    found = metrics(*one.total(), absent="skip")
+    assert found["mIoU"] == found["mIoU_without_background"] == 1 / (1 + 1e-8) and found["pixel_accuracy"] == 1

@@ -291,6 +291,7 @@ def test_left_over_clusters_void_and_no_cluster():
     label = np.array([[1, 1, 1, 255]], np.uint8)
     assert hungarian_match(np.array([[5, 5, 9, 9]]), label, 3).tolist() == [[1, 1, UNMATCHED, UNMATCHED]]
     assert hungarian_match(np.array([[-1, 5, 5, 5]]), label, 3).tolist() == [[UNMATCHED, 1, 1, 1]]
+    assert hungarian_match(np.array([[7, 7, 8]]), np.array([[1, 1, 2]]), 3).tolist() == [[1, 1, 2]]  # by one pixel
     assert (hungarian_match(np.zeros((2, 2), int), np.full((2, 2), 255), 3) == UNMATCHED).all()
     for bad in (np.zeros((2, 3), int), np.zeros((2, 2)), np.zeros(4, int)):
         with pytest.raises(RefineError, match="whole numbers"):

@@ -131,9 +131,6 @@ def resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.flo
     draw, step = np.random.default_rng(seed), max(1, CHUNK // max(images, 1))
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        if not images:
-            yield np.zeros((rows, 0))
-            continue
         places = draw.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
         yield np.bincount(places.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
