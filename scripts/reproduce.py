@@ -151,7 +151,7 @@ def identity(benchmark: Benchmark) -> str:
     model, dataset = benchmark.model.to_dict(), dict(vars(benchmark.dataset))
     for name in ("root", "labels"):
         del dataset[name]
-    del model["pipeline"]
+    del model["pipeline"], model["denoiser"]
     task, of = type(benchmark).__name__, ("seed", "limit", "fixed_threshold", "noise_file", "ask", "words", "tagger")
     return json.dumps([task, model, dataset, [getattr(benchmark, name) for name in of]], sort_keys=True, default=str)
 

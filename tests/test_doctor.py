@@ -127,10 +127,32 @@ def test_what_fits_follows_the_memory():
         assert fits(smaller) <= fits(larger)
 
 
-def test_the_mending_command_names_what_does_fit():
+def test_the_mending_command_names_what_does_fit(monkeypatch):
+    monkeypatch.setattr(machine, "processor_flags", lambda: {"avx2", "amx_bf16"})
     mends = {line.what: line.mend for line in machine.models(memory(15), "auto")}
     assert "--model pixart-sigma --dtype bfloat16" in mends["pixart-sigma"]
     assert mends["flux"].endswith(("--model hunyuan", "--model sdxl", "--model playground-v2"))
+
+
+@pytest.mark.parametrize(("flags", "fast"), [
+    ({"avx2", "avx512f"}, False), ({"avx512_bf16"}, True), ({"amx_bf16", "amx_tile"}, True), ({"asimd", "bf16"}, True),
+    (set(), False),
+])  # fmt: skip
+def test_bfloat16_is_recommended_where_it_is_fast(monkeypatch, flags, fast):
+    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+    mends = [line.mend for line in machine.models(memory(15), "auto") if not line.ok]
+    assert any("bfloat16" in mend for mend in mends) == fast
+    assert machine.precision_line(memory(15), "auto").ok
+    assert machine.precision_line(memory(15), "bfloat16").ok == fast
+    assert machine.multiplies_bfloat16(torch.device("cuda"))
+
+
+def test_the_processor_is_asked_what_it_can(tmp_path):
+    (tmp_path / "x86").write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    (tmp_path / "arm").write_text("processor : 0\nFeatures : fp asimd bf16\n")
+    assert machine.processor_flags(tmp_path / "x86") == {"fpu", "avx2", "amx_bf16"}
+    assert machine.processor_flags(tmp_path / "arm") == {"fp", "asimd", "bf16"}
+    assert machine.processor_flags(tmp_path / "none") == set()
 
 
 def test_weights_by_hand():

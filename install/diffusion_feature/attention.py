@@ -16,6 +16,7 @@ from diffusion_feature.errors import ExtractorError
 CHUNK_BYTES = {"cpu": 8 << 20}  # what the probabilities of one chunk may take: a CPU's caches hold a small one
 LARGE_CHUNK = 64 << 20  # on other devices: few, large kernels
 SHORT_ROW = 32  # keys
+HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Attention:
     scale                of the logits; None: 1/sqrt d
     result               concat_h A_h V_h, before the output projection   [B, H, S, d]; None once compacted
     grid                 image tokens as rows and columns (h, w)
+    halves               queries and keys in float32 were 16-bit numbers, on an accelerator (see `widened`)
     image_queries        which queries are image tokens
     image_keys, text_keys    which keys are image or text tokens; None where there are none
     """
@@ -42,6 +44,7 @@ class Attention:
     image_queries: slice
     image_keys: slice | None
     text_keys: slice | None
+    halves: bool = False
 
     @property
     def heads(self) -> int:
@@ -70,7 +73,7 @@ class Attention:
         """
         query, key = self.query[:, heads, queries], self.key[:, heads]
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        logits = (query.float() * scale) @ key.float().transpose(-1, -2)
+        logits = exact_products(query, key, scale) if self.halves else (query.float() * scale) @ key.float().mT
         if self.mask is not None:
             mask = self.mask[..., queries, :] if self.mask.shape[-2] > 1 else self.mask
             mask = mask[:, heads] if mask.ndim == 4 and mask.shape[1] > 1 else mask
@@ -91,12 +94,24 @@ class Attention:
         for start in range(0, self.query.shape[2], step):
             yield slice(start, min(start + step, self.query.shape[2])), heads
 
+    @property
+    def widens(self) -> bool:
+        """Whether queries and keys are brought to float32 once for all chunks: 16-bit ones are, but not on a CPU, where
+        each chunk's are, since there it is memory that is dear."""
+        return self.query.device.type != "cpu" and self.query.dtype in HALVES
+
+    def widened(self) -> Attention:
+        if not self.widens:
+            return self
+        return dataclasses.replace(self, query=self.query.float(), key=self.key.float(), halves=True)
+
     def head_sums(self, wanted: Sequence[HeadSum]) -> Iterator[tuple[slice, list[Tensor]]]:
         """Chunk by chunk of the queries what is wanted, all from one softmax: the chunk, and a [B, s, k] for each."""
+        wide = self.widened()
         for queries, groups in self.chunks():
             sums: list[Tensor] = []
             for heads in groups:
-                probabilities = self.probabilities(queries, heads)
+                probabilities = wide.probabilities(queries, heads)
                 parts = [each.of(probabilities, queries, heads) for each in wanted]
                 sums = [total.add_(part) for total, part in zip(sums, parts)] or parts
                 del probabilities, parts
@@ -106,7 +121,8 @@ class Attention:
         """What `head_sums` holds at once: probabilities of one chunk, weighed and not, their sums over heads, and as
         many copies of these as their taker makes."""
         step, group = self.chunk
-        return 4 * len(self.query) * step * self.key.shape[-2] * (2 * group + 2 + copies)
+        widened = 4 * (self.query.numel() + self.key.numel()) if self.widens else 0
+        return widened + 4 * len(self.query) * step * self.key.shape[-2] * (2 * group + 2 + copies)
 
     def head_mean(self, selection: Tensor | None = None) -> Tensor:
         """Mean over heads of the self map, of all image queries or the selected ones   [B, n, S]"""
@@ -143,6 +159,18 @@ class HeadSum:
             w = self.weights[:, heads, queries] if self.weights.shape[2] > 1 else self.weights[:, heads]
             part = part * w[..., None]
         return part.sum(1) if part.shape[1] > 1 else part[:, 0]
+
+
+def exact_products(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """scale * q k^T of 16-bit numbers in float32 tensors: TF32 holds them, so that its products are exact, and its
+    sums are in float32; several times as fast as without it."""
+    setting = torch.backends.cuda.matmul
+    before = setting.fp32_precision
+    setting.fp32_precision = "tf32"
+    try:
+        return (query @ key.mT).mul_(scale)
+    finally:
+        setting.fp32_precision = before
 
 
 def softmax_(logits: Tensor) -> Tensor:

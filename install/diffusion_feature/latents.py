@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from diffusion_feature.errors import ExtractorError
 from diffusion_feature.images import read_image
 from diffusion_feature.lent import in_float32
 
-POSTERIORS = ("mean", "sample")
+POSTERIORS = ("mean", "sample")  # the latter is what recorded outputs are compared with
+STEADY = 512 * 512  # pixels up to which an image is encoded with one thread; beyond it that takes too long
 
 
 def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = "nearest") -> Tensor:
@@ -38,7 +39,7 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
     if posterior not in POSTERIORS:
         raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
-    encoded = encode_safely(vae, pictures)
+    encoded = encode_safely(vae, pictures, steady=posterior == "sample" or pictures[0, 0].numel() <= STEADY)
     if hasattr(encoded, "latent_dist"):
         mean = encoded.latent_dist.mean
         latents = (mean if posterior == "mean" else spread(encoded.latent_dist, generator)).float()
@@ -56,15 +57,18 @@ def normalised(latents: Tensor, config: Any) -> Tensor:
     return (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
 
 
-def encode_safely(vae: Any, pictures: Tensor) -> Any:
-    """What the VAE encodes, in its own type; in float32 where that overflows, or is known to. Raises ExtractorError."""
+def encode_safely(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
+    """What the VAE encodes, in its own type; in float32 where that overflows, or is known to. Raises ExtractorError.
+
+    steady   see `encode`
+    """
     half = dtype_of(vae) == torch.float16
     if not (half and getattr(vae.config, "force_upcast", False)):
-        encoded = encode(vae, pictures)
+        encoded = encode(vae, pictures, steady)
         if is_finite(encoded):
             return encoded
     with in_float32(vae):
-        encoded = encode(vae, pictures)
+        encoded = encode(vae, pictures, steady)
     if not is_finite(encoded):
         raise ExtractorError(
             f"the VAE's latents are not finite numbers: in {dtype_of(vae)} it overflows, or its weights are damaged. "
@@ -73,11 +77,14 @@ def encode_safely(vae: Any, pictures: Tensor) -> Any:
     return encoded
 
 
-def encode(vae: Any, pictures: Tensor) -> Any:
-    """In the type that the VAE has now."""
+def encode(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
+    """In the type that the VAE has now.
+
+    steady   on a CPU: with one thread, so that the number of threads changes no bit
+    """
     # the layout in which diffusers' own preprocessing hands pictures over; torch rounds differently in another
     pictures = pictures.to(like(vae)).contiguous(memory_format=torch.channels_last)
-    with one_cpu_thread():
+    with one_cpu_thread() if steady and pictures.device.type == "cpu" else nullcontext():
         return vae.encode(pictures)
 
 

@@ -107,5 +107,3 @@ def is_on(found: torch.device, wanted: torch.device) -> bool:
 def uncompiled(part: Any) -> Any:
     """The module that `torch.compile(module)` wraps, or the part itself."""
     return getattr(part, "_orig_mod", part) if isinstance(part, nn.Module) else part
-
-

@@ -72,6 +72,7 @@ def sources(home: Place, backbone: Backbone, second: Place | None) -> dict[str, 
     named = {name: Source(home, name, *index.get(name, (None, None))) for name in names}
     if second:
         named[backbone.denoiser] = denoiser_of(second, backbone.denoiser)
+    refuse_library(backbone.denoiser, named[backbone.denoiser])
     kind = named[backbone.denoiser].class_name
     if kind not in (None, backbone.kind, *backbone.old_kinds):
         place = named[backbone.denoiser].place.location

@@ -19,7 +19,7 @@ from torch import Tensor
 from goca.heads import HEAD_RULES as HEAD_RULES
 from goca.heads import HeadOutputs, head_weights
 from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
-from goca.resizing import Grid, nearest_rows, resize_maps, self_map
+from goca.resizing import Grid, nearest_rows, on_device, resize_maps, self_map
 from goca.waiting import Compact, Waiting, waiting
 
 Sink = Callable[[Tensor, Tensor], None]  # takes queries [s] and their rows of the head-mean self map [B, s, S]
@@ -218,7 +218,7 @@ def one_pass(
     if len(queries) == 0:
         return {}
     every = len(queries) == attention.grid[0] * attention.grid[1]
-    rows = attention.rows(None if every else queries.to(attention.query.device))
+    rows = attention.rows(None if every else on_device(queries, attention.query.device))
     weights = weigh_heads(rows, rules)
     wanted = [HeadSum(rows.text_keys, weight) for weight in weights.values() if rows.text_keys is not None]
     if sinks and rows.image_keys is not None:

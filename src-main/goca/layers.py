@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goca.resizing import Grid, adjoint_keys, among, bilinear_matrix, nearest_rows, self_map
+from goca.resizing import Grid, adjoint_keys, among, key_masses, nearest_rows, on_device, self_map
 
 
 class Reference:
@@ -37,8 +37,9 @@ class Reference:
         if grid not in self._adjoints:
             keys = adjoint_keys(self.affinity, grid, self.grid)  # [B, R, S]
             if grid != self.grid:
-                places = nearest_rows(grid, self.grid)[1].to(keys.device)
-                keys = keys.new_zeros(len(keys), int(places.max()) + 1, keys.shape[2]).index_add_(1, places, keys)
+                wanted, places = nearest_rows(grid, self.grid)
+                places = on_device(places, keys.device)
+                keys = keys.new_zeros(len(keys), len(wanted), keys.shape[2]).index_add_(1, places, keys)
             self._adjoints[grid] = keys
         return self._adjoints[grid]
 
@@ -47,8 +48,7 @@ class Reference:
         if not self.normalised or grid == self.grid:
             return None
         if grid not in self._masses:
-            down, across = (bilinear_matrix(s, t).sum(0).to(self.affinity) for s, t in zip(grid, self.grid))
-            self._masses[grid] = torch.outer(down, across).flatten()
+            self._masses[grid] = key_masses(grid, self.grid, self.affinity.device, self.affinity.dtype)
         return self._masses[grid]
 
     @property
@@ -72,7 +72,7 @@ def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid)
     """sum Ref * S, without resizing S."""
     wanted, adjoint, mass = nearest_rows(grid, reference.grid)[0], reference.adjoint(grid), reference.mass(grid)
     if not torch.equal(wanted, queries):
-        used, places = (index.to(rows.device) for index in among(wanted, queries))
+        used, places = (on_device(index, rows.device) for index in among(wanted, queries))
         rows, adjoint = rows[:, places], adjoint[:, used]
     agreement = torch.linalg.vecdot(adjoint, rows)  # [B, n]
     return (agreement if mass is None else agreement / (rows @ mass)).sum(-1, keepdim=True)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from goca.resizing import positions
+
 BLUR_SIZE, BLUR_SIGMA = 5, 1.1
 
 
@@ -86,8 +88,13 @@ def rescale(
     """
     if not entities:
         return attention.new_zeros(0, *attention.shape[:2])
-    maps = torch.stack([TOKEN_RULES[token_rule](attention[..., list(tokens)]) for tokens in entities])
-    return apply_rule(maps, attention[..., list(content)].sum(-1), rule)
+    maps = torch.stack([TOKEN_RULES[token_rule](tokens_of(attention, tokens)) for tokens in entities])
+    return apply_rule(maps, tokens_of(attention, content).sum(-1), rule)
+
+
+def tokens_of(attention: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The maps of some tokens   [h, w, N] -> [h, w, n]"""
+    return attention[..., positions(tokens, attention.device)]
 
 
 def rescale_scores(scores: Tensor, rule: str = "per-token renorm+") -> Tensor:
@@ -106,18 +113,18 @@ def apply_rule(maps: Tensor, content: Tensor, rule: str) -> Tensor:
 def gaussian_blur(maps: Tensor) -> Tensor:
     """5 x 5, sigma 1.1, borders reflected   [K, h, w]"""
     margin = BLUR_SIZE // 2
-    kernel = gaussian_kernel().to(maps)[None, None]
+    kernel = gaussian_kernel(maps.device, maps.dtype)[None, None]
     padded = F.pad(maps[:, None], (margin,) * 4, mode="reflect")
     return F.conv2d(padded, kernel)[:, 0]
 
 
-@lru_cache
-def gaussian_kernel() -> Tensor:
-    """[5, 5], sums to 1"""
+@lru_cache(maxsize=16)
+def gaussian_kernel(device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: B008
+    """[5, 5], sums to 1; made on the CPU, so that it is the same everywhere"""
     distance = torch.arange(BLUR_SIZE) - (BLUR_SIZE - 1) / 2
     row = torch.exp(-0.5 * (distance / BLUR_SIGMA) ** 2)
     row = row / row.sum()
-    return torch.outer(row, row)
+    return torch.outer(row, row).to(device, dtype)
 
 
 def rank_pixels(pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -11,11 +12,39 @@ from torch import Tensor
 Grid = tuple[int, int]
 
 
+@lru_cache(maxsize=1024)
+def _copied(content: bytes, device: torch.device) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.int64).to(device)
+
+
+def on_device(index: Tensor, device: torch.device) -> Tensor:
+    """Indices [n] on a device, copied there once: what they are made from lies on the CPU, and no kernel waits."""
+    return index if index.device == device else _copied(index.numpy().tobytes(), device)
+
+
+def positions(tokens: Iterable[int], device: torch.device) -> Tensor:
+    """Token positions as indices on a device."""
+    return on_device(torch.tensor(list(tokens), dtype=torch.int64), device)
+
+
 @lru_cache(maxsize=128)
 def bilinear_matrix(source: int, target: int) -> Tensor:
     """The linear map that resizing one axis is   [target, source]"""
     eye = torch.eye(source)[None, :, :, None]  # [1, source, source, 1]: one picture per source place
     return F.interpolate(eye, size=(target, 1), mode="bilinear", align_corners=False)[0, :, :, 0].T.contiguous()
+
+
+@lru_cache(maxsize=128)
+def resizing_matrix(source: int, target: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`bilinear_matrix` where it is used."""
+    return bilinear_matrix(source, target).to(device, dtype)
+
+
+@lru_cache(maxsize=128)
+def key_masses(source: Grid, target: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What each key adds to the sum of a row that is resized   [S]"""
+    down, across = (bilinear_matrix(s, t).sum(0).to(dtype) for s, t in zip(source, target))
+    return torch.outer(down, across).flatten().to(device)
 
 
 @lru_cache(maxsize=128)
@@ -57,20 +86,21 @@ def adjoint_keys(maps: Tensor, source: Grid, target: Grid) -> Tensor:
     """The adjoint of `resize_keys`: <maps, resize_keys(x)> = <adjoint_keys(maps), x>   [B, n, R] -> [B, n, S]"""
     if source == target:
         return maps
-    rows, columns = (bilinear_matrix(s, t).to(maps) for s, t in zip(source, target))
+    rows, columns = (resizing_matrix(s, t, maps.device, maps.dtype) for s, t in zip(source, target))
     return (rows.T @ (maps.unflatten(2, target) @ columns)).flatten(2)
 
 
 def self_map(rows: Tensor, queries: Tensor, source: Grid, target: Grid, normalised: bool) -> tuple[Tensor, Tensor]:
     """Rows of a self map on another grid   [B, s, S] -> the target queries that they serve [r], [B, r, R]
 
-    queries     of which the rows are, in ascending order   [s]
+    queries     of which the rows are, in ascending order, on the CPU   [s]
     normalised  rows brought back to sum 1; otherwise their mass grows with the target's size
     """
     if source == target:
-        return queries.to(rows.device), rows
-    targets, places = (index.to(rows.device) for index in among(nearest_index(source, target), queries))
+        return on_device(queries, rows.device), rows
+    targets, places = among(nearest_index(source, target), queries)
     used, places = places.unique(return_inverse=True)
+    targets, used, places = (on_device(index, rows.device) for index in (targets, used, places))
     maps = resize_keys(rows[:, used], source, target)
     if normalised:
         maps = maps / maps.sum(-1, keepdim=True)

@@ -355,7 +355,8 @@ class Segmenter:
 
     def zero_empty(self, maps: Tensor, entities: Sequence[Sequence[int]], annotation: PromptAnnotation) -> Tensor:
         """Entities without a token score 0 everywhere; for a class, with a warning."""
-        empty = torch.tensor([not tokens for tokens in entities], device=maps.device)
+        if all(entities):
+            return maps
         for class_id, tokens in zip(annotation.existent_objects, entities):
             if not tokens:
                 warnings.warn(
@@ -364,7 +365,8 @@ class Segmenter:
                     EmptyClass,
                     stacklevel=4,
                 )
-        return maps.masked_fill(empty[:, None, None], 0) if bool(empty.any()) else maps
+        empty = torch.tensor([not tokens for tokens in entities], device=maps.device)
+        return maps.masked_fill(empty[:, None, None], 0)
 
     @property
     def learnt(self) -> LearntTokens:

@@ -10,6 +10,8 @@ from diffusion_feature import Attention
 from diffusion_feature.attention import HeadSum
 from torch import Tensor
 
+from goca.resizing import on_device
+
 LIFT = 2.0**15  # what a row's largest value becomes in float16: small ones keep their digits down to 2^-29 of it
 ROWS = 256  # read back at once
 SMALL = 1 << 20  # bytes of a map that is kept as it is
@@ -42,7 +44,7 @@ class Compact:
         return self.attention.working_bytes(copies)
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = self.attention.rows(queries.to(self.attention.query.device))
+        rows = self.attention.rows(on_device(queries, self.attention.query.device))
         assert rows.image_keys is not None
         for chunk, (total,) in rows.head_sums([HeadSum(rows.image_keys)]):
             yield queries[chunk], total.div_(rows.heads)
@@ -72,7 +74,7 @@ class HalfMap:
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for part in queries.split(ROWS):
-            where = part.to(self.half.device)
+            where = on_device(part, self.half.device)
             yield part, self.half[:, where].float().mul_(self.scale[:, where])
 
 

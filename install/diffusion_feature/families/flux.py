@@ -119,7 +119,7 @@ def flux(name: str, length: int) -> Backbone:
         encode_image=vae_latents,
         noise_level=partial(rectified_flow, spaced=True),
         denoise=denoise,
-    processor="diffusers.models.transformers.transformer_flux.FluxAttnProcessor",
+        processor="diffusers.models.transformers.transformer_flux.FluxAttnProcessor",
         accepts=accepts,
         patch=PATCH,
         half=torch.bfloat16,

@@ -50,7 +50,7 @@ def examined(args: argparse.Namespace, model: str) -> list[Line]:
 
     pipeline = args.pipeline or str(load_config(model).pipeline)
     found = machine.memory(args.device)
-    lines = show("device", [machine.device_line(found)])
+    lines = show("device", [machine.device_line(found), machine.precision_line(found, args.dtype)])
     lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
     lines += show("programs", machine.programs())
     lines += show("places", places.pipeline(pipeline))

@@ -135,6 +135,34 @@ def device_line(found: Memory) -> Line:
     return Line("device", f"{found.name}, {found.free / GB:.1f} of {found.total / GB:.1f} GB free")
 
 
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # of x86, the last one of ARM
+
+
+def processor_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """What the processor can do, as the system names it; empty where it does not say."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    said = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return set(next(said, "").split())
+
+
+def multiplies_bfloat16(device: Any, flags: set[str] | None = None) -> bool:
+    """Whether bfloat16 is fast there. A CPU without instructions for it is dozens of times slower than in float32."""
+    if device.type != "cpu":
+        return True
+    return bool((processor_flags() if flags is None else flags).intersection(BFLOAT16))
+
+
+def precision_line(found: Memory, dtype: str) -> Line:
+    """Whether the CPU has instructions for bfloat16; asked for without them, the command that does not use it."""
+    if multiplies_bfloat16(found.device):
+        return Line("bfloat16", "fast on this device")
+    slow = "the processor has no instructions for it (AMX, AVX512-BF16): dozens of times slower than float32"
+    return Line("bfloat16", slow, "goca doctor --dtype float32" if dtype in ("bfloat16", "float16") else None)
+
+
 # --- what fits ---------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +221,7 @@ def width_of(dtype: str, device: Any) -> tuple[int, str]:
 
 
 def remedy(model: Footprint, found: Memory, fits: list[Footprint]) -> str:
-    if model.bytes(2) <= found.free:
+    if model.bytes(2) <= found.free and multiplies_bfloat16(found.device):
         return f"goca segment IMAGE --model {model.model} --dtype bfloat16"
     if not fits:
         return "close other programs"

@@ -69,6 +69,7 @@ class SemanticGuidance:
         self.kind: type | None = None  # the pipeline's class, while it is watched
         self.hooks: list[Any] = []
         self.eager: Any = None  # while the denoiser runs as it is written, though it is compiled
+        self.halves_seen = False  # the batch's halves were looked at once; on an accelerator that waits for it
         self.running: tuple[AttentionTap, Consumer] | None = None
         self.segmentor: Segmentor | None = None
         if segmentor is None:
@@ -118,7 +119,7 @@ class SemanticGuidance:
         if scale is None:
             raise GuidanceError(f"{type(self.pipe).__name__} takes no guidance_scale: it cannot be guided")
         check_scale(scale)
-        self.call_scale = scale
+        self.call_scale, self.halves_seen = scale, False
         if prompt is not None and (read := getattr(self.pipe, "_text_preprocessing", None)):  # PixArt's
             texts = read(self.prompts, clean_caption=arguments.get("clean_caption", False))
             length = arguments.get("max_sequence_length")
@@ -177,6 +178,9 @@ class SemanticGuidance:
                 f"the denoiser got {len(sample)} latents for {len(self.prompts)} prompts; expected an unconditional "
                 "and a text half of as many pictures each. A distilled model, or a guidance scale of 1, has no halves."
             )
+        if self.halves_seen:
+            return
+        self.halves_seen = True
         if not torch.equal(sample[:half], sample[half:]):
             raise GuidanceError(
                 "the two halves of the denoiser's batch are different latents, so they are no unconditional and text "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,10 +49,16 @@ def region_mean(values: Tensor, masks: Tensor) -> Tensor:
     return (values * masks).sum((2, 3)) / (masks.sum((2, 3)) + EPSILON)
 
 
+@lru_cache(maxsize=16)
+def smoothing_kernel(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[3, 3], sums to 1"""
+    row = torch.exp(-((torch.arange(-1.0, 2.0) / (2 * SIGMA)) ** 2))
+    return (torch.outer(row, row) / row.sum() ** 2).to(device, dtype)
+
+
 def smooth(maps: Tensor) -> Tensor:
     """3 x 3, each axis exp(-(x / (2 sigma))^2), borders reflected   [B, K, h, w]"""
-    row = torch.exp(-((torch.arange(-1.0, 2.0) / (2 * SIGMA)) ** 2))
-    kernel = (torch.outer(row, row) / row.sum() ** 2).to(maps)
+    kernel = smoothing_kernel(maps.device, maps.dtype)
     padded = F.pad(maps.flatten(0, 1)[:, None], (1,) * 4, mode="reflect")
     return F.conv2d(padded, kernel[None, None])[:, 0].unflatten(0, maps.shape[:2])
 

@@ -20,7 +20,7 @@ from goca.aggregation import Aggregator, aggregate_heads
 from goca.guidance.rate import smooth
 from goca.refine import affinity
 from goca.rescaling import gaussian_blur, min_max, rescale
-from goca.resizing import Grid
+from goca.resizing import Grid, positions
 from goca.segmenter import Segmenter
 
 
@@ -105,8 +105,8 @@ class ScfgSegmentor:
 
     def masks(self, consumer: AttentionMeans, tokens: Sequence[PromptTokens]) -> Masks:
         uncond, text = self.token_maps(consumer).chunk(2)  # [n, N, g, g]
-        length = text.shape[1]
-        regions = torch.stack([placed(maps[list(own.kept)], own, length) for maps, own in zip(text, tokens)])
+        kept = [maps[positions(own.kept, maps.device)] for maps, own in zip(text, tokens)]
+        regions = torch.stack([placed(maps, own, text.shape[1]) for maps, own in zip(kept, tokens)])
         foreground = torch.stack([self.foreground(*parts) for parts in zip(uncond, text, tokens, strict=True)])
         return largest(regions), foreground
 
@@ -123,8 +123,8 @@ class ScfgSegmentor:
 
     def foreground(self, uncond: Tensor, text: Tensor, tokens: PromptTokens) -> Tensor:
         """Where another token beats the sentence's: any of the empty prompt's, or a word where T5 has no first one."""
-        maps, rest = (uncond, slice(1, None)) if tokens.starts else (text, list(tokens.words))
-        return (maps[tokens.sentence] < maps[rest].amax(0)).float()[None]
+        maps, rest = (uncond, range(1, len(uncond))) if tokens.starts else (text, tokens.words)
+        return (maps[tokens.sentence] < maps[positions(rest, maps.device)].amax(0)).float()[None]
 
 
 class AttentionMeans:
@@ -170,7 +170,7 @@ def coarsest(denoiser: nn.Module, count: int = 2) -> list[int]:
 def placed(maps: Tensor, tokens: PromptTokens, length: int) -> Tensor:
     """The maps of the tokens that are kept at their places, all others 0   [N, g, g]"""
     whole = maps.new_zeros(length, *maps.shape[1:])
-    whole[list(tokens.kept)] = maps
+    whole[positions(tokens.kept, maps.device)] = maps
     return whole
 
 

@@ -59,7 +59,7 @@ def activation_similarity(dense: Tensor, grid: Grid) -> Tensor:
     if dense.ndim != 3 or not bool(dense.isfinite().all()):
         raise RefineError(f"the dense feature has the shape {list(dense.shape)}; expected finite values [C, h, w]")
     reference = Reference(dense[None], first_only=False, normalised=True)
-    every = torch.arange(reference.grid[0] * reference.grid[1], device=dense.device)
+    every = torch.arange(reference.grid[0] * reference.grid[1])
     targets, rows = self_map(reference.affinity, every, reference.grid, grid, normalised=True)
     found = torch.empty_like(rows[0])
     found[targets] = rows[0]
