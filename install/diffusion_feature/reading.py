@@ -86,11 +86,16 @@ def denoiser_of(place: Place, name: str) -> Source:
     return Source(place, folder, "diffusers", place.config(folder).get("_class_name"))
 
 
+def refuse_library(name: str, source: Source) -> None:
+    if source.class_name is not None and source.library not in LIBRARIES:
+        where, library = source.place.location, source.library
+        raise PartMissing(f"{where}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
+
+
 def class_of(name: str, source: Source) -> type:
     """The class that an index names. Raises PartMissing where it is not one of the two libraries'."""
-    where, library = source.place.location, source.library
-    if library not in LIBRARIES:
-        raise PartMissing(f"{where}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
+    refuse_library(name, source)
+    where, library = source.place.location, str(source.library)
     found = getattr(importlib.import_module(library), str(source.class_name), None)
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
         raise PartMissing(f"{where}: {name!r} is a {source.class_name}, which the installed {library} does not have")
