@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusion_feature import ExtractorError
+from diffusion_feature import ExtractorError, WrongFamily
 from diffusion_feature.weights import is_plain, weight_of
 from goca.segmenter import Segmenter
+from goca.tracing import trace
 from PIL import Image
 from torch import nn
 
@@ -187,6 +188,29 @@ def test_a_live_adapter_and_a_merged_one_are_the_same(pipe):
     pipe.unet.unfuse_lora()
     pipe.unet.disable_lora()
     torch.testing.assert_close(plain, score_maps(pipe), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_adapters_of_every_family(name, tmp_path):
+    peft, family = needs("peft"), tiny.FAMILIES[name]
+    pipe = diffusers.DiffusionPipeline.from_pretrained(family.save(tmp_path / name))
+    part = "unet" if "unet" in pipe.components else "transformer"
+    plain = score_maps(pipe, family.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        targets = ["to_out.0", "proj_out"] if name == "flux" else ["to_out.0"]
+        config = peft.LoraConfig(r=4, lora_alpha=16, target_modules=targets, init_lora_weights=False)
+        adapted = peft.get_peft_model(getattr(pipe, part), config)  # injects the layers
+    live = score_maps(pipe, family.config)
+    assert (live - plain).abs().max() > 1e-3
+    setattr(pipe, part, adapted)  # as a PeftModel, which peft's own documentation hands to pipelines
+    torch.testing.assert_close(live, score_maps(pipe, family.config), rtol=0, atol=1e-5)
+    with pytest.raises(WrongFamily, match=rf"`pipe.{part} = pipe.{part}.base_model.model`"):
+        trace(pipe, family.config)
+    setattr(pipe, part, adapted.base_model.model)
+    trace(pipe, family.config)
+    adapted.merge_adapter()
+    torch.testing.assert_close(live, score_maps(pipe, family.config), rtol=0, atol=1e-3)
 
 
 def test_two_adapters_and_their_scales(pipe):

@@ -215,7 +215,7 @@ def test_a_denoiser_in_a_compiled_wrapper(sd):
     sd.unet = torch.compile(sd.unet, backend="eager")
     torch.testing.assert_close(score_maps(sd, SD_CONFIG), expected)
     for use in (use_trace, use_guidance):
-        with pytest.raises(WrongFamily, match="compiled; give it back") as refused:
+        with pytest.raises(WrongFamily, match="wrapped in OptimizedModule") as refused:
             use(sd, "sd")
     follow(refused, sd)
     use_trace(sd, "sd")

@@ -13,6 +13,8 @@ from diffusers import (
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from diffusion_feature import AttentionNotSeen
 from goca.generation import TraceError
+from goca.guidance import SemanticGuidance
+from goca.guidance.rate import GuidanceError
 from goca.prompts.words import WordNotFound
 from goca.tracing import trace
 from PIL import Image
@@ -226,6 +228,21 @@ def test_guidance_that_ends_on_the_way(sd):
         sd(**call, **dynamic, generator=seeded())
     torch.testing.assert_close(first.attention(), usual.attention())
     assert both.steps == 2 and both.attention().shape == usual.attention().shape
+
+
+def test_two_prompts_on_the_same_tokens(tmp_path):
+    """SDXL's encoders share their tokens' places: with another prompt_2 a token stands for two words."""
+    pipe = quiet(diffusers.DiffusionPipeline.from_pretrained(tiny.save_sdxl(tmp_path / "sdxl")))
+    with trace(pipe, FAMILIES["sdxl"].config) as t:
+        pipe("cat, grass", prompt_2="cat, grass", **SQUARE, **CALL)
+    assert t.words() == ["cat", "grass"]
+    with trace(pipe, FAMILIES["sdxl"].config) as t:
+        pipe("cat, grass", prompt_2="sky", **SQUARE, **CALL)
+    with pytest.raises(TraceError, match="prompt_2 is another text"):
+        t.word("cat")
+    guided = SemanticGuidance(pipe, FAMILIES["sdxl"].config, "cat, grass")
+    with pytest.raises(GuidanceError, match="prompt_2 is 'sky'"), guided:
+        pipe("cat, grass", prompt_2="sky", **SQUARE, **CALL)
 
 
 # ---- denoisers with more channels

@@ -29,7 +29,8 @@ class FeatureExtractor:
     layer      layer ids or patterns that `extract` returns (`layer_ids()` lists all); a mapping {id: wanted} works too
     version    the family: a key of `diffusion_feature.families.VERSIONS`, e.g. "1-5"
     img_size   side of the square (or (height, width)) to which pictures are stretched
-    pipeline   a diffusers pipeline object, a folder or a hub id
+    pipeline   a diffusers pipeline object, a folder or a hub id; an object is never changed: where device, dtype or
+               offload ask for something else than it is, its parts are copied
     offload    "model", "sequential": weights wait on the CPU (see `devices.offload`); None: all on the device
     int8_text  T5 in 8 bit, through bitsandbytes (a folder or hub id only)
     variant    which of a folder's weights are read: "auto", None (the plain files) or a name such as "fp16"

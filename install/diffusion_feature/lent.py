@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -104,6 +105,18 @@ def is_on(found: torch.device, wanted: torch.device) -> bool:
     return found.type == wanted.type and wanted.index in (None, found.index)
 
 
-def uncompiled(part: Any) -> Any:
-    """The module that `torch.compile(module)` wraps, or the part itself."""
-    return getattr(part, "_orig_mod", part) if isinstance(part, nn.Module) else part
+WRAPPERS = ("_orig_mod", "base_model.model")  # where torch.compile(module) and peft's PeftModel hold what they wrap
+
+
+def wrapper_of(part: Any) -> str | None:
+    """The path from a module that wraps another to what it wraps; None where it is none."""
+    if not isinstance(part, nn.Module):
+        return None
+    kind = type(part).__name__
+    return WRAPPERS[0] if kind == "OptimizedModule" else WRAPPERS[1] if kind.startswith("PeftM") else None
+
+
+def unwrapped(part: Any) -> Any:
+    """What a compiled or an adapted module wraps (its adapters are in it); or the part itself."""
+    path = wrapper_of(part)
+    return part if path is None else unwrapped(operator.attrgetter(path)(part))

@@ -10,7 +10,7 @@ import torch
 from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.devices import offload
 from diffusion_feature.errors import DeviceNotFound, ExtractorError, PartMissing
-from diffusion_feature.lent import own_copy, uncompiled
+from diffusion_feature.lent import own_copy, unwrapped
 from diffusion_feature.reading import all_of, int8, other_denoiser, read_parts, refuse_other, wrong_family
 
 
@@ -58,14 +58,14 @@ def load_parts(
 
 
 def parts_of(pipeline: Any, backbone: Backbone) -> dict[str, Any]:
-    parts = {name: uncompiled(getattr(pipeline, name, None)) for name in backbone.parts}
+    parts = {name: unwrapped(getattr(pipeline, name, None)) for name in backbone.parts}
     found = type(pipeline).__name__
     if parts[backbone.denoiser] is None and (other := other_denoiser(vars(pipeline), backbone)):
         raise wrong_family(f"{found} has a {other}", backbone)
     refuse_other(parts[backbone.denoiser], backbone)
     if absent := [name for name, part in parts.items() if part is None]:
         raise PartMissing(f"{found} has no {absent[0]!r}; {backbone.name} needs: {all_of(backbone)}")
-    extra = {name: uncompiled(getattr(pipeline, name, None)) for name in backbone.optional}
+    extra = {name: unwrapped(getattr(pipeline, name, None)) for name in backbone.optional}
     return parts | {name: part for name, part in extra.items() if part is not None}
 
 

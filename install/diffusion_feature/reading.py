@@ -13,6 +13,7 @@ import torch
 
 from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.errors import ExtractorError, PartMissing, WrongFamily
+from diffusion_feature.lent import wrapper_of
 from diffusion_feature.places import INDEX, Place, refuse_unknown
 
 DENOISERS = ("unet", "transformer")
@@ -159,9 +160,12 @@ def other_denoiser(names: Iterable[str], backbone: Backbone) -> str | None:
 
 
 def refuse_other(denoiser: Any, backbone: Backbone) -> None:
-    if hasattr(denoiser, "_orig_mod"):
-        name = f"pipe.{backbone.denoiser}"
-        raise WrongFamily(f"the pipeline's {backbone.denoiser} is compiled; give it back: `{name} = {name}._orig_mod`")
+    if path := wrapper_of(denoiser):
+        name, kind = f"pipe.{backbone.denoiser}", type(denoiser).__name__
+        raise WrongFamily(
+            f"the pipeline's {backbone.denoiser} is wrapped in {kind}, so it cannot be looked into; put what is "
+            f"wrapped in its place (a peft model's adapters are in it): `{name} = {name}.{path}`"
+        )
     if has_adapter_images(denoiser):
         raise WrongFamily(
             "the pipeline has an IP-Adapter, whose images are attended to beside the text; take it off: "

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_feature import FeatureExtractor
 from diffusion_feature.families import backbone
-from diffusion_feature.lent import uncompiled
+from diffusion_feature.lent import unwrapped
 from diffusion_feature.reading import DENOISERS, refuse_other
 
 
@@ -41,7 +41,7 @@ CONFIGS: dict[str, Callable[[Any, Any], str | None]] = {
 def config_of(pipe: Any) -> str:
     """The name in configs/model that fits a pipeline. Raises ConfigNotKnown where none is known."""
     parts = (getattr(pipe, name, None) for name in DENOISERS)
-    denoiser: Any = uncompiled(next((part for part in parts if part is not None), None))
+    denoiser: Any = unwrapped(next((part for part in parts if part is not None), None))
     kind = type(denoiser).__name__
     name = CONFIGS[kind](pipe, denoiser.config) if kind in CONFIGS else None
     if name is None:

@@ -60,7 +60,7 @@ class trace:
         self.layers = PipelineLayers(pipe, self.config.version)
         self.segmenter = Segmenter(self.layers, self.config)
         self.chosen = step_rule(steps)
-        self.given = [prompt] if isinstance(prompt, str) else prompt
+        self.given = None if prompt is None else texts(prompt)
         self._begin(self.given or [], 1)
         self._told = False  # whether the prompt of the generation to come was seen
         self._tap: AttentionTap | None = None
@@ -73,6 +73,7 @@ class trace:
         self.capture = Means(self.segmenter.plan())
         self.latents: tuple[int, int] = (0, 0)
         self._last: Call | None = None  # the last call, of this step or a repetition of it
+        self._mixed = False  # whether two encoders that share their tokens' places were given different prompts
         self._views = False  # whether calls at one timestep were for different latents
         self._drawn_size: tuple[int, int] | None = None
         self.pictures: list[Any] = []
@@ -104,10 +105,13 @@ class trace:
             return
         name = self.layers.backbone.prompt[0][0].replace("tokenizer", "prompt")  # Flux attends to prompt_2
         prompts = arguments.get(name) or arguments.get("prompt") or self.given or []
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        second = arguments.get("prompt_2") if name == "prompt" else None
+        mixed = second is not None and texts(second) != texts(prompts)
+        prompts = texts(prompts)
         read = getattr(self.pipe, "_text_preprocessing", None)  # PixArt's
         prompts = read(prompts, clean_caption=arguments.get("clean_caption", False)) if read and prompts else prompts
         self._begin(prompts, arguments.get("num_images_per_prompt") or 1)
+        self._mixed = mixed
 
     def _drawn(self, arguments: Mapping[str, Any], result: Any) -> None:
         pictures = list(result) if not torch.is_tensor(result) else list(result.permute(0, 2, 3, 1))
@@ -220,6 +224,11 @@ class trace:
         if image >= len(self.prompts):
             raise TraceError("the pipeline was given embeddings, so the words are unknown; give trace(pipe, prompt=)")
         length = self.attention(image).shape[-1]
+        if self._mixed:
+            raise TraceError(
+                "prompt_2 is another text than prompt: each token stands for a word of both, so no word has a map of "
+                "its own. Give one prompt"
+            )
         try:
             return PromptWords(self.prompts[image], **self.layers.backbone.tokenizers(self.layers.parts, length))
         except ExtractorError as error:
@@ -227,6 +236,10 @@ class trace:
 
     def _picture(self, image: int) -> Any:
         return self.pictures[image] if image < len(self.pictures) else None
+
+
+def texts(prompts: str | Sequence[str]) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
 def drawn_size(picture: Any) -> tuple[int, int]:

@@ -113,6 +113,9 @@ class SemanticGuidance:
         prompt, scale = arguments.get("prompt"), arguments.get("guidance_scale")
         if prompt is not None and ([prompt] if isinstance(prompt, str) else list(prompt)) != self.prompts:
             raise GuidanceError(f"the context was made for {self.prompts!r}, the pipeline is called with {prompt!r}")
+        second = arguments.get("prompt_2")
+        if second is not None and ([second] if isinstance(second, str) else list(second)) != self.prompts:
+            raise GuidanceError(f"prompt_2 is {second!r}: each token would stand for a word of both prompts; give one")
         if arguments.get("guidance_rescale"):
             rescale = arguments["guidance_rescale"]
             raise GuidanceError(f"guidance_rescale is {rescale}; it would see the text half already weighed: use 0")
