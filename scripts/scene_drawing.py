@@ -254,32 +254,40 @@ def choose(random: Random, options) -> str:
     return list(options)[random.randint(len(options))]
 
 
-def place(random: Random, name: str, half_side: float, horizon: float) -> tuple[float, float]:
-    """Where an object's centre goes: whole in the picture, and standing ones with their foot below the horizon."""
+def place(random: Random, half_side: float, foot: float | None = None) -> tuple[float, float]:
+    """Where an object's centre goes: whole in the picture; `foot`: it stands, with its foot below this row."""
     low, high = half_side - 2, SIZE - half_side + 2
     y = random.uniform(low, high)
-    if name in STANDING:
-        y = np.clip(random.uniform(horizon + 4, SIZE + 2) - half_side, low, high)
+    if foot is not None:
+        y = np.clip(random.uniform(foot, SIZE + 2) - half_side, low, high)
     return random.uniform(low, high), y
+
+
+def draw_backdrop(random: Random, horizons: tuple[float, float], slope: float) -> tuple[Image.Image, list[str], float]:
+    """Two backgrounds that meet at a horizon: the canvas at SUPERSAMPLE times its size, their names, the horizon's row.
+
+    slope  the horizon's slope is drawn from -slope..slope
+    """
+    upper, lower = choose(random, UPPER), choose(random, LOWER)
+    horizon, tilt = random.uniform(*horizons), random.uniform(-slope, slope)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    above = (y < horizon + tilt * (x - SIZE / 2))[..., None]
+    backdrop = np.where(above, UPPER[upper](random), LOWER[lower](random)).clip(0, 255).round().astype(np.uint8)
+    canvas = Image.fromarray(backdrop).resize((SIZE * SUPERSAMPLE,) * 2, Image.Resampling.NEAREST)
+    return canvas, [upper, lower], horizon
 
 
 def draw_scene(seed: int, index: int) -> Scene:
     """Picture number `index` of the split that `seed` names. Same arguments, same pixels."""
     random = Random([seed, index])
-    upper, lower = choose(random, UPPER), choose(random, LOWER)
-    horizon, slope = random.uniform(20, 44), random.uniform(-0.12, 0.12)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    above = (y < horizon + slope * (x - SIZE / 2))[..., None]
-    backdrop = np.where(above, UPPER[upper](random), LOWER[lower](random)).clip(0, 255).round().astype(np.uint8)
-    canvas = Image.fromarray(backdrop).resize((SIZE * SUPERSAMPLE,) * 2, Image.Resampling.NEAREST)
-
+    canvas, backgrounds, horizon = draw_backdrop(random, (20, 44), 0.12)
     numbers, chances = zip(*OBJECTS_PER_PICTURE)
     wanted = numbers[int(np.searchsorted(np.cumsum(chances), random.uniform()))]
     label, placed = np.zeros((SIZE, SIZE), np.uint8), []
     for name in [OBJECTS[i] for i in random.permutation(len(OBJECTS))[:wanted]]:
         half_side = random.uniform(*HALF_SIDE[wanted])
         for _ in range(60):  # tries to stand clear of the others; the last is taken only if it does
-            centre = place(random, name, half_side, horizon)
+            centre = place(random, half_side, horizon + 4 if name in STANDING else None)
             clear = all(math.dist(centre, other) > 0.7 * (half_side + size) for other, size in placed)
             if clear:
                 break
@@ -291,7 +299,7 @@ def draw_scene(seed: int, index: int) -> Scene:
             placed.append((centre, half_side))
     picture = np.asarray(canvas.reduce(SUPERSAMPLE))
     present = [name for name in OBJECTS if (label == OBJECTS.index(name) + 1).any()]
-    return Scene(picture, label, present, [upper, lower])
+    return Scene(picture, label, present, backgrounds)
 
 
 def write_caption(scene: Scene, seed: int, index: int, brackets: float = 0.2) -> str:

@@ -14,8 +14,7 @@ from typing import Any
 import hard_objects
 import numpy as np
 from hard_objects import pick_colour
-from PIL import Image
-from scene_drawing import LOWER, SIZE, SUPERSAMPLE, UPPER, Pen, Random, choose
+from scene_drawing import LOWER, SIZE, SUPERSAMPLE, UPPER, Pen, Random, draw_backdrop, place
 
 # class id k -> names; the first one is the class's own, the others are synonyms
 CLASSES: tuple[tuple[str, ...], ...] = (
@@ -61,25 +60,10 @@ def weighted(random: Random, chances) -> int:
     return min(int(np.searchsorted(np.cumsum(chances), random.uniform())), len(chances) - 1)
 
 
-def place(random: Random, name: str, half: float, horizon: float) -> tuple[float, float]:
-    """Where the centre goes: nearly whole in the image; standing objects have their foot below the horizon."""
-    low, high = half - 2, SIZE - half + 2
-    y = random.uniform(low, high)
-    if name in STANDING:
-        y = np.clip(random.uniform(horizon + 3, SIZE + 2) - half, low, high)
-    return random.uniform(low, high), y
-
-
 def draw_scene(seed: int, index: int) -> HardScene:
     """Image number `index` of the split that `seed` names. Same arguments, same pixels."""
     random = Random([seed, index, 77])
-    upper, lower = choose(random, UPPER), choose(random, LOWER)
-    horizon, slope = random.uniform(16, 48), random.uniform(-0.2, 0.2)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    above = (y < horizon + slope * (x - SIZE / 2))[..., None]
-    backdrop = np.where(above, UPPER[upper](random), LOWER[lower](random)).clip(0, 255).round().astype(np.uint8)
-    canvas = Image.fromarray(backdrop).resize((SIZE * SUPERSAMPLE,) * 2, Image.Resampling.NEAREST)
-
+    canvas, backgrounds, horizon = draw_backdrop(random, (16, 48), 0.2)
     numbers, chances = zip(*OBJECTS_PER_IMAGE)
     names = [OBJECTS[i] for i in random.permutation(len(OBJECTS))[: numbers[weighted(random, chances)]]]
     spans, odds = zip(*HALF_SIDES)
@@ -88,7 +72,8 @@ def draw_scene(seed: int, index: int) -> HardScene:
     for name, half in zip(names, halves):  # large ones first: small ones lie in front
         class_id, (colour_name, base) = OBJECTS.index(name) + 1, pick_colour(random)
         for _ in range(TRIES):
-            centre, tried = place(random, name, half, horizon), canvas.copy()
+            centre = place(random, half, horizon + 3 if name in STANDING else None)
+            tried = canvas.copy()
             tilt = random.uniform(-0.15, 0.15) if name in STANDING else random.uniform(-0.5, 0.5)
             pen = Pen(tried, centre, half, tilt, flip=bool(random.randint(2)))
             hard_objects.DRAW[name](pen, random, base)
@@ -99,7 +84,7 @@ def draw_scene(seed: int, index: int) -> HardScene:
                 areas[class_id], colours[name] = int(mask.sum()), colour_name
                 break
     objects = [OBJECTS[k - 1] for k in sorted(areas)]
-    return HardScene(np.asarray(canvas.reduce(SUPERSAMPLE)), label, objects, colours, [upper, lower])
+    return HardScene(np.asarray(canvas.reduce(SUPERSAMPLE)), label, objects, colours, backgrounds)
 
 
 # --- captions --------------------------------------------------------------------------------------------------------
