@@ -18,6 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 import make_card  # noqa: E402
 from make_scenes import WORLDS  # noqa: E402
 from mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments  # noqa: E402
+from mini_model import build_tokenizer  # noqa: E402
 from mini_tasks import rectified_flow, velocity  # noqa: E402
 from resumable_training import DECAYS  # noqa: E402
 from scenes_hard import KINDS as CAPTIONS  # noqa: E402
@@ -106,6 +107,12 @@ def test_every_word_of_both_worlds_is_one_piece_and_captions_fit():
             assert unknown not in ids
             lengths.append(len(ids))
     assert max(lengths) <= tokenizer.model_max_length
+
+
+def test_a_tokenizer_of_other_words_is_written_over(tmp_path):
+    for words in (["ball"], ["traffic", "light"]):
+        tokenizer = build_tokenizer(tmp_path, words, context=8)
+        assert all(len(tokenizer(word).input_ids) == 3 for word in words) and tokenizer.model_max_length == 8
 
 
 def test_what_is_predicted_leads_back_to_the_clean_latents():
