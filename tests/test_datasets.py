@@ -42,10 +42,15 @@ def test_voc_is_read_in_the_published_order(voc):
 
 
 def test_lists_as_other_systems_write_them(voc):
-    """CRLF is read; UTF-16 is named."""
+    """CRLF and image endings are read; UTF-16, and flags behind the ids, are named."""
     file = voc / "ImageSets/Segmentation/train.txt"
     file.write_bytes(b"img0\r\nimg1\r\n\r\nimg2\r\n")
     assert load_dataset(CONFIG | {"root": str(voc), "reverse": False}).ids == ["img0", "img1", "img2"]
+    file.write_text("img0.jpg\nimg1.png\nimg2\n")
+    assert load_dataset(CONFIG | {"root": str(voc), "reverse": False}).ids == ["img0", "img1", "img2"]
+    file.write_text("img0 -1\nimg1  1\n")
+    with pytest.raises(DatasetError, match="lists 'img0 -1', a flag behind the id"):
+        load_dataset(CONFIG | {"root": str(voc)})
     file.write_bytes("img0\r\nimg1\r\n".encode("utf-16"))
     with pytest.raises(DatasetError, match="is no text"):
         load_dataset(CONFIG | {"root": str(voc)})
