@@ -34,6 +34,7 @@ from typing import Any
 
 from generation_table import generation_table
 from goca.benchmark import Benchmark
+from goca.cli import INTERRUPTED
 from goca.config import folder
 from goca.evaluation.store import write_text
 from goca.overrides import configured
@@ -173,3 +174,6 @@ if __name__ == "__main__":
         if not ours and not isinstance(error, OSError):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; what is counted is kept, give the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)

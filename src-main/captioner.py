@@ -18,6 +18,7 @@ from goca.benchmark import Benchmark
 from goca.command import check_arguments, resolved, told
 from goca.datasets import Dataset, SampleError, class_label, load_dataset
 from goca.evaluation import Captions
+from goca.files import sweep
 from goca.prompts import CaptionError, PromptAnnotation, load_tokenizers, write_annotations
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -46,6 +47,7 @@ def caption(values: dict[str, Any]) -> None:
         raise CaptionError(f"annotations={path} is the labels file itself; give another name")
     if not benchmark.model.pipeline:
         raise CaptionError("model.pipeline is not set; give the folder or hub id whose tokenizers are to be used")
+    sweep(path.parent)
     dataset = load_dataset(benchmark.dataset)
     captions = Captions(benchmark.labels())
     captions.annotate = benchmark.annotator(dataset, load_tokenizers(benchmark.model.pipeline))

@@ -39,7 +39,7 @@ from goca.evaluation.label_maps import LabelMaps
 from goca.evaluation.provenance import revision
 from goca.evaluation.store import sealed_lines
 from goca.prompts import AnnotationError
-from goca.protocol import Protocol
+from goca.protocol import SWITCHES, Protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -95,7 +95,7 @@ def test_results_hold_what_a_reader_asks(tmp_path):
     assert results["images"]["listed"] == 12 and results["images"]["counted"] == 10
     reasons = {each["image"]: each["reason"] for each in results["images"]["skipped"]}
     assert reasons["i3"] == "label i3.png cannot be read" and "label holds [77]" in reasons["i5"]
-    assert results["protocol"]["preset"] == "paper" and len(results["protocol"]) == 11
+    assert results["protocol"]["preset"] == "paper" and len(results["protocol"]) == 1 + len(SWITCHES)
     assert [line["threshold"] for line in results["mIoU"]["swept"]] == [-0.1, 0, 0.1]
     assert results["mIoU"]["fixed"]["threshold"] == 0.05 and results["mIoU"]["fixed"]["mIoU"] > 0
     assert results["per_class"][2]["name"] == "dog" and results["per_class"][3]["iou_best"] is None  # no fish: skipped

@@ -69,10 +69,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from goca.cli.pictures import find
     from goca.cli.results import places_of
+    from goca.files import sweep
 
     pictures = find(args.images)
     places = places_of(pictures, args.out)
     args.out.mkdir(parents=True, exist_ok=True)
+    sweep(args.out)
     given = words.chosen(args)
     try:
         model = chosen_model(args.model, args.pipeline)

@@ -249,6 +249,7 @@ def images(heading: str, extremes: Mapping[str, Any], which: str, run_dir: Path)
 def skipped(results: Results) -> Markup:
     """What was left out, and what was noticed about the rest."""
     left, warnings = results["images"]["skipped"], results["warnings"]
+    changed = warnings.get("changed", [])  # earlier versions wrote none
     lists = {
         f"{len(left)} skipped": [(each["image"], each["reason"]) for each in left],
         f"{len(warnings['lost_classes'])} whose prompt lost the words of a class": [
@@ -257,6 +258,9 @@ def skipped(results: Results) -> Markup:
         f"{len(warnings['notes'])} notes": [(each["image"], each["text"]) for each in warnings["notes"]],
         f"{len(warnings['no_class'])} with no class to look for: background everywhere": [
             (each, "") for each in warnings["no_class"]
+        ],
+        f"{len(changed)} counted again, since what they were counted from had changed": [
+            (each["image"], each["text"]) for each in changed
         ],
     }
     shown = [

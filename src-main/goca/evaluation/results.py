@@ -144,7 +144,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines += [f"{len(skipped)} skipped:", *(f"  {each['image']}: {each['reason']}" for each in skipped[:SHOWN])]
     if len(skipped) > SHOWN:
         lines.append(f"  and {len(skipped) - SHOWN} more, in results.json")
-    return "\n".join(lines)
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may hold other bytes
 
 
 def shown_of(results: Mapping[str, Any]) -> list[str]:
