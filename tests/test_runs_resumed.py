@@ -139,6 +139,19 @@ def test_a_label_that_goes_and_comes_back(scenes):
     assert benchmark(scenes).run()["counts"] == first["counts"]
 
 
+def test_of_several_reasons_the_last_is_kept_and_said_once(tmp_path):
+    with RunStore(tmp_path, {}) as store:
+        for reason in ("missing", "torn"):
+            store.append({"image": "a", "skipped": reason})
+        assert store.records()["a"]["skipped"] == "torn"
+        store.append({"image": "a", "cells": []})
+        store.append({"image": "a", "skipped": "missing", "again": 1})
+        assert store.records()["a"]["skipped"] == "missing"
+        store.append({"image": "a", "cells": [[0, 0, 0, 1]], "again": 1})
+        store.append({"image": "a", "cells": []})
+        assert store.records()["a"]["cells"] == [[0, 0, 0, 1]]
+
+
 def test_several_processes_count_again_what_was_changed(scenes):
     benchmark(scenes).run()
     for change in (replace_image, replace_caption):

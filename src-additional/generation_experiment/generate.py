@@ -99,7 +99,6 @@ def generate(settings: Settings) -> int:
         raise SettingsError("guidance_scale has to be above 1, and batch at least 1")
     captions = read_captions(settings.captions, settings.n)
     config, folder = load_config(settings.model, **settings.config), out_folder(settings)
-    sweep(folder)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     pipe = load_pipeline(settings, config)
     with RunStore(folder, provenance(settings, config, pipe), rank):

@@ -78,7 +78,7 @@ class RunStore:
             sweep(place)
 
     def records(self) -> dict[str, Record]:
-        """Everything known by now, of all processes, by image; counts beat an earlier "skipped".
+        """Everything known by now, of all processes, by image; counts beat a "skipped", a later one an earlier one.
 
         Raises RunError if the folder is gone.
         """
@@ -86,7 +86,8 @@ class RunStore:
         known: dict[str, Record] = {}
         for record in self._lines("image"):
             earlier = known.get(record["image"])
-            if earlier is None or _order(record) > _order(earlier):
+            order = _order(record)
+            if earlier is None or order > _order(earlier) or (order == _order(earlier) and "skipped" in record):
                 known[record["image"]] = record
         return known
 
