@@ -11,8 +11,11 @@ import published
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline
-from diffusion_feature import FeatureExtractor, PartMissing, PipelineNotFound, WrongFamily
+from diffusion_feature import ExtractorError, FeatureExtractor, PartMissing, PipelineNotFound, WrongFamily
+from diffusion_feature.families import VERSIONS
+from diffusion_feature.latents import encode_safely
 from diffusion_feature.places import Place, chosen, variants
+from diffusion_feature.reading import read_pipeline
 from goca import Segmenter
 from goca.config import load_config, names
 from goca.overrides import completed
@@ -166,7 +169,36 @@ def test_a_pipeline_object_in_float16_keeps_what_its_classes_keep(tmp_path):
     assert kept and all(".wo." in name and torch.equal(weight, exact[name]) for name, weight in kept.items())
 
 
+def test_the_vaes_own_precision(place):
+    given = {"version": "1-5", "device": "cpu", "dtype": "float16", "img_size": 64, "pipeline": place(SD15)}
+    usual, released = (FeatureExtractor(**given, **own).parts["vae"] for own in ({}, {"vae_dtype": "float16"}))
+    assert (usual.dtype, released.dtype) == (torch.float32, torch.float16)  # its config is silent: diffusers upcasts
+    encoded = encode_safely(released, torch.zeros(1, 3, 32, 32))
+    assert encoded.latent_dist.mean.dtype == torch.float16
+    wide = FeatureExtractor(**given | {"dtype": "bfloat16"}, vae_dtype="float32").parts
+    assert (wide["unet"].dtype, wide["vae"].dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_what_a_pipeline_object_has_read_already(tmp_path):
+    pipe = PixArtAlphaPipeline.from_pretrained(FAMILIES["pixart"].save(tmp_path / "tiny"))
+    for given in ({"variant": "fp16"}, {"denoiser": "there"}, {"vae_dtype": "float16"}):
+        with pytest.raises(ExtractorError, match=f"{next(iter(given))} needs a folder or a hub id"):
+            FeatureExtractor((), "pixart-alpha", "cpu", pipeline=pipe, **given)
+
+
 # ---- a second place
+
+
+def test_a_whole_pipeline_of_two_places_in_16_bit(place, tmp_path):
+    family = VERSIONS["pixart-sigma-512"]
+    pipe = read_pipeline(place(SIGMA), family, torch.float32, denoiser=place(SIGMA_512))
+    assert type(pipe).__name__ == "PixArtSigmaPipeline" and pipe.transformer.config.sample_size == 64
+    folder = published.save(ALPHA, tmp_path / "alpha")
+    for path in folder.glob("*/*.safetensors"):
+        if ".fp16" not in path.name:
+            path.write_bytes(b"broken")
+    pipe = read_pipeline(str(folder), VERSIONS["pixart-alpha"], torch.float16)
+    assert pipe.transformer.dtype == torch.float16
 
 
 def test_a_denoiser_of_another_place(place, tmp_path):

@@ -35,6 +35,7 @@ class FeatureExtractor:
     int8_text  T5 in 8 bit, through bitsandbytes (a folder or hub id only)
     variant    which of a folder's weights are read: "auto", None (the plain files) or a name such as "fp16"
     denoiser   a second folder or hub id: its denoiser takes the place of the pipeline's own
+    vae_dtype  of a folder's VAE; "auto": as dtype, and float32 where its config says `force_upcast`
     errors     VersionNotKnown, PipelineNotFound, PartMissing, WrongFamily, LayerNotFound
     """
 
@@ -50,11 +51,13 @@ class FeatureExtractor:
         int8_text: bool = False,
         variant: str | None = "auto",
         denoiser: str | None = None,
+        vae_dtype: str | torch.dtype = "auto",
     ):
         if pipeline is None:
             raise ExtractorError("no pipeline: give a diffusers pipeline object, a folder or a hub id")
         self.backbone, self.version, self.img_size = backbone(version), version, img_size
-        self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text, variant, denoiser)
+        files: dict[str, Any] = {"variant": variant, "denoiser": denoiser, "vae_dtype": vae_dtype}
+        self.parts = load_parts(pipeline, self.backbone, device, dtype, offload, int8_text, **files)
         refuse_inputs(self.parts, self.backbone)
         with naming(self.where):
             self.layers = self.backbone.layers(self.denoiser)

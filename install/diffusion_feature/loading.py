@@ -23,6 +23,7 @@ def load_parts(
     int8_text: bool = False,
     variant: str | None = "auto",
     denoiser: str | None = None,
+    vae_dtype: str | torch.dtype = "auto",
 ) -> Parts:
     """The parts that the family needs, on the device. What a pipeline object lends stays as it is: where another
     device, type or offloading is asked for, its parts are copied.
@@ -33,15 +34,20 @@ def load_parts(
     offloading see `devices.offload`;  int8_text  a folder's T5 in 8 bit
     variant    of a folder's weights: "auto", None (the plain files) or a name such as "fp16"; see `places.chosen`
     denoiser   a second folder or hub id, whose denoiser takes the place of the first one's
+    vae_dtype  of a folder's VAE: "auto": as `dtype`, and float32 where its config says `force_upcast`
     errors     PipelineNotFound, PartMissing, WrongFamily, ExtractorError
     """
     read = isinstance(pipeline, str | Path)
     place: torch.device | None = pick_device(device) if read or device != "auto" or offloading else None
     if read:
         kind, t5 = pick_dtype(dtype, place, backbone.half), int8(place) if int8_text else None
-        parts = read_parts(str(pipeline), backbone, kind, t5, variant, denoiser)
-    elif int8_text or denoiser or variant != "auto":
-        given = "int8_text" if int8_text else "denoiser" if denoiser else "variant"
+        own = None if vae_dtype == "auto" else pick_dtype(vae_dtype, place)
+        parts = read_parts(str(pipeline), backbone, kind, t5, variant, denoiser, own)
+        if own is not None:
+            parts["vae"].register_to_config(force_upcast=False)
+    elif int8_text or denoiser or variant != "auto" or vae_dtype != "auto":
+        asked = {"int8_text": int8_text, "denoiser": denoiser, "variant": variant != "auto", "vae_dtype": True}
+        given = next(name for name, wanted in asked.items() if wanted)
         raise ExtractorError(f"{given} needs a folder or a hub id: a pipeline object's weights are read already")
     else:
         wanted = None if dtype == "auto" else pick_dtype(dtype, place)

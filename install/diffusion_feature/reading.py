@@ -39,12 +39,14 @@ def read_parts(
     t5: Mapping[str, Any] | None = None,
     variant: str | None = "auto",
     denoiser: str | None = None,
+    vae_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """The parts of a family from a folder or the hub.
 
     t5        more arguments with which a T5 encoder is read
     variant   of the weights' files: see `places.chosen`
     denoiser  another place, whose denoiser takes the place of the pipeline's own
+    vae_dtype of the VAE alone, where it is another one
     errors    PipelineNotFound, PartMissing, WrongFamily
     """
     found = sources(Place(location), backbone, Place(denoiser) if denoiser else None)
@@ -55,13 +57,40 @@ def read_parts(
             if name in backbone.optional:
                 continue
             raise PartMissing(f"{source.place.location} has no {name!r}; {backbone.name} needs: {all_of(backbone)}")
-        kind, more = class_of(name, source), dict(t5 or {}) if source.class_name == T5 else {}
-        if is_module(kind) and (picked := source.place.variant(source.folder, variant, dtype)):
-            more["variant"] = picked
-        parts[name] = read_part(source.place.location, source.folder, kind, dtype, more)
+        own = vae_dtype if name == "vae" and vae_dtype else dtype
+        parts[name] = read_source(name, source, own, variant, t5 if source.class_name == T5 else None)
         if name == backbone.denoiser:
             refuse_other(parts[name], backbone)
     return parts
+
+
+def read_source(
+    name: str, source: Source, dtype: torch.dtype, variant: str | None, more: Mapping[str, Any] | None = None
+) -> Any:
+    """One part, in the variant that fits; more: further arguments of `from_pretrained`."""
+    kind, given = class_of(name, source), dict(more or {})
+    if is_module(kind) and (picked := source.place.variant(source.folder, variant, dtype)):
+        given["variant"] = picked
+    return read_part(source.place.location, source.folder, kind, dtype, given)
+
+
+def read_pipeline(
+    location: str, backbone: Backbone, dtype: torch.dtype, variant: str | None = "auto", denoiser: str | None = None
+) -> Any:
+    """The whole diffusers pipeline of a folder or hub id, from the files that `read_parts` would take.
+
+    errors   those of `read_parts`; OSError and ValueError, as diffusers raises them
+    """
+    from diffusers import DiffusionPipeline
+
+    given: dict[str, Any] = {}
+    if denoiser:
+        source = denoiser_of(Place(denoiser), backbone.denoiser)
+        given[backbone.denoiser] = read_source(backbone.denoiser, source, dtype, variant)
+    if picked := Place(location).variant("vae", variant, dtype):  # every pipeline has one
+        given["variant"] = picked
+    with quiet():
+        return DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True, **given)
 
 
 def sources(home: Place, backbone: Backbone, second: Place | None) -> dict[str, Source]:

@@ -172,9 +172,10 @@ def seed_of(settings: Settings, name: str) -> int:
 
 def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
     """A diffusers pipeline on its device, from a folder, a hub id or "goca:NAME"; without a safety checker."""
-    from diffusers import DiffusionPipeline
+    from diffusion_feature import ExtractorError
     from diffusion_feature.families import backbone
     from diffusion_feature.loading import pick_device, pick_dtype
+    from diffusion_feature.reading import read_pipeline
 
     location = settings.pipeline or config.pipeline
     if location is None:
@@ -182,10 +183,11 @@ def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
     device = pick_device(settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    dtype = pick_dtype(settings.dtype, device, backbone(config.version).half)
+    family, denoiser = backbone(config.version), None if settings.pipeline else config.denoiser
+    dtype = pick_dtype(settings.dtype, device, family.half)
     try:
-        pipe = DiffusionPipeline.from_pretrained(resolve(location), dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        pipe = read_pipeline(resolve(location), family, dtype, denoiser=denoiser)
+    except (OSError, ValueError, ExtractorError) as error:
         raise SettingsError(f"pipeline {location} cannot be read: {str(error).splitlines()[0]}") from None
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None  # a blackened image would count in every score

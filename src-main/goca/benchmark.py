@@ -194,7 +194,7 @@ class Benchmark(RunSettings):
             "weights": fingerprints.of_pipeline(self.model.pipeline),
             **({"denoiser weights": fingerprints.of_pipeline(self.model.denoiser)} if self.model.denoiser else {}),
             **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype", "int8_text")},
-            **({} if self.variant == "auto" else {"variant": self.variant}),
+            **{name: value for name in ("variant", "vae_dtype") if (value := getattr(self, name)) != "auto"},
             **({} if self.published else {"ask": self.ask, "words": self.words}),
             **({"tagger": self.tagger_fields()} if self.words == "tags" else {}),
         }
@@ -240,7 +240,7 @@ class Benchmark(RunSettings):
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
-        given = {name: getattr(self, name) for name in ("max_bytes", "offload", "int8_text", "variant")}
+        given = {name: getattr(self, name) for name in ("max_bytes", "offload", "int8_text", "variant", "vae_dtype")}
         segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **given)
         if store is not None:
             store.declare(origin(segmenter))

@@ -79,6 +79,7 @@ class Segmenter:
         ask: str | None = None,
         variant: str | None = "auto",
         denoiser: str | None = None,
+        vae_dtype: str | torch.dtype = "auto",
     ) -> Self:
         """A segmenter on a pretrained model.
 
@@ -91,14 +92,16 @@ class Segmenter:
         variant    of the weights' files: "auto" (16 bit where that is wanted and there), None (plain) or "fp16", "bf16"
         denoiser   a second folder or hub id: its denoiser takes the place of the pipeline's; None: the config's, where
                    the pipeline is the config's too
+        vae_dtype  of the VAE's own; "auto": as dtype, and float32 where its config says `force_upcast`
         errors     ConfigError, and those of FeatureExtractor
         """
         config = load_config(config, **({} if ask is None else {"ask": ask}))
         if pipeline is None or pipeline == config.pipeline:
             pipeline, denoiser = config.pipeline, denoiser or config.denoiser
         pipeline = resolve(pipeline) if isinstance(pipeline, str) else pipeline
-        given = (config.version, device, dtype, config.img_size, pipeline, offload, int8_text, variant, denoiser)
-        return cls(FeatureExtractor((), *given), config, max_bytes)
+        given = (config.version, device, dtype, config.img_size, pipeline, offload, int8_text)
+        files: dict[str, Any] = {"variant": variant, "denoiser": denoiser, "vae_dtype": vae_dtype}
+        return cls(FeatureExtractor((), *given, **files), config, max_bytes)
 
     # ---- the method
 

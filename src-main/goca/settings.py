@@ -67,6 +67,7 @@ class RunSettings:
     offload: Annotated[str, OneOf(OFFLOADS)] | None = None
     int8_text: bool = False
     variant: Text | None = "auto"
+    vae_dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     label_maps: Annotated[str, OneOf(LABEL_MAPS)] | None = None
     strict: bool = False
 

@@ -74,7 +74,7 @@ def shares(benchmark: Benchmark) -> bool:
 
 def weights_key(benchmark: Benchmark) -> str:
     """What decides which weights are loaded, and where."""
-    model, of = benchmark.model, ("device", "dtype", "offload", "int8_text", "variant")
+    model, of = benchmark.model, ("device", "dtype", "offload", "int8_text", "variant", "vae_dtype")
     return json.dumps([model.pipeline, model.version, model.img_size, *(getattr(benchmark, name) for name in of)])
 
 

@@ -14,7 +14,7 @@ from diffusion_feature.errors import PartMissing
 from diffusion_feature.families import backbone
 from diffusion_feature.loading import pick_device, pick_dtype
 from diffusion_feature.places import Place
-from diffusion_feature.reading import LIBRARIES, named_error, quiet
+from diffusion_feature.reading import LIBRARIES, named_error, read_pipeline
 
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
@@ -101,16 +101,15 @@ class Models:
         return SEGMENTERS[config.method].from_pretrained(choice.pipeline, config, self.device, self.dtype)
 
     def _read_pipe(self, choice: Choice) -> Any:
-        from diffusers import DiffusionPipeline
-
         location = resolve(choice.pipeline)
         for name, (library, _) in Place(location).parts().items():
             if library not in (*LIBRARIES, PIPELINES_OWN):
                 raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
         device = pick_device(self.device)
-        dtype = pick_dtype(self.dtype, device, backbone(choice.config.version).half)
-        with quiet(), without_bars(), named_error(f"{location}: the pipeline cannot be read"):
-            pipe = DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True).to(device)
+        family, denoiser = backbone(choice.config.version), None if choice.place.strip() else choice.config.denoiser
+        dtype = pick_dtype(self.dtype, device, family.half)
+        with without_bars(), named_error(f"{location}: the pipeline cannot be read"):
+            pipe = read_pipeline(location, family, dtype, denoiser=denoiser).to(device)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
