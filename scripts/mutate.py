@@ -84,11 +84,12 @@ class Change:
     end: int
     before: str
     after: str
-    digest: str  # of the file, so that a log does not speak of another version of it
+    place: str  # the line's text, which of the file's lines with this text it is, and where in it the change begins
 
     @property
     def key(self) -> str:
-        return f"{self.file}:{self.digest}:{self.start}:{self.end}:{self.after}"
+        """Says which change it is, also when other lines of the file are written anew."""
+        return f"{self.file}:{self.place}:{self.before}:{self.after}"
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {' '.join(self.before.split())}  ->  {' '.join(self.after.split())}"
@@ -111,7 +112,7 @@ WRAPPERS = {"sorted", "reversed", "abs", "set"}
 def changes(file: str) -> list[Change]:
     """All changes of a file, in its order."""
     source = (ROOT / file).read_bytes()
-    digest = hashlib.sha256(source).hexdigest()[:12]
+    written = source.decode().splitlines()
     lines = [0]
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
@@ -130,7 +131,10 @@ def changes(file: str) -> list[Change]:
             variants.append((node.test, f"(not {text(node.test)})"))
         for changed, after in variants:
             start, end = place(changed)
-            found.append(Change(file, changed.lineno, start, end, text(changed), after, digest))  # type: ignore[attr-defined]
+            number = source.count(b"\n", 0, start)
+            line = written[number]
+            where = f"{line}:{written[: number + 1].count(line)}:{start - lines[number]}"
+            found.append(Change(file, number + 1, start, end, text(changed), after, where))
     return sorted(set(found), key=lambda change: (change.start, change.end, change.after))
 
 
@@ -202,10 +206,8 @@ def sample(count: int, seed: int, only: list[str]) -> list[Change]:
     by_line: dict[str, list[Change]] = {}
     for file in CORE:
         if not only or any(part in file for part in only):
-            lines = (ROOT / file).read_text().splitlines()
             for change in changes(file):
-                text = lines[change.line - 1]
-                by_line.setdefault(f"{file}:{text}:{lines[: change.line].count(text)}", []).append(change)
+                by_line.setdefault(f"{file}:{change.place.rpartition(':')[0]}", []).append(change)
 
     def drawn(text: str) -> bytes:
         return hashlib.sha256(f"{seed}:{text}".encode()).digest()
