@@ -121,15 +121,15 @@ def test_tags_are_what_clip_finds(tmp_path, clip):  # noqa: F811
 
 def test_resumed_and_shared_runs_count_the_same(tmp_path):
     asked = ("ask=open", "words=vocabulary")
-    whole = scenes(tmp_path / "whole", *asked, limit=6).run()
+    whole = scenes(tmp_path / "whole", *asked, limit=4).run()
     scenes(tmp_path / "resumed", *asked, limit=2).run()
-    resumed = scenes(tmp_path / "resumed", *asked, limit=6).run()
-    shared = scenes(tmp_path / "shared", *asked, limit=6)
+    resumed = scenes(tmp_path / "resumed", *asked, limit=4).run()
+    shared = scenes(tmp_path / "shared", *asked, limit=4)
     assert shared.run(rank=0, world=2) is None
     together = shared.run(rank=1, world=2)
     for results in (resumed, together):
         assert results["counts"] == whole["counts"] and results["presence"] == whole["presence"]
-    batched = scenes(tmp_path / "batched", *asked, "batch_size=3", limit=6).run()
+    batched = scenes(tmp_path / "batched", *asked, "batch_size=2", limit=4).run()
     assert np.abs(np.array(batched["counts"]["union"]) - whole["counts"]["union"]).max() <= 4
     assert batched["presence"]["words"] == whole["presence"]["words"]
 
