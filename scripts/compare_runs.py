@@ -8,13 +8,13 @@ The runs must be of the same data set. Pictures are segmented anew with each run
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from goca import Segmenter
 from goca.aggregation import Aggregator
 from goca.benchmark import Benchmark
+from goca.bounded import read_json
 from goca.datasets import class_label, load_dataset
 from goca.evaluation import Captions
 from goca.prompts import PromptAnnotation
@@ -30,7 +30,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     results = folder / "results.json"
     if not results.exists():
         raise SystemExit(f"{folder} holds no results.json: a run of src-main/main.py writes one when it is finished")
-    return json.loads(results.read_text())
+    return read_json(results)
 
 
 def print_table(runs: dict[str, dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from goca.bounded import read_json
 from tables import NOT_RUN, latex, markdown
 
 Place = tuple[str, float, str]  # model, guidance scale, method
@@ -36,7 +37,7 @@ def collected(runs: Path) -> dict[Place, dict[str, Any]]:
     """What evaluate.py wrote, by model, scale and method of the images."""
     found: dict[Place, dict[str, Any]] = {}
     for file in sorted(runs.rglob("scores.json")):
-        scores = json.loads(file.read_text(encoding="utf-8-sig"))
+        scores = read_json(file)
         made = scores.get("generated") if isinstance(scores, dict) else None
         if not isinstance(made, dict) or not {"model", "guidance_scale", "method"} <= set(made):
             continue  # of images that were not generated here

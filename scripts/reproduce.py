@@ -34,6 +34,7 @@ from typing import Any
 
 from generation_table import generation_table
 from goca.benchmark import Benchmark
+from goca.bounded import read_json
 from goca.cli import INTERRUPTED
 from goca.config import folder
 from goca.evaluation.store import write_text
@@ -138,8 +139,8 @@ def collected(benchmarks: Mapping[tuple[Row, str], Benchmark], runs: Path) -> di
     own = {benchmark.run_dir for benchmark in benchmarks.values()}
     files = {*runs.rglob("results.json"), *(path / "results.json" for path in own)}
     for file in sorted((file for file in files if file.is_file()), key=lambda file: (file.parent in own, file)):
-        results = json.loads(file.read_text(encoding="utf-8"))
         try:
+            results = read_json(file)
             known[identity(Benchmark.of(results["config"]))] = file.parent, results
         except (ValueError, KeyError, TypeError):  # of another version, or no run's
             continue

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from goca.bounded import JSONUnreadable, parse_json
 from goca.reading import read_text
 
 NAME = re.compile(r"[\w-][\w.-]*")  # an image's name within its folder
@@ -38,8 +38,8 @@ def read_captions(path: str | Path, n: int | None = None) -> dict[str, str]:
         raise CaptionsError(f"captions={path} cannot be read: {error}") from None
     if path.suffix == ".json":
         try:
-            pairs = from_json(json.loads(text), path)
-        except json.JSONDecodeError as error:
+            pairs = from_json(parse_json(text), path)
+        except JSONUnreadable as error:
             raise CaptionsError(f"{path} is no JSON ({error})") from None
     elif path.suffix == ".csv" or looks_like_table(text):
         pairs = from_table(text, path)

@@ -19,6 +19,7 @@ from diffusion_feature.loading import pick_device
 from distances import frechet_distance, kernel_distance, statistics
 from features import FILTERS, NETWORKS, clip_scores, features_of, images_of, read_statistics
 from generate import SettingsError, parse, run
+from goca.bounded import read_json
 from goca.evaluation.store import write_text
 from omegaconf import MISSING
 
@@ -62,7 +63,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     files, folder = images_of(settings.images, settings.n), Path(settings.images)
     made_by = folder / "settings.json"
     result: dict[str, Any] = {"images": len(files), "scores": {}}
-    result["generated"] = json.loads(made_by.read_text()) if made_by.exists() else None
+    result["generated"] = read_json(made_by) if made_by.exists() else None
     if settings.reference is not None:
         scores, origin = distances(settings, files)
         result["scores"] |= scores

@@ -6,7 +6,6 @@ caption. It is trained on a split that neither the embedded model nor the compar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_feature.images import read_image
+from goca.bounded import read_json
 from goca.files import whole_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def in_caption(caption: str) -> list[bool]:
 
 def read_scenes(folder: Path) -> tuple[Tensor, Tensor]:
     """A split of scripts/make_scenes.py: pictures [n, 3, 64, 64] in -1..1, words in them [n, 16]."""
-    labels = json.loads((folder / "labels.json").read_text())
+    labels = read_json(folder / "labels.json")
     pictures = np.stack([np.asarray(read_image(folder / "JPEGImages" / name).image) for name in labels])
     words = torch.tensor([in_caption(entry["caption"]) for entry in labels.values()])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, words

@@ -24,6 +24,7 @@ from distances import Array, frechet_distance, kernel_distance, statistics
 from features import features_of, images_of, read
 from generate import METHODS, generate, parse, run
 from generate import Settings as Generation
+from goca.bounded import read_json
 from goca.embedded import resolve
 from goca.evaluation.store import write_text
 from goca.prompts import parse_brackets
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def write_captions(file: Path) -> Path:
     """The committed test captions as prompts: the words, without the brackets of the labels' grammar."""
-    labels = json.loads((REPOSITORY / "gpt_output/scenes.json").read_text())
+    labels = read_json(REPOSITORY / "gpt_output/scenes.json")
     words = {name: [word for group in parse_brackets(entry["caption"]) for word in group]
              for name, entry in labels.items()}  # fmt: skip
     write_text(file, json.dumps({name: {"caption": ", ".join(each)} for name, each in words.items()}, indent=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -195,8 +194,10 @@ def footprints() -> list[Footprint]:
 
 def measured_bytes(model: str, file: Path = MEASURED) -> float | None:
     """The method's peak beyond the forward, in bytes, from the benchmark's figures."""
+    from goca.bounded import read_json
+
     try:
-        value = json.loads(file.read_text())["models"][model]["held bytes"]
+        value = read_json(file)["models"][model]["held bytes"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return float(value) if isinstance(value, int | float) else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from goca.bounded import read_json
 from goca.cli.machine import Line
 
 if TYPE_CHECKING:
@@ -27,19 +27,22 @@ def pipeline(place: str) -> Iterator[Line]:
 
 
 def folder_line(place: str, folder: Path) -> Line:
+    from diffusion_feature.errors import PipelineNotFound
+    from diffusion_feature.places import Place
+
     index = folder / "model_index.json"
     fetch = f"hf download HUB_ID --local-dir {place}"
     if not index.is_file():
         return Line("pipeline", f"{place} has no model_index.json", fetch, needed=True)
     try:
-        named = json.loads(index.read_text())
-    except ValueError as error:
-        return Line("pipeline", f"{index} is not JSON: {error}", fetch, needed=True)
-    parts = [name for name, value in named.items() if isinstance(value, list) and value[0] is not None]
+        found = Place(str(folder))
+        parts, kind = list(found.parts()), found.index().get("_class_name")
+    except PipelineNotFound as error:
+        return Line("pipeline", str(error), fetch, needed=True)
     missing = [name for name in parts if not complete(folder / name)]
     if missing:
         return Line("pipeline", f"{place} lacks {', '.join(missing)}", fetch, needed=True)
-    return Line("pipeline", f"{place}: {named.get('_class_name')}, {', '.join(parts)}")
+    return Line("pipeline", f"{place}: {kind}, {', '.join(parts)}")
 
 
 def complete(part: Path) -> bool:
@@ -49,8 +52,8 @@ def complete(part: Path) -> bool:
     found = {file.name for pattern in WEIGHTS for file in part.glob(pattern)}
     for index in part.glob("*.safetensors.index.json"):
         try:
-            found &= found if set(json.loads(index.read_text())["weight_map"].values()) <= found else set()
-        except (ValueError, LookupError, AttributeError):
+            found &= found if set(read_json(index)["weight_map"].values()) <= found else set()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return False
     return bool(found)
 

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from goca.bounded import read_json
 from goca.colours import overlay, voc_palette
 from goca.evaluation.store import write_text
 from goca.segmentation import Segmentation, label_image, save_picture
@@ -113,7 +114,7 @@ def write(
 def masks_before(place: Places) -> set[str]:
     """The mask files that an earlier record of the same picture lists."""
     try:
-        listed = {each["mask"] for each in json.loads(place.record.read_text(encoding="utf-8"))["classes"]}
+        listed = {each["mask"] for each in read_json(place.record)["classes"]}
     except (OSError, ValueError, LookupError, TypeError):
         return set()
     return {file for file in listed if isinstance(file, str) and file == f"{file_name(Path(file).stem)}.png"}
