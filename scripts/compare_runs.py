@@ -70,7 +70,7 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     names = {i: class_label(dataset.class_names, i) for i in range(len(dataset.class_names))}
     for name, benchmark in benchmarks.items():
         segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
-        prompts = benchmark.prompts()
+        prompts = benchmark.prompts(dataset)
         if isinstance(prompts, Captions):
             prompts.annotate = benchmark.annotator(dataset, segmenter.extractor.parts)
         for sample, row in zip(samples, rows):

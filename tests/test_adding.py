@@ -79,7 +79,7 @@ def test_the_added_family_segments_and_every_attention_is_seen(seg, picture):
     names = [name for attention in everything.attentions for name in attention.layer.maps]
     assert names == [f"vit-block{n}-{kind}-map" for n in range(3) for kind in ("cross", "self")]
     assert {tuple(feature.shape[-2:]) for feature in everything.dense.values()} == {(4, 4)}
-    found = seg(picture, "cat, grass, sky")
+    found = seg(picture, "cat, grass, sky", ask="complete")
     assert found.scores.shape == (4, 4, 4) and found.scores.isfinite().all() and found.scores[:3].amax() > 0
     assert found.label_map().shape == (30, 44)
 
@@ -109,7 +109,7 @@ def test_the_denoiser_is_called_as_the_pipeline_of_diffusers_calls_it(seg, folde
             pipe.set_progress_bar_config(disable=True)
             pipe("cat", num_inference_steps=2, guidance_scale=1.0, height=32, width=32, output_type="latent")
         else:
-            seg(picture, "cat")
+            seg(picture, "cat", ask="complete")
         handle.remove()
     theirs, ours = calls[0], calls[-1]
     for name in ("encoder_hidden_states", "original_size", "target_size", "crop_coords"):

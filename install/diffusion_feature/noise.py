@@ -30,7 +30,7 @@ def variance_preserving(
     errors  ExtractorError for another rule, t out of range, or a scheduler whose noise at t is not known
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None:
+    if alphas is None or not len(alphas):
         raise ExtractorError(
             f"{type(scheduler).__name__} has no alphas_cumprod, so the noise of a timestep is not known: it is "
             "not made for this model. Use the scheduler that the model was published with, or a DDIMScheduler with "
