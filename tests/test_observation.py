@@ -74,7 +74,7 @@ def test_every_stage_of_every_family(name, tmp_path, picture):
     np.testing.assert_allclose(found["layers_aggregated"], wanted, atol=1e-6)
     maps = seg.rescale(attention, annotation)
     np.testing.assert_allclose(found["rescaled"], maps[[1, 0]], atol=1e-5)
-    segmentation = seg(picture, "cat, grass, sky", image_id="a")
+    segmentation = seg(picture, "cat, grass, sky", image_id="a", ask="complete")
     np.testing.assert_allclose(found["scores"], segmentation.scores, atol=1e-4)
     np.testing.assert_allclose(found["refined"], segmentation.scores[[1, 0]], atol=1e-4)
     assert (found["label_map"] == segmentation.label_map().numpy()).mean() > 0.99
