@@ -26,6 +26,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusion_feature.families.flux import pack, places, unpack
+from goca.embedded import resolve
 from mini_model import (
     CONTEXT,
     LATENT_CHANNELS,
@@ -219,15 +220,28 @@ FAMILIES = {family.pipeline.__name__: family for family in (SD, PIXART, FLUX)}
 # --- the kinds -------------------------------------------------------------------------------------------------------
 
 FINE_CHANNELS = 4
+BORROWED = "goca:mini-sd"
 
 
 def build_fine_vae() -> AutoencoderKL:
-    """Latents of half the side: Flux takes 2 x 2 of them as one token."""
-    return AutoencoderKL(
+    """Latents of half the side: Flux takes 2 x 2 of them as one token.
+
+    It begins with mini-sd's outer layers, those at 64 x 64 and 32 x 32, and with next to no noise in its latents.
+    """
+    vae = AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=FINE_CHANNELS, sample_size=SIZE, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(16, 32), layers_per_block=1, mid_block_add_attention=False,
     )  # fmt: skip
+    borrowed, own = AutoencoderKL.from_pretrained(resolve(BORROWED), subfolder="vae").state_dict(), vae.state_dict()
+    for name, weight in own.items():
+        outer = name.replace("up_blocks.1", "up_blocks.2").replace("up_blocks.0", "up_blocks.1")
+        if outer in borrowed and borrowed[outer].shape == weight.shape:
+            own[name] = borrowed[outer].float()
+    vae.load_state_dict(own)
+    nn.init.zeros_(vae.quant_conv.weight[FINE_CHANNELS:])
+    nn.init.constant_(vae.quant_conv.bias[FINE_CHANNELS:], -6.0)  # of the logarithm of its variance
+    return vae
 
 
 @dataclass(frozen=True)
@@ -248,7 +262,6 @@ class Kind:
 
 
 BOTH = {"scenes": 12_000, "scenes-hard": 28_000}
-BORROWED = "goca:mini-sd"
 KINDS: dict[str, Kind] = {
     "mini-sd": Kind(SD, stable_diffusion((96, 128), tuple(WORDS), CONTEXT), build_vae, "unet", {"scenes": 40_000}),
     "mini-sd-small": Kind(SD, stable_diffusion((48, 64), FAMILY_WORDS, TEXT), BORROWED, "unet", BOTH),
