@@ -54,7 +54,7 @@ RECIPES = {
     "mini-sd": Recipe(),
     "mini-sd-small": Recipe(decay="late linear"),
     "mini-pixart": Recipe(decay="late linear", warm_up=400),
-    "mini-flux": Recipe(decay="late linear", vae_steps=1000),
+    "mini-flux": Recipe(decay="late linear", vae_steps=2500),
 }
 QUICK = {"vae_steps": 6, "steps": 6, "vae_batch": 4, "batch": 4, "save_every": 3, "held_out": 4}
 QUICK_IMAGES = 48
