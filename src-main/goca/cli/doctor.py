@@ -48,13 +48,14 @@ def examined(args: argparse.Namespace, model: str) -> list[Line]:
     from goca.cli import machine, places
     from goca.config import load_config
 
-    pipeline = args.pipeline or str(load_config(model).pipeline)
+    config = load_config(model)
+    pipeline, second = args.pipeline or str(config.pipeline), args.denoiser or (not args.pipeline and config.denoiser)
     found = machine.memory(args.device)
     lines = show("device", [machine.device_line(found), machine.precision_line(found, args.dtype)])
     lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
     lines += show("programs", machine.programs())
-    lines += show("places", places.pipeline(pipeline))
-    readable = lines[-1].ok
+    found_places = show("places", [*places.pipeline(pipeline), *([places.denoiser(second)] if second else [])])
+    lines, readable = lines + found_places, all(line.ok for line in found_places)
     lines += show("", dataset_lines(args))
     return lines + show("one picture", [trial(model, args, found) if readable else not_tried(model, "the pipeline")])
 

@@ -26,6 +26,17 @@ def pipeline(place: str) -> Iterator[Line]:
     yield from [folder_line(place, folder)] if folder.exists() else [hub_line(place)]
 
 
+def denoiser(place: str) -> Line:
+    """Whether a second place has a denoiser, in a folder of its name or at the top."""
+    from diffusion_feature.places import Place
+
+    found = Place(str(Path(place).expanduser()) if Path(place).expanduser().exists() else place)
+    if any(found.holds(part) for part in ("unet", "transformer", "")):
+        return Line("denoiser", f"{place} has one")
+    what = "has none" if found.files else "is no folder, and not reached on the hub"
+    return Line("denoiser", f"{place} {what}", f"hf download {place} --local-dir FOLDER", needed=True)
+
+
 def folder_line(place: str, folder: Path) -> Line:
     from diffusion_feature.errors import PipelineNotFound
     from diffusion_feature.places import Place
@@ -61,6 +72,7 @@ def complete(part: Path) -> bool:
 def hub_line(place: str) -> Line:
     """Whether the hub has the pipeline and gives it to us; else whether it was fetched before."""
     import huggingface_hub as hub
+    from diffusion_feature.places import COPIES
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
@@ -72,7 +84,8 @@ def hub_line(place: str) -> Line:
     except GatedRepoError:
         return Line("pipeline", f"{place}: accept its terms on the hub, then log in", "hf auth login", needed=True)
     except RepositoryNotFoundError:
-        return Line("pipeline", f"the hub has no {place}, or not for this login", "hf auth login", needed=True)
+        mend = f"--pipeline {COPIES[place]}, a copy of it" if place in COPIES else "hf auth login"
+        return Line("pipeline", f"the hub has no {place}, or not for this login", mend, needed=True)
     except Exception as error:  # whatever the hub's HTTP client raises
         return Line("pipeline", f"{place}: the hub is not reached ({type(error).__name__})", ELSEWHERE, needed=True)
     return Line("pipeline", f"{place} can be fetched from the hub")
