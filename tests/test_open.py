@@ -239,3 +239,12 @@ def test_many_prompts_encode_a_picture_once(family, monkeypatch):
     bound = Segmenter(family.extractor, family.config, max_bytes=3 * family.taken)
     parts = next(bound.look_for(drawn(1, family.config.img_size), [Query.of_words(words)], None, ["a"]))
     torch.testing.assert_close(parts.raw, answer.raw, rtol=0, atol=1e-4)
+
+
+def test_the_page_says_what_was_not_found(mini):
+    from goca.app.runs import absent
+
+    strict = Segmenter(mini.extractor, load_config(mini.config, least_presence=0.999999))(SCENE, "star, ball")
+    (said,) = absent(strict, ["ball"])
+    assert said.startswith("Looked for and not found: star (") and "ball" not in said
+    assert absent(mini(SCENE, "star"), []) == [] == absent(mini(SCENE, "star", ask="complete"), [])

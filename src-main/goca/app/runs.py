@@ -91,7 +91,7 @@ def segment(models: Models, choice: Choice, file: str | None, words: str) -> Res
         _, cut = segmenter.fitted(words)
         with kept_warnings(debug=False) as warned:
             segmentation = segmenter(picture, words, image_id=path.name)
-    remarks += unknown(choice, words.lower()) + lost(cut)
+    remarks += unknown(choice, words.lower()) + lost(cut) + absent(segmentation, cut)
     return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
 
 
@@ -125,6 +125,13 @@ def unknown(choice: Choice, caption: str) -> list[str]:
     """Words that mean nothing to the embedded model."""
     strange = [word for word in words_of(caption) if word not in embedded_words()] if choice.embedded else []
     return [f"{choice.model} does not know: {', '.join(strange)}."] if strange else []
+
+
+def absent(segmentation: Segmentation, cut: list[str]) -> list[str]:
+    """Words that were looked for and not found, with the probability that each is there all the same."""
+    said = zip(segmentation.names, segmentation.presence or (), segmentation.present or ())
+    missing = [f"{name} ({presence:.0%})" for name, presence, present in said if not present and name not in cut]
+    return [f"Looked for and not found: {', '.join(missing)}."] if missing else []
 
 
 def lost(words: list[str]) -> list[str]:
