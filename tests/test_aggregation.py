@@ -164,10 +164,12 @@ def test_what_a_mask_hides_is_not_seen(kind, added):
     torch.testing.assert_close(masked.probabilities(slice(1, 2), slice(1, 2)), found[:, 1:, 1:])
 
 
-def test_an_output_of_nan_is_not_taken_for_rebuilt():
+def test_nan_is_not_taken_for_rebuilt():
     a = attention("cross", (1, 2))
-    with pytest.raises(AttentionNotSeen, match="differs from the model's by nan"):
+    with pytest.raises(AttentionNotSeen, match="the model's own output holds nan"):
         check_rebuilt(dataclasses.replace(a, result=a.result * torch.nan))
+    with pytest.raises(AttentionNotSeen, match="differs from the model's by nan"):
+        check_rebuilt(dataclasses.replace(a, query=a.query * torch.nan))
 
 
 class Attending(torch.nn.Module):
