@@ -338,7 +338,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], metavar="PART", help="only files with this in the name")
     parser.add_argument("--limit", type=float, default=600, help="seconds for one change (600)")
     parser.add_argument("--keep", type=float, default=3, help="percent that may stay alive (3)")
-    parser.add_argument("--again", action="store_true", help="try what was alive once more")
+    parser.add_argument("--again", action="store_true", help="try what was alive once more, and nothing else")
     parser.add_argument("--list", action="store_true", help="show the changes, run nothing")
     given = parser.parse_args()
     chosen = sample(given.count, given.seed, given.only)
@@ -347,17 +347,20 @@ def main() -> int:
         return 0
     given.log.parent.mkdir(parents=True, exist_ok=True)
     known = read_log(given.log)
-    retried = {key for key, record in known.items() if given.again and record["result"] == "alive"}
-    todo = [change for change in chosen if change.key not in known or change.key in retried]
+    if given.again:
+        todo = [change for change in chosen if known.get(change.key, {}).get("result") == "alive"]
+    else:
+        todo = [change for change in chosen if change.key not in known]
     if todo:
         prepare()
         try_all(todo, given.log, given.limit)
     known = read_log(given.log)
-    results = Counter(known[change.key]["result"] for change in chosen)
-    alive = [change for change in chosen if known[change.key]["result"] == "alive"]
-    print(f"{len(chosen)} changes: {', '.join(f'{number} {result}' for result, number in sorted(results.items()))}")
+    tried = [change for change in chosen if change.key in known]
+    results = Counter(known[change.key]["result"] for change in tried)
+    alive = [change for change in tried if known[change.key]["result"] == "alive"]
+    print(f"{len(tried)} changes: {', '.join(f'{number} {result}' for result, number in sorted(results.items()))}")
     print("\n".join(map(str, alive)))
-    return int(100 * len(alive) > given.keep * len(chosen))
+    return int(100 * len(alive) > given.keep * len(tried))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def note(caption, present, tokenizer, tokenizer_2=None, add_background=False, ad
 @pytest.mark.parametrize("caption, things", [
     ("cat, grass", ["cat", "grass"]),
     ("sky, (cat, hat), road", ["sky", "(cat, hat)", "road"]),
+    ("sky, (cat, hat, tie), road", ["sky", "(cat, hat, tie)", "road"]),
     ("sky, (truck), road", ["sky"]),  # a group of one that stands elsewhere opens and never closes
     ("sky, (truck), road, (car, wheel), tree", ["sky", "(car, wheel)", "tree"]),
     ("(truck), road", ["(truck)", "road"]),
