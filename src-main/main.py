@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import hydra
-from goca.command import check_arguments, resolved, told
+from goca.command import check_arguments, interruptible, resolved, told
 from goca.evaluation import table
 from goca.overrides import completed
 from goca.settings import GROUPS
@@ -42,7 +42,7 @@ def evaluate(values: dict[str, Any]) -> None:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     name = "{model} on {dataset}".format(**values["choices"])
     bar = partial(tqdm, desc=name, unit="image", disable=rank > 0)
-    results = Benchmark.of(values).run(rank=rank, world=world, progress=bar)
+    results = Benchmark.of(values).run(rank=rank, world=world, progress=lambda ids: interruptible(bar(ids)))
     if results is None:
         print(f"Process {rank} has counted its images; the last process, or another run, writes the results.")
         return

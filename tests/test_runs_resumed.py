@@ -1,5 +1,6 @@
 """What a run folder knows of what it was counted from, and what it never does to what is not its own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import torch
 from commands import MAIN
 from goca.benchmark import Benchmark
+from goca.command import interruptible, told
 from goca.datasets import SampleError, load_dataset
 from goca.embedded import resolve
 from goca.evaluation import Prediction, RunError, RunMismatch, RunStore, table
@@ -389,5 +391,18 @@ def test_interrupted_it_ends_without_a_traceback_and_goes_on(scenes, tmp_path):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=200)
     assert process.returncode == 130 and "interrupted; what is counted is kept" in said and "Traceback" not in said
+
+
+def test_ctrl_c_that_was_lost_in_a_clean_up_ends_the_run_at_the_next_image(capsys):
+    handler, seen = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(SystemExit) as ended, told("run again"):
+        for number in interruptible(range(5)):
+            seen.append(number)
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+    assert seen == [0] and ended.value.code == 130 and "interrupted; run again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert list(interruptible([1, 2])) == [1, 2]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,9 @@ RUN_KEYS: dict[str, Names | None] = {
 @contextmanager
 def told(interrupted: str = "") -> Iterator[None]:
     """End the command with a sentence for errors that have one: exit status 1; 130 where it was interrupted."""
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -60,6 +65,26 @@ def told(interrupted: str = "") -> Iterator[None]:
         if not named(error):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+            INTERRUPT.clear()
+
+
+INTERRUPT = threading.Event()  # Ctrl-C was pressed while a command was at work
+
+
+def _interrupt(*_: Any) -> None:
+    INTERRUPT.set()
+    raise KeyboardInterrupt
+
+
+def interruptible(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, until Ctrl-C was pressed: also where the exception itself was lost in somebody's clean-up."""
+    for item in items:
+        if INTERRUPT.is_set():
+            raise KeyboardInterrupt
+        yield item
 
 
 def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] = RUN_KEYS) -> None:
