@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from goca.config import ConfigError, load_config
+from goca.diffsegmentor import DiffSegmentor
 from goca.open import NoClass, Query, WordTwice, background_words
 from goca.open.evidence import Evidence, Look, gather
 from goca.open.presence import PRESENCE_RULES, probability
@@ -248,3 +249,16 @@ def test_the_page_says_what_was_not_found(mini):
     (said,) = absent(strict, ["ball"])
     assert said.startswith("Looked for and not found: star (") and "ball" not in said
     assert absent(mini(SCENE, "star"), []) == [] == absent(mini(SCENE, "star", ask="complete"), [])
+
+
+def test_several_looks_are_averaged_when_words_are_looked_for_too(mini):
+    looked = Segmenter(mini.extractor, load_config(mini.config, flips=True, draws=2))(SCENE, "star, house")
+    assert looked.scores.isfinite().all() and looked.present == (True, True)
+    assert not torch.equal(looked.scores, mini(SCENE, "star, house").scores)
+
+
+def test_only_words_are_looked_for_and_only_by_this_method(mini):
+    with pytest.raises(ConfigError, match="ask=open is not for method 'diffsegmentor'"):
+        baseline = DiffSegmentor.from_pretrained(None, "mini-sd-diffsegmentor", device="cpu")
+        baseline(SCENE, "star, house", ask="open")
+    assert baseline(SCENE, "star, house").presence is None
