@@ -1,4 +1,4 @@
-"""What ships inside the package: `mini-sd`, a small trained text-to-image model, and `scenes`, its test set."""
+"""What ships inside the package: `mini-sd`, a small trained model, and two benchmarks, `scenes` and `scenes-hard`."""
 
 from pathlib import Path
 
