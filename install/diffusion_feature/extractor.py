@@ -91,7 +91,7 @@ class FeatureExtractor:
         noise: Tensor | None = None,
         seed: int | None = 0,
         batch_size: int = 1,
-        **rules: str,
+        **rules: Any,
     ) -> dict[str, Tensor]:
         """The wanted layers, in the order in which they passed; of one image, or of several in their order.
 

@@ -171,7 +171,7 @@ class Segmenter:
 
     def fitted(self, prompt: Prompt | Sequence[str], ask: str | None = None) -> tuple[list[str], list[str]]:
         """The texts that a prompt is asked in, and the names of classes whose words are cut since they do not fit."""
-        if self.asked(ask, [prompt]) == "open":
+        if self.asked(ask, [prompt]) == "open" and not isinstance(prompt, PromptAnnotation):
             query = Query.of_words(prompt, self.learnt)
             asked, names = Finder(self).prompts(query), query.names()
         else:
@@ -316,7 +316,8 @@ class Segmenter:
         captions = [as_read(annotation.caption, tokenizers, protocol.token_spans) for annotation in annotations]
         pictures = [view.picture(image) for image in images]
         drawn = list(noises) if view.draw == 0 else [None] * len(images)
-        several = {} if places is None or list(places) == list(range(len(images))) else {"places": places}
+        own = places is None or list(places) == list(range(len(images)))  # one prompt per picture
+        several: dict[str, Any] = {} if own else {"places": places}
         self.extractor.forward(captions, pictures, consumer, view.t, drawn, seeds, **rules, **several)
 
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
