@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from goca.files import is_running
+
 PREFIX = "goca-app-"
 
 
@@ -55,15 +57,5 @@ def sweep(place: Path) -> None:
     """Remove the folders of pages that were killed: of processes that are no more, of this user."""
     for folder in place.glob(f"{PREFIX}*"):
         match = re.fullmatch(rf"{PREFIX}(\d+)-\w+", folder.name)
-        if match and not folder.is_symlink() and folder.stat().st_uid == os.getuid() and not runs(int(match[1])):
+        if match and not folder.is_symlink() and folder.stat().st_uid == os.getuid() and not is_running(int(match[1])):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
