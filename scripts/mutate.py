@@ -63,12 +63,12 @@ CORE: dict[str, tuple[str, ...]] = {
     f"{FEATURE}/attention.py": TAP,
     f"{FEATURE}/tap.py": TAP,
     f"{FEATURE}/noise.py": ("families_settings", "schedulers", "extractor", "families_recorded", "families"),
-    f"{FEATURE}/latents.py": ("extractor", "families_recorded", "families"),
+    f"{FEATURE}/latents.py": ("extractor", "families_recorded", "lent", "families"),
 }
 
 # constants that say how much is done at once, or how far a bound is from what it guards: no result depends on them
 SPARED = {"CHUNK_BYTES", "LARGE_CHUNK", "SHORT_ROW", "REBUILT_ROWS", "REBUILT_WITHIN", "ROWS", "POINTS", "LARGE",
-          "BLOCK", "TILE", "LINE", "CHUNK", "UNLIMITED"}  # fmt: skip
+          "BLOCK", "TILE", "LINE", "CHUNK", "UNLIMITED", "STEADY"}  # fmt: skip
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------

@@ -171,6 +171,9 @@ def test_merged_halves_and_stored_cells_equal_the_whole():
         np.testing.assert_array_equal(metric.union, whole.union)
     with pytest.raises(MetricError, match="different settings"):
         whole.merge(MeanIoU(5, "max", [0]))
+    for beyond in ([5, 0, 0, 1], [0, 5, 0, 1], [0, 0, 3, 1], [0, 0, -1, 1]):  # 5 classes, wins at 0 to 2 thresholds
+        with pytest.raises(MetricError, match="outside 5 classes and 2 thresholds"):
+            whole.add([beyond])
 
 
 def test_tensors_of_any_precision_count_like_arrays():

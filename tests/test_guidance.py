@@ -37,6 +37,15 @@ def test_two_regions_get_the_same_mean_change():
     assert strong.max() == pytest.approx(1.0)  # 15 / scale
 
 
+def test_changes_as_small_as_the_guard_against_zero_are_damped():
+    text = torch.zeros(1, 1, 4, 8)
+    text[..., :4], text[..., 4:] = 1e-8, 8e-8
+    tokens = torch.zeros(1, 2, 4, 8)
+    tokens[:, 0, :, :4] = tokens[:, 1, :, 4:] = 1
+    rate = guidance_rate(torch.zeros_like(text), text, tokens, tokens[:, :1] * 0 + 1, 2.0)
+    assert float(rate[0, 0, 0, 0]) == pytest.approx(4.5 / (1 + 1))  # the mean change by that of the left and 1e-8
+
+
 def test_one_region_of_everything_is_plain_guidance():
     everything = torch.ones(2, 1, 3, 3)
     rate = guidance_rate(random(2, 4, 6, 6), random(2, 4, 6, 6, seed=1), everything, everything, 5)

@@ -6,6 +6,7 @@ from goca.prompts.alignment import lay, piece_spans
 from goca.prompts.tokens import UNLIMITED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 NAMES = [[], ["person", "man"], ["cat", "kitten"], ["car", "truck"], ["tree"], ["traffic light"], ["bird"]]
 PRESENT = [1, 2, 3, 4, 5, 6]
@@ -109,6 +110,14 @@ def test_families(tokenizers, pair, cat, sky, sentence):
     found = note("cat, sky", (tokenizers[first], tokenizers.get(second)), add_background=False, add_missing=False)
     assert found.existent_objects == {2: cat} and found.background_objects == [sky]
     assert found.global_token_id == sentence
+
+
+def test_of_two_clip_tokenizers_the_first_tells_the_positions(tokenizers, tiny_sd):
+    other = AutoTokenizer.from_pretrained(tiny_sd / "tokenizer")  # spells "tree"
+    pair = tokenizers["clip"], other
+    names = {"present": [2, 4], "add_background": False, "add_missing": False}
+    assert note("tree, cat", pair, **names).existent_objects == {4: [1], 2: [3]}
+    assert note("tree, cat", pair[::-1], **names).existent_objects == {4: [1, 2, 3, 4], 2: [6]}
 
 
 def test_second_sequence_starts_after_the_padded_first(tokenizers):
