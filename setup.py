@@ -19,8 +19,8 @@ EXTRAS = {
     "slurm": ["hydra-submitit-launcher>=1.2,<2"],
 }
 EXTRAS["eval"] = [*EXTRAS["crf"], *EXTRAS["slurm"]]  # whatever a benchmark run may ask for
-TOOLS = ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3", "playwright>=1.45,<2",
-         "setuptools>=77"]
+TOOLS = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6,<7", "ruff>=0.9,<1", "mypy>=1.14,<3",
+         "playwright>=1.45,<2", "setuptools>=77"]
 QUANTISED = ["peft>=0.17,<1", "bitsandbytes>=0.45,<1", "gguf>=0.10,<1", "torchao>=0.15,<1"]  # what denoisers come with
 goca_packages = [f"goca.{name}" for name in find_packages("src-main/goca")]
 
