@@ -169,7 +169,7 @@ class Segmenter:
             raise ConfigError("ask=open looks for words; give a text or a list of words in place of an annotation")
         return way
 
-    def fitted(self, prompt: Prompt | Sequence[str], ask: str | None = None) -> tuple[list[str], list[str]]:
+    def fitted(self, prompt: Any, ask: str | None = None) -> tuple[list[str], list[str]]:
         """The texts that a prompt is asked in, and the names of classes whose words are cut since they do not fit."""
         if self.asked(ask, [prompt]) == "open" and not isinstance(prompt, PromptAnnotation):
             query = Query.of_words(prompt, self.learnt)
@@ -310,7 +310,7 @@ class Segmenter:
         """
         protocol, view = self.protocol, view or View(self.config.t)
         seeds = [None if protocol.seed == "none" else view.seed(seed_of(*each)) for each in zip(images, image_ids)]
-        rules = {name: getattr(protocol, switch) for name, switch in FORWARD_RULES.items()}
+        rules: dict[str, Any] = {name: getattr(protocol, switch) for name, switch in FORWARD_RULES.items()}
         given = self.extractor.backbone.tokenizers(self.extractor.parts)
         tokenizers = [given[name] for name in ("tokenizer", "tokenizer_2") if name in given]
         captions = [as_read(annotation.caption, tokenizers, protocol.token_spans) for annotation in annotations]

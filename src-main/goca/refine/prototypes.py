@@ -26,9 +26,10 @@ def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int] | str)
     check_maps(scores)
     if dense.ndim != 3 or not bool(dense.isfinite().all()):
         raise RefineError(f"the dense feature has the shape {list(dense.shape)}; expected finite values [C, h, w]")
-    target = tuple(dense.shape[1:]) if size == SAME else (size, size) if isinstance(size, int) else tuple(size)
-    if len(target) != 2 or not all(isinstance(side, int) and side >= 1 for side in target):
+    sides = dense.shape[1:] if size == SAME else (size, size) if isinstance(size, int) else size
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise RefineError(f"size is {size!r}; expected a side of at least 1, (height, width) or {SAME!r}")
+    target = int(sides[0]), int(sides[1])
     feature = dense.float().to(scores.device)
     pixels = F.interpolate(feature[None], target, mode="bicubic", align_corners=False)[0]  # [C, H, W]
 
