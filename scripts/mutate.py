@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GOCA, FEATURE = "src-main/goca", "install/diffusion_feature"
 
 METHOD = ("aggregation", "rescaling", "segmenter", "families_recorded")
-PROMPTS = ("prompts_grammar", "prompts_released", "prompts_annotate")
+PROMPTS = ("prompts_grammar", "prompts_released", "prompts_annotate", "prompts_learnt")
 METRIC = ("evaluation_decision", "evaluation_mean_iou", "evaluation_metrics")
 TAP = ("aggregation", "families_recorded", "extractor", "families")
 

@@ -199,6 +199,11 @@ def test_two_halves_are_two_regions():
     assert torch.equal(proposals[0] > 0, (torch.arange(8) < 4).expand(8, 8))
     assert len(merge_proposals(blocks(), (8, 8), threshold=0, stride=2)) == 16  # nothing is below 0
     assert len(merge_proposals(blocks(), (8, 8), threshold=1e3)) == 1
+    maps = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    distance = float(divergence(maps, maps)[0, 1])
+    for threshold, first in ((distance, [0.9, 0.1]), (1.01 * distance, [0.5, 0.5])):  # alike is what lies below
+        found = merge_proposals(maps, (1, 2), threshold, stride=1, rounds=1)
+        torch.testing.assert_close(found[0, 0], torch.tensor(first))
 
 
 def test_later_rounds_merge_greedily_from_the_first():
