@@ -67,9 +67,10 @@ def test_words_after_a_learnt_token_keep_their_own_tokens(pipe):
     assert pieces(pipe.tokenizer, words.positions("CAT"), written) == ["cat</w>"]
 
 
+@pytest.mark.parametrize("name", ["<toy>", "<Toy>"])  # capitals are as free as in other class names
 @pytest.mark.parametrize("protocol", ["paper", "released"])
-def test_a_learnt_token_can_be_a_class(pipe, protocol):
-    annotation = annotate("grass, (<toy>, cat), <*>", [[], ["<toy>"], ["grass"]], [1, 2], pipe.tokenizer, max_length=40,
+def test_a_learnt_token_can_be_a_class(pipe, protocol, name):
+    annotation = annotate("grass, (<toy>, cat), <*>", [[], [name], ["grass"]], [1, 2], pipe.tokenizer, max_length=40,
                           add_background=False, add_missing=False, protocol=protocol)  # fmt: skip
     assert annotation.caption == "grass, <toy>, cat, <*>"
     written = pipe.maybe_convert_prompt(annotation.caption, pipe.tokenizer)
