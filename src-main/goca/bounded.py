@@ -20,6 +20,10 @@ class JSONUnreadable(ValueError):
     """Text that is not JSON, or beyond the bounds; the message says where or which."""
 
 
+class NotText(JSONUnreadable):
+    """Bytes that are not UTF-8."""
+
+
 def read_json(path: str | os.PathLike[str], pairs: Pairs | None = None) -> Any:
     """A JSON file in UTF-8, with a byte-order mark or without. Raises JSONUnreadable, OSError."""
     return parse_json(Path(path).read_bytes(), pairs)
@@ -35,7 +39,9 @@ def parse_json(text: str | bytes, pairs: Pairs | None = None) -> Any:
         found = json.loads(text, object_pairs_hook=pairs, parse_int=whole_number if LONG.search(text) else None)
     except RecursionError:
         raise JSONUnreadable(f"lists or objects are nested deeper than {DEPTH}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise NotText(f"no UTF-8 text: {error}") from None
+    except json.JSONDecodeError as error:
         raise JSONUnreadable(str(error)) from None
     if text.count("[") + text.count("{") > DEPTH and deeper_than(found, DEPTH):
         raise JSONUnreadable(f"lists or objects are nested deeper than {DEPTH}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from goca.bounded import JSONUnreadable, read_json
+from goca.bounded import JSONUnreadable, NotText, read_json
 from goca.files import whole_file
 from goca.schema import shown
 
@@ -148,7 +148,7 @@ def read_json_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         found = read_json(path, no_twins)
     except FileNotFoundError:
         raise AnnotationError(f"{path}: there is no such file of {what}") from None
-    except OSError as error:
+    except (OSError, NotText) as error:
         raise AnnotationError(f"{path}: cannot be read as {what}: {error}") from None
     except JSONUnreadable as error:
         raise AnnotationError(f"{path}: is not JSON ({error}); was its writing cut off?") from None
