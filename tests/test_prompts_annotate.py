@@ -192,6 +192,12 @@ def test_tokens_that_the_tokenizer_added_have_no_place_in_the_text(tokenizers):
             assert piece_spans("cat, dog", slow, name, ids) == [(0, 0)] * first + spans + [(0, 0)], name
 
 
+def test_unknown_pieces_stay_in_their_own_words(tokenizers):
+    slow = WithoutOffsets(tokenizers["bert"])
+    ids = slow("🐱 🐶 cat")["input_ids"]
+    assert piece_spans("🐱 🐶 cat", slow, "bert", ids) == [(0, 0), (0, 1), (2, 3), (4, 7), (0, 0)]
+
+
 def test_added_tokens_must_be_recognisable(tokenizers):
     slow = WithoutOffsets(tokenizers["clip"])
     with pytest.raises(AlignmentError, match="around the ids"):
