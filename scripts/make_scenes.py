@@ -23,6 +23,7 @@ import numpy as np
 import scene_drawing
 import scenes_hard
 from goca.colours import voc_palette
+from goca.evaluation.store import write_text
 from PIL import Image
 from scene_drawing import SIZE
 from tqdm import tqdm
@@ -111,10 +112,7 @@ def main() -> None:
     beside = REPOSITORY / f"gpt_output/{arguments.world}.json" if out == shipped else out / "labels.json"
     labels_file = arguments.labels or beside
     labels = write_split(out, arguments.split, seed, arguments.count, arguments.world)
-    labels_file.parent.mkdir(parents=True, exist_ok=True)
-    part = labels_file.with_name(labels_file.name + ".part")
-    part.write_text(json.dumps(labels, indent=1))
-    part.rename(labels_file)
+    write_text(labels_file, json.dumps(labels, indent=1))
     print(f"{len(labels)} pictures in {out}, captions in {labels_file}")
 
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from goca.files import whole_file
+from goca.evaluation.store import write_text
+from goca.files import write_arrays
 from goca.visualize import save_figure
 from mini_family import KINDS
 from scaling_measures import QUICK, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
@@ -69,13 +70,8 @@ def reference_features(out: Path, network: Any, worlds: list[str], sizes: Sizes)
                 found[world] = torch.cat([network(some) for some in images.split(100)]).double().numpy()
                 seen = torch.cat([network.seen(some) for some in images.split(100)])
             found[f"{world}/seen"] = np.array([seen[words].float().mean(), (seen == words).all(1).float().mean()])
-        save_arrays(file, found)
+        write_arrays(file, found)
     return load_arrays(file)
-
-
-def save_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    with whole_file(file) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
 
 
 def load_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -90,12 +86,11 @@ def measure(point: Point, sizes: Sizes, network: Any, out: Path) -> tuple[dict, 
     generation, segmentation, chosen = (folder / f"{name}" for name in
                                         ("generation.npz", "segmentation.npz", "chosen.json"))  # fmt: skip
     if not generation.exists():
-        save_arrays(generation, measure_generation(point, sizes, network, folder))
+        write_arrays(generation, measure_generation(point, sizes, network, folder))
     if not (segmentation.exists() and chosen.exists()):
         arrays, found = measure_segmentation(point, sizes)
-        save_arrays(segmentation, arrays)
-        with whole_file(chosen) as temporary:
-            temporary.write_text(json.dumps(found, indent=1))
+        write_arrays(segmentation, arrays)
+        write_text(chosen, json.dumps(found, indent=1))
     return load_arrays(generation), load_arrays(segmentation), json.loads(chosen.read_text())
 
 
@@ -125,12 +120,10 @@ def report(points: list[Point], sizes: Sizes, out: Path) -> None:
     checks = {world: dict(zip(("found", "exact"), reference[f"{world}/seen"].tolist())) for world in worlds}
     whole = {"sizes": vars(sizes), "network sees of drawn images": checks, "rows": rows, "correlations": found,
              "chosen": details}  # fmt: skip
-    with whole_file(out / "results.json") as temporary:
-        temporary.write_text(json.dumps(whole, indent=1))
+    write_text(out / "results.json", json.dumps(whole, indent=1))
     write_csv(out / "results.csv", rows)
-    with whole_file(out / "tables.md") as temporary:
-        text = [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []
-        temporary.write_text("\n".join([*text, *tables]))
+    text = [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []
+    write_text(out / "tables.md", "\n".join([*text, *tables]))
     save_figure(figure(measured), out / "scaling.png", dpi=150)
 
 

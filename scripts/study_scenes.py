@@ -25,6 +25,7 @@ from goca import Segmenter
 from goca.config import load_config
 from goca.datasets import Dataset, load_dataset
 from goca.evaluation import MeanIoU
+from goca.evaluation.store import write_text
 from goca.prompts import PromptAnnotation, annotate, read_captions
 from make_scenes import REPOSITORY, SPLITS, write_split
 from scipy.stats import t as student
@@ -249,8 +250,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     entries = list(STUDIES[arguments.study](arguments))
     out = arguments.work / f"{arguments.study}.json"
-    out.with_suffix(".part").write_text(json.dumps(entries, indent=1))
-    out.with_suffix(".part").rename(out)
+    write_text(out, json.dumps(entries, indent=1))
     PRINT[arguments.study](entries)
     print(f"\nA cell of the table of parts: mIoU at the best threshold (at threshold 0; objects alone). Entries: {out}")
 

@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
     from diffusion_feature import FeatureExtractor
     from goca.config import load_config
     from goca.embedded import resolve
+    from goca.files import write_arrays
     from tqdm import tqdm
 
     config = load_config(options.model)
@@ -80,18 +81,18 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         print("\n".join(extractor.layer_ids()))
         return
+    t = config.t if options.t is None else options.t
     rules = {"noise_rule": config.protocol.noise, "posterior": "mean"}
     bar = tqdm(total=len(missing), desc=f"features of {options.model}", unit="image")
     for files in parts(missing, options.batch):
         images = [read(file) for file in files]
-        t = config.t if options.t is None else options.t
         found = extractor.extract(options.prompt, images, t, seed=options.seed, batch_size=options.batch, **rules)
         arrays = {name: feature.cpu().numpy() for name, feature in found.items()}
         for place, (file, image) in enumerate(zip(files, images)):
             own = {name: array[place] for name, array in arrays.items()}
             if options.pca:
                 draw(out, file, own, image.size)
-            save(target(out, file), own)
+            write_arrays(target(out, file), own)
         bar.update(len(files))
     bar.close()
     print(f"{len(missing)} images, {len(extractor.wanted)} layers each: {out}")
@@ -124,14 +125,6 @@ def draw(out: Path, file: Path, features: dict[str, Any], size: tuple[int, int])
     for name, feature in features.items():
         if feature.ndim == 3 and not name.endswith("-map"):
             save_picture(pca_image(feature).resize(size, 0), out / f"{file.stem}.{name}.png")
-
-
-def save(path: Path, arrays: dict[str, Any]) -> None:
-    import numpy as np
-    from goca.files import whole_file
-
-    with whole_file(path) as temporary, temporary.open("wb") as file:  # by name, numpy would add a suffix
-        np.savez_compressed(file, **arrays)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from goca.files import whole_file
+from goca.files import write_arrays
 from goca.guidance import SemanticGuidance
 
 
@@ -34,6 +34,4 @@ class Recorder:
 
     def save(self, path: Path, place: int) -> None:
         """Those of one picture of the batch, to an .npz without objects."""
-        own = {name: array[place] for name, array in self.arrays.items()}
-        with whole_file(path) as temporary, temporary.open("wb") as file:  # by name, numpy would add a suffix
-            np.savez_compressed(file, **own)
+        write_arrays(path, {name: array[place] for name, array in self.arrays.items()})

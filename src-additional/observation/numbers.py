@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusion_feature.errors import layer_not_found
 from goca.aggregation import Aggregator
-from goca.files import whole_file
+from goca.files import write_arrays
 from goca.prompts import PromptAnnotation
 from goca.prompts.words import PromptWords
 from goca.rescaling import rescale
@@ -235,6 +235,5 @@ def save_numbers(path: str | os.PathLike[str], settings: Mapping[str, Numbers]) 
     path, flat = Path(path), {}
     for number, (setting, numbers) in enumerate(settings.items()):
         flat |= {f"{setting}.{key}" if number else key: value for key, value in numbers.items()}
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **flat)
+    write_arrays(path, flat)
     return path

@@ -9,10 +9,11 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 TEMPORARY = re.compile(r".+\.((?P<host>[0-9a-f]{6})-(?P<process>\d+)-)?[0-9a-f]{8}\.tmp")
 OLD = 24 * 3600  # seconds after which a temporary file of another machine is nobody's any more
@@ -37,6 +38,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """An .npz of arrays by name, compressed, there whole or not at all. Errors: OSError."""
+    import numpy as np
+
+    with whole_file(path) as temporary, temporary.open("wb") as file:  # by name, numpy would add a suffix
+        np.savez_compressed(file, **arrays)
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[Path]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from goca.datasets import Sample, SampleError
 from goca.diffsegmentor import DiffSegmentor
 from goca.evaluation import Prediction, Word
 from goca.open import Answer, Query
+from goca.open.finding import Finder
 from goca.prompts import PromptAnnotation
 from goca.segmenter import Segmenter
 
@@ -95,6 +97,11 @@ class OpenPredictor:
     noise: Callable[[Sample], NDArray[np.floating]] | None = None
     seed: int = 0
 
+    @cached_property
+    def finder(self) -> Finder:
+        """One for the whole run: it writes a query's prompts once, and a vocabulary's are the same for all images."""
+        return Finder(self.segmenter)
+
     def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
         """Predictions in the order of the samples; their prompts share forwards."""
         found: list[Prediction | SampleError] = []
@@ -111,7 +118,7 @@ class OpenPredictor:
         images = [samples[number].image for number in wanted]
         ids = [noise_id(samples[number], self.seed) for number in wanted]
         queries, noises = (list(each) for each in zip(*wanted.values())) if wanted else ([], [])
-        answers, cut = self.segmenter.look_for(images, queries, noises, ids), dict[str, str]()
+        answers, cut = self.finder.answers(images, queries, noises, ids), dict[str, str]()
         for number in wanted:
             with warned() as messages:
                 answer = next(answers)
