@@ -28,15 +28,15 @@ from pathlib import Path
 import torch
 from diffusion_feature.latents import read_picture, seeded
 from goca import Segmenter
+from goca.benchmark.run_store import write_text
 from goca.datasets import load_dataset
 from goca.evaluation import MeanIoU
-from goca.evaluation.store import write_text
 from goca.prompts import annotate, read_captions
 from make_scenes import REPOSITORY
 from tqdm import tqdm
 
 WARM_UP = 5  # pictures before the clock starts
-OTHERS = {"denoisers": "benchmark_denoisers", "evaluation": "benchmark_evaluation"}
+OTHERS = {"denoisers": "benchmarks.of_denoisers", "evaluation": "benchmark_evaluation"}
 FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 
 
@@ -56,8 +56,14 @@ def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
     seconds: dict[str, list[float]] = {"bare": [], "method": [], "evaluation": []}
     for image_id in tqdm(dataset.ids[: pictures + WARM_UP], desc="mini-sd"):
         sample = dataset.sample(image_id)
-        annotation = annotate(captions[sample.name], dataset.class_names, sample.present,
-                              extractor.parts["tokenizer"], add_background=False, add_missing=True)  # fmt: skip
+        annotation = annotate(
+            captions[sample.name],
+            dataset.class_names,
+            sample.present,
+            extractor.parts["tokenizer"],
+            add_background=False,
+            add_missing=True,
+        )
         states, image, label = backbone.encode_text(extractor.parts, [annotation.caption]), sample.image, sample.label
 
         def bare() -> torch.Tensor:
@@ -96,9 +102,11 @@ def embedded_command(argv: Sequence[str]) -> None:
     found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads()}
     row = found["mini-sd"]
     print("| | bare | method | method / bare | evaluation | peak memory |\n|---|---|---|---|---|---|")
-    print(f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "
-          f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {1e3 * row['evaluation']:.2f} ms "
-          f"| {row['peak bytes of the process'] / 1e9:.2f} GB |")  # fmt: skip
+    print(
+        f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "
+        f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {1e3 * row['evaluation']:.2f} ms "
+        f"| {row['peak bytes of the process'] / 1e9:.2f} GB |"
+    )
     if arguments.json:
         write_text(arguments.json, json.dumps(found, indent=1))
 

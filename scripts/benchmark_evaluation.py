@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from goca.benchmark.run_store import write_text
 from goca.evaluation import MeanIoU
-from goca.evaluation.store import write_text
 from tqdm import tqdm
 
 GRID, VOID = 64, 255
@@ -100,8 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     arguments = parser.parse_args(argv)
     with one_core():
-        rows = [measure(arguments.classes, present, arguments.size, arguments.repeats)
-                for present in tqdm(arguments.present, desc="classes present")]  # fmt: skip
+        rows = [
+            measure(arguments.classes, present, arguments.size, arguments.repeats)
+            for present in tqdm(arguments.present, desc="classes present")
+        ]
     height, width = arguments.size
     print(f"{arguments.classes} classes, {len(THRESHOLDS)} thresholds, {height} x {width}, one core;", end=" ")
     print("medians of processor time")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import hydra
-from goca.command import check_arguments, resolved, told
+from goca.cli.hydra_command import check_arguments, resolved, told
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.datasets.check import Report, examine
 from goca.schema import ConfigError, Count, refusal
@@ -72,7 +72,7 @@ def captions(config: DatasetConfig) -> list[str]:
 
 
 def verdict(report: Report) -> list[str]:
-    """"ready", or what to do."""
+    """ "ready", or what to do."""
     if report.ready and report.looked_at < report.listed:
         return [f"ready, as far as the first {report.looked_at} images go"]
     return ["ready"] if report.ready else ["not ready:", *(f"  {step}" for step in report.fixes())]

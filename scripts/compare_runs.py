@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from goca import Segmenter
-from goca.aggregation import Aggregator
 from goca.benchmark import Benchmark
-from goca.bounded import read_json
+from goca.benchmark.inputs import Captions
 from goca.datasets import class_label, load_dataset
-from goca.evaluation import Captions
+from goca.drawing.figures import Row, figure, save_figure
+from goca.files.bounded_json import read_json
+from goca.method.aggregation import Aggregator
+from goca.method.rescaling import rescale
 from goca.prompts import PromptAnnotation
-from goca.rescaling import rescale
-from goca.visualize import Row, figure, save_figure
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -40,8 +40,10 @@ def print_table(runs: dict[str, dict[str, Any]]) -> None:
     print("|---|" + "---|" * len(runs))
     columns = list(runs.values())
     rows = [("**mean**", [run["mIoU"]["best"]["mIoU"] for run in columns])]
-    rows += [(each["name"], [run["per_class"][i]["iou_best"] for run in columns])
-             for i, each in enumerate(columns[0]["per_class"])]  # fmt: skip
+    rows += [
+        (each["name"], [run["per_class"][i]["iou_best"] for run in columns])
+        for i, each in enumerate(columns[0]["per_class"])
+    ]
     for name, values in rows:
         print(f"| {name} | " + " | ".join("-" if value is None else f"{100 * value:.1f}" for value in values) + " |")
     protocol = columns[0]["protocol"]["preset"] or "mixed"

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from goca.command import check_arguments, told
+from goca.benchmark.run_store import write_text
+from goca.cli.hydra_command import check_arguments, told
+from goca.cli.overrides import configured
 from goca.config import folder, names
-from goca.evaluation.store import write_text
-from goca.overrides import configured
-from goca.reading import read_yaml
+from goca.files.text import read_yaml
 from tqdm import tqdm
 
 OWN = ["limit=5", "protocol=released", "protocol.seed=image", "protocol.absent_classes=skip"]  # unless said otherwise

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from goca.datasets import DatasetConfig, SampleError, load_dataset
+from goca.files.text import read_yaml
 from goca.labeling import (
     PUBLISHED,
     Finding,
@@ -28,7 +29,6 @@ from goca.labeling import (
     read_text_answers,
     text_files,
 )
-from goca.reading import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 5  # names that are listed of each kind
@@ -128,8 +128,11 @@ def described(name: str, finding: Finding, unreadable: dict[str, str]) -> list[s
         "a bracket without its partner (used as they are)": finding.unclosed,
         "long captions, whose end a tokenizer may cut off": finding.long,
     }
-    lines = [f"  {len(images)} {kind}: {', '.join(images[:SHOWN])}{', ...' * (len(images) > SHOWN)}"
-             for kind, images in kinds.items() if images]  # fmt: skip
+    lines = [
+        f"  {len(images)} {kind}: {', '.join(images[:SHOWN])}{', ...' * (len(images) > SHOWN)}"
+        for kind, images in kinds.items()
+        if images
+    ]
     return [f"{name}: {len(finding.captions)} captions; {compared}", *lines]
 
 

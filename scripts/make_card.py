@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from goca.files import whole_file
-from goca.visualize import save_figure
+from embedded.mini_data import DATA_SEED, HELD_OUT_SEED, to_unit
+from embedded.mini_family import FAMILY_WORDS, KINDS, TEXT, call_arguments, guided
+from embedded.mini_model import WORDS
+from embedded.scene_drawing import LOWER, OBJECTS, SIZE, UPPER
+from goca.drawing.figures import save_figure
+from goca.files.atomic import whole_file
 from make_scenes import WORLDS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from mini_data import DATA_SEED, HELD_OUT_SEED, to_unit
-from mini_family import FAMILY_WORDS, KINDS, TEXT, call_arguments, guided
-from mini_model import WORDS
-from scene_drawing import LOWER, OBJECTS, SIZE, UPPER
 from tqdm import tqdm
 from train_mini import RECIPES, SHIPPED
 
@@ -46,9 +46,9 @@ commas: `ball, sky, grass`.{called}
 
 ## How it was made
 
-`python3 scripts/train_mini.py --kind {kind}`, {start}, on pictures that `scripts/scene_drawing.py` and
-`scripts/scenes_hard.py` draw: {pictures} of data seed {seed}, and their mirror images. The validation loss is of
-{held_out} pictures of each world, seed {held_out_seed}; the splits that are measured on have the seeds {splits}.
+`python3 scripts/train_mini.py --kind {kind}`, {start}, on pictures that `scripts/embedded/scene_drawing.py` and
+`scripts/embedded/scenes_hard.py` draw: {pictures} of data seed {seed}, and their mirror images. The validation loss is
+of {held_out} pictures of each world, seed {held_out_seed}; the splits that are measured on have the seeds {splits}.
 {vae_training} Text and denoiser together: {steps} steps of {batch} pictures, {target}, {dropout:.0%} text dropout,
 AdamW {rate:g} with warm-up and {decay} decay, moving average {ema:g}; the weights are the average's, in 16 bit.
 Hardware: {hardware}. Time between the first and last log line, pauses and other work on the same machine included:
@@ -98,8 +98,13 @@ def loss_figure(logs: dict[str, list[dict]], validations: dict[str, list[dict]])
     return figure
 
 
-HARD_PROMPTS = ["traffic light, cup, sky, road", "air balloon, boat, sky, water", "red car, blue house, wall, sand",
-                "bird, mushroom, forest, grass", "a street lamp, a fish, the wall, the snow"]  # fmt: skip
+HARD_PROMPTS = [
+    "traffic light, cup, sky, road",
+    "air balloon, boat, sky, water",
+    "red car, blue house, wall, sand",
+    "bird, mushroom, forest, grass",
+    "a street lamp, a fish, the wall, the snow",
+]
 
 
 def prompts(hard: bool) -> list[str]:
@@ -118,13 +123,19 @@ def sample_figure(pipe: DiffusionPipeline, hard: bool) -> Figure:
     figure.subplots_adjust(left=1.6 / (1.1 * SAMPLES + 1.6), right=0.995, top=0.995, bottom=0.005)
     for prompt, line in zip(tqdm(rows, desc="samples"), grid):
         generators = [torch.Generator().manual_seed(seed) for seed in range(SAMPLES)]
-        images = pipe([prompt] * SAMPLES, num_inference_steps=SAMPLING_STEPS, generator=generators,
-                      output_type="np", **guided(pipe, GUIDANCE, SAMPLES)).images  # fmt: skip
+        images = pipe(
+            [prompt] * SAMPLES,
+            num_inference_steps=SAMPLING_STEPS,
+            generator=generators,
+            output_type="np",
+            **guided(pipe, GUIDANCE, SAMPLES),
+        ).images
         for axes, image in zip(line, images):
             axes.imshow(image)
             axes.axis("off")
-        line[0].text(-0.06, 0.5, prompt.replace(", ", "\n"), transform=line[0].transAxes, ha="right", va="center",
-                     fontsize=9)  # fmt: skip
+        line[0].text(
+            -0.06, 0.5, prompt.replace(", ", "\n"), transform=line[0].transAxes, ha="right", va="center", fontsize=9
+        )
     return figure
 
 
@@ -145,8 +156,10 @@ def describe(part: torch.nn.Module) -> str:
         side = SIZE // 2 ** (len(c.block_out_channels) - 1)
         return f"{name}, {list(c.block_out_channels)} channels, {c.latent_channels} x {side} x {side} latents"
     if name == "UNet2DConditionModel":
-        return (f"{name}, {list(c.block_out_channels)} channels, {c.layers_per_block} layer per block, "
-                f"{c.attention_head_dim} heads, attention at 16 x 16 and 8 x 8")  # fmt: skip
+        return (
+            f"{name}, {list(c.block_out_channels)} channels, {c.layers_per_block} layer per block, "
+            f"{c.attention_head_dim} heads, attention at 16 x 16 and 8 x 8"
+        )
     if name == "CLIPTextModel":
         return f"{name}, {c.num_hidden_layers} layer, width {c.hidden_size}, {c.max_position_embeddings} tokens"
     if name == "T5EncoderModel":
@@ -177,8 +190,9 @@ def listed(values: dict[str, str]) -> str:
 
 def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path, hardware: str, limits: str) -> str:
     kind, recipe, table = KINDS[kind_name], RECIPES[kind_name], parts(pipe)
-    logs = {name: read_log(work / f"{name}.jsonl") for name in ("vae", kind.denoiser)
-            if (work / f"{name}.jsonl").exists()}  # fmt: skip
+    logs = {
+        name: read_log(work / f"{name}.jsonl") for name in ("vae", kind.denoiser) if (work / f"{name}.jsonl").exists()
+    }
     checks = work / f"{kind.denoiser}-validation.jsonl"
     validation = read_log(checks) if checks.exists() else []
     save_figure(loss_figure(logs, {kind.denoiser: validation}), folder / "card/loss.png", dpi=120)
@@ -190,20 +204,37 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
     arguments = ", ".join(f"{name}={value!r}" for name, value in call_arguments(pipe).items())
     splits = {f"{world} {split}": str(seed) for world in kind.worlds for split, seed in WORLDS[world].splits.items()}
     return CARD.format(
-        kind=kind_name, pipeline=type(pipe).__name__, parameters=sum(count for *_, count in table) / 1e6,
+        kind=kind_name,
+        pipeline=type(pipe).__name__,
+        parameters=sum(count for *_, count in table) / 1e6,
         parts="\n".join(f"| {name} | {what} | {count / 1e6:.2f} M |" for name, what, count in table),
         words=", ".join(WORDS if kind_name == "mini-sd" else FAMILY_WORDS),
         called=CALLED.format(arguments=arguments) if arguments else "",
         start="all but the VAE from random weights" if own else "everything from random weights",
-        pictures=listed({world: str(count) for world, count in kind.worlds.items()}), seed=DATA_SEED,
-        held_out=recipe.held_out, held_out_seed=HELD_OUT_SEED, splits=listed(splits), vae_training=vae,
-        steps=logs[kind.denoiser][-1]["step"], batch=recipe.batch, target=TARGETS[type(pipe).__name__],
-        dropout=recipe.text_dropout, rate=recipe.rate, decay=recipe.decay, ema=recipe.ema, hardware=hardware,
-        minutes=listed(minutes), losses=listed(losses),
+        pictures=listed({world: str(count) for world, count in kind.worlds.items()}),
+        seed=DATA_SEED,
+        held_out=recipe.held_out,
+        held_out_seed=HELD_OUT_SEED,
+        splits=listed(splits),
+        vae_training=vae,
+        steps=logs[kind.denoiser][-1]["step"],
+        batch=recipe.batch,
+        target=TARGETS[type(pipe).__name__],
+        dropout=recipe.text_dropout,
+        rate=recipe.rate,
+        decay=recipe.decay,
+        ema=recipe.ema,
+        hardware=hardware,
+        minutes=listed(minutes),
+        losses=listed(losses),
         validation=f" Last validation loss: {validation[-1]['loss']:.4f}." if validation else "",
-        count=RESTORED, psnr=listed({world: f"{psnr(pipe, world):.1f} dB" for world in kind.worlds}),
-        guidance=GUIDANCE, sampling=SAMPLING_STEPS, last=SAMPLES - 1, limits=limits.strip(),
-    )  # fmt: skip
+        count=RESTORED,
+        psnr=listed({world: f"{psnr(pipe, world):.1f} dB" for world in kind.worlds}),
+        guidance=GUIDANCE,
+        sampling=SAMPLING_STEPS,
+        last=SAMPLES - 1,
+        limits=limits.strip(),
+    )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Make the report of a finished run anew, from its results.json and thumbnails.
 
-    python3 scripts/make_report.py runs/mini-sd-scenes-paper
+python3 scripts/make_report.py runs/mini-sd-scenes-paper
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from goca.evaluation import RunError, write_report
+from goca.benchmark.run_store import RunError
+from goca.report.html import write_report
 
 
 def main(argv: list[str] | None = None) -> None:

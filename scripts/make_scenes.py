@@ -20,12 +20,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import scene_drawing
-import scenes_hard
-from goca.colours import voc_palette
-from goca.evaluation.store import write_text
+from embedded import scene_drawing, scenes_hard
+from embedded.scene_drawing import SIZE
+from goca.benchmark.run_store import write_text
+from goca.drawing.palettes import voc_palette
 from PIL import Image
-from scene_drawing import SIZE
 from tqdm import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -67,8 +67,22 @@ CORE: dict[str, tuple[str, ...]] = {
 }
 
 # constants that say how much is done at once, or how far a bound is from what it guards: no result depends on them
-SPARED = {"CHUNK_BYTES", "LARGE_CHUNK", "SHORT_ROW", "REBUILT_ROWS", "REBUILT_WITHIN", "ROWS", "POINTS", "LARGE",
-          "BLOCK", "TILE", "LINE", "CHUNK", "UNLIMITED", "STEADY"}  # fmt: skip
+SPARED = {
+    "CHUNK_BYTES",
+    "LARGE_CHUNK",
+    "SHORT_ROW",
+    "REBUILT_ROWS",
+    "REBUILT_WITHIN",
+    "ROWS",
+    "POINTS",
+    "LARGE",
+    "BLOCK",
+    "TILE",
+    "LINE",
+    "CHUNK",
+    "UNLIMITED",
+    "STEADY",
+}
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -96,14 +110,46 @@ class Change:
 
 
 COMPARISONS = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
-}  # fmt: skip
-OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "//", ast.Pow: "*",
-             ast.BitAnd: "|", ast.BitOr: "&", ast.LShift: ">>"}  # fmt: skip
-CALLS = {"max": "min", "min": "max", "amax": "amin", "amin": "amax", "sum": "max", "any": "all", "all": "any",
-         "floor": "ceil", "ceil": "floor", "maximum": "minimum", "minimum": "maximum", "zeros": "ones",
-         "ones": "zeros", "find": "rfind", "argmax": "argmin"}  # fmt: skip
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+    ast.In: "not in",
+    ast.NotIn: "in",
+}
+OPERATORS = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "*",
+    ast.Mod: "//",
+    ast.Pow: "*",
+    ast.BitAnd: "|",
+    ast.BitOr: "&",
+    ast.LShift: ">>",
+}
+CALLS = {
+    "max": "min",
+    "min": "max",
+    "amax": "amin",
+    "amin": "amax",
+    "sum": "max",
+    "any": "all",
+    "all": "any",
+    "floor": "ceil",
+    "ceil": "floor",
+    "maximum": "minimum",
+    "minimum": "maximum",
+    "zeros": "ones",
+    "ones": "zeros",
+    "find": "rfind",
+    "argmax": "argmin",
+}
 SILENT = (ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 GUARDS = {"clamp", "clamp_", "sqrt", "abs", "nan_to_num", "lower", "strip", "removesuffix", "unique", "flip"}
 WRAPPERS = {"sorted", "reversed", "abs", "set"}
@@ -231,15 +277,27 @@ def copy_tree(folder: Path) -> Path:
 
 def prepare() -> None:
     """Import what takes long and is never changed, once."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-                   "PYTHONDONTWRITEBYTECODE": "1", "GOCA_GOLDENS": "/nonexistent"}  # fmt: skip
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GOCA_GOLDENS": "/nonexistent",
+    }
     for name in ("torch", "diffusers", "transformers", "hypothesis", "scipy.optimize", "hydra", "pytest"):
         importlib.import_module(name)
     import diffusers
     import transformers
 
-    for name in ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "FluxPipeline",
-                 "HunyuanDiTPipeline", "UNet2DConditionModel", "AutoencoderKL"):  # fmt: skip
+    for name in (
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "PixArtAlphaPipeline",
+        "FluxPipeline",
+        "HunyuanDiTPipeline",
+        "UNet2DConditionModel",
+        "AutoencoderKL",
+    ):
         getattr(diffusers, name)
     for name in ("CLIPTextModel", "T5EncoderModel", "BertModel", "AutoTokenizer", "T5Tokenizer", "BertTokenizer"):
         getattr(transformers, name)
@@ -283,8 +341,18 @@ def _run_tests(folder: Path, options: list[str], files: list[str], output: Path)
         from hypothesis import Phase, settings
 
         settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate], database=None)
-        own = ["-q", "-rfE", "-p", "no:cacheprovider", "--no-header", "--tb=no", "--basetemp", str(folder / "tmp"),
-               "--hypothesis-seed=0", "--hypothesis-profile=unshrunk"]  # fmt: skip
+        own = [
+            "-q",
+            "-rfE",
+            "-p",
+            "no:cacheprovider",
+            "--no-header",
+            "--tb=no",
+            "--basetemp",
+            str(folder / "tmp"),
+            "--hypothesis-seed=0",
+            "--hypothesis-profile=unshrunk",
+        ]
         for file in files:  # one after the other: most changes are noticed before the others are even read
             code = int(pytest.main([*own, *options, file]))
             if code:

@@ -18,9 +18,9 @@ Own arguments; all others are those of src-main/main.py and hold for every run:
     format=markdown|csv|latex       what is printed; all three are written
     out=runs/tables/NAME            their names, without suffix
 
-Runs that share a forward are made together (goca.sweep); each has the folder that main.py would give it, so what one
-has counted the other goes on from. With RANK and WORLD_SIZE, images are dealt out as by main.py. What has not been run,
-or has no data, says "not run".
+Runs that share a forward are made together (goca.benchmark.sweep); each has the folder that main.py would give it, so
+one resumes what the other has counted. With RANK and WORLD_SIZE, images are dealt out as by main.py. What has not
+been run, or has no data, says "not run".
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from generation_table import generation_table
 from goca.benchmark import Benchmark
-from goca.bounded import read_json
+from goca.benchmark.run_store import write_text
+from goca.benchmark.sweep import run_together
 from goca.cli import INTERRUPTED
+from goca.cli.overrides import configured
 from goca.config import folder
-from goca.evaluation.store import write_text
-from goca.overrides import configured
-from goca.reading import read_yaml
-from goca.sweep import run_together
+from goca.files.bounded_json import read_json
+from goca.files.text import read_yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from tables import FORMATS, Cell, Row, Table, choice, written
+from papertables.generation import generation_table
+from papertables.tables import FORMATS, Cell, Row, Table, choice, written
 from tqdm import tqdm
 
 OWN = {"table": "", "grid": "default", "timesteps": "", "run": "true", "runs": "runs", "format": "markdown", "out": ""}
@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> None:
         return
     if own["timesteps"]:
         found["timesteps"] = own["timesteps"].split(",")
-    table = Table.of(found, [each for each in given if choice(each).split(".")[0] not in PLACES],
-                     own["grid"])  # fmt: skip
+    table = Table.of(found, [each for each in given if choice(each).split(".")[0] not in PLACES], own["grid"])
     benchmarks = {place: Benchmark.of(configured(located(overrides, given))) for place, overrides in table.runs()}
     if own["run"] == "true":
         wanted = [benchmark for benchmark in benchmarks.values() if benchmark.dataset.root]

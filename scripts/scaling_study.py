@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from goca.evaluation.store import write_text
-from goca.files import write_arrays
-from goca.visualize import save_figure
-from mini_family import KINDS
-from scaling_measures import QUICK, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
-from scaling_points import Point, find_points
-from scaling_summary import (
+from embedded.mini_family import KINDS
+from goca.benchmark.run_store import write_text
+from goca.drawing.figures import save_figure
+from goca.files.atomic import write_arrays
+from scaling.measures import QUICK, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
+from scaling.points import Point, find_points
+from scaling.summary import (
     Measured,
     correlations,
     figure,
@@ -83,8 +83,9 @@ def measure(point: Point, sizes: Sizes, network: Any, out: Path) -> tuple[dict, 
     """What is known of a point, from its folder or measured now: generation, segmentation, what was chosen."""
     folder = out / "points" / f"{point.name}-{digest(point, sizes)}"
     folder.mkdir(parents=True, exist_ok=True)
-    generation, segmentation, chosen = (folder / f"{name}" for name in
-                                        ("generation.npz", "segmentation.npz", "chosen.json"))  # fmt: skip
+    generation, segmentation, chosen = (
+        folder / f"{name}" for name in ("generation.npz", "segmentation.npz", "chosen.json")
+    )
     if not generation.exists():
         write_arrays(generation, measure_generation(point, sizes, network, folder))
     if not (segmentation.exists() and chosen.exists()):
@@ -118,8 +119,13 @@ def report(points: list[Point], sizes: Sizes, out: Path) -> None:
             tables.append(f"## {point.name} on {world}\n\n{markdown(gains(segmentation, world))}\n")
     rows, found = [each.row() for each in measured], correlations(measured)
     checks = {world: dict(zip(("found", "exact"), reference[f"{world}/seen"].tolist())) for world in worlds}
-    whole = {"sizes": vars(sizes), "network sees of drawn images": checks, "rows": rows, "correlations": found,
-             "chosen": details}  # fmt: skip
+    whole = {
+        "sizes": vars(sizes),
+        "network sees of drawn images": checks,
+        "rows": rows,
+        "correlations": found,
+        "chosen": details,
+    }
     write_text(out / "results.json", json.dumps(whole, indent=1))
     write_csv(out / "results.csv", rows)
     text = [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []

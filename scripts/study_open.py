@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from embedded.scene_drawing import OBJECTS, Scene, draw_scene, write_caption
 from goca import Segmenter
 from goca.config import load_config
 from goca.evaluation import MeanIoU
@@ -33,7 +34,6 @@ from goca.open.rest import REST_RULES
 from goca.prompts import PromptAnnotation, annotate
 from make_scenes import SPLITS
 from PIL import Image
-from scene_drawing import OBJECTS, Scene, draw_scene, write_caption
 from study_scenes import HEADS, LAYERS, THRESHOLDS, interval
 from tqdm import tqdm
 
@@ -154,9 +154,12 @@ def without_commas(annotation: PromptAnnotation, words: list[str]) -> PromptAnno
     places = {word: [place] for place, word in enumerate(words, start=1) if place < 15}
     objects = {ID[word]: places.get(word, []) for word in words}
     return dataclasses.replace(
-        annotation, caption=" ".join(words), existent_objects=objects, background_objects=[],
+        annotation,
+        caption=" ".join(words),
+        existent_objects=objects,
+        background_objects=[],
         rescaling_token_id=[place for own in places.values() for place in own],
-    )  # fmt: skip
+    )
 
 
 def metric(thresholds: list[float]) -> MeanIoU:
@@ -211,14 +214,17 @@ def auc(found: list[dict[str, Any]], method: str, row: str, seed: int, rule: str
     rows = ("objects", "single", "absent") if row == "single" else (row,)
     said = [
         (score, there)
-        for record in found if record["seed"] == seed
+        for record in found
+        if record["seed"] == seed
         for of, kind, words, truth, presence, raw in record["words"]
         if of == method and kind in rows and (row != "single" or len(words) == 1)
         for score, there in zip(raw[rule] if rule else presence, truth)
-    ]  # fmt: skip
+    ]
     levels = sorted({score for score, _ in said})
-    counts = [np.bincount(np.searchsorted(levels, [s for s, there in said if there == kind]), minlength=len(levels))
-              for kind in (False, True)]  # fmt: skip
+    counts = [
+        np.bincount(np.searchsorted(levels, [s for s, there in said if there == kind]), minlength=len(levels))
+        for kind in (False, True)
+    ]
     return float(area_under_curve(*counts))
 
 
@@ -244,13 +250,16 @@ def print_table(found: list[dict[str, Any]], arguments: argparse.Namespace) -> N
 
 def print_reliability(found: list[dict[str, Any]]) -> None:
     """How often a word was there, by the presence that it was given; of absent, all eight and single words."""
-    said = np.array([
-        (p, there)
-        for record in found
-        for of, row, words, truth, presence, _ in record["words"]
-        if of == "GoCA" and (row in ("two absent", "all eight") or len(words) == 1)
-        for p, there in zip(presence, truth)
-    ], float)  # fmt: skip
+    said = np.array(
+        [
+            (p, there)
+            for record in found
+            for of, row, words, truth, presence, _ in record["words"]
+            if of == "GoCA" and (row in ("two absent", "all eight") or len(words) == 1)
+            for p, there in zip(presence, truth)
+        ],
+        float,
+    )
     print("\n| presence | words | mean presence | were there |\n|---|---|---|---|")
     for low in np.arange(0, 1, 0.1):
         own = said[(said[:, 0] >= low) & (said[:, 0] < low + 0.1 + (low > 0.85))]

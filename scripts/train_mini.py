@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from embedded.mini_data import HELD_OUT_SEED, Words, draw_images, encode_images, to_unit, training_caption
+from embedded.mini_family import KINDS, Kind, Networks
+from embedded.resumable_training import Trainer, batch_parts, generator_of, mixed_precision, pick_device
 from goca.embedded import resolve
-from mini_data import HELD_OUT_SEED, Words, draw_images, encode_images, to_unit, training_caption
-from mini_family import KINDS, Kind, Networks
-from resumable_training import Trainer, batch_parts, generator_of, mixed_precision, pick_device
 from torch import Tensor
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src-main/goca/embedded"
@@ -148,10 +148,15 @@ def train_denoiser(
     if kind.family.plain_attention:
         parts[kind.denoiser].set_attn_processor(AttnProcessor())
     trainer = Trainer(
-        kind.denoiser, networks.modules, work, recipe.steps, recipe.rate, recipe,
+        kind.denoiser,
+        networks.modules,
+        work,
+        recipe.steps,
+        recipe.rate,
+        recipe,
         validate=lambda: held_out_loss(networks, held_out, device),
         marks={max(1, round(share * recipe.steps)): name for name, share in MARKS.items()},
-    )  # fmt: skip
+    )
 
     def loss_at(step: int, part: slice) -> Tensor:
         random = np.random.default_rng((4, step, part.start))

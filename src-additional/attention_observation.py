@@ -29,14 +29,25 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("image", help="the picture")
     add("--prompt", required=True, help='what is in it: "tree, sky, grass"; every part becomes a class')
     add("--token", action="append", default=[], metavar="WORD", help="a word to look at, repeatable; else all classes")
-    add("--pixel", action="append", default=[], type=pixel, metavar="X,Y",
-        help="a pixel to look at, repeatable; else where each scores most")
+    add(
+        "--pixel",
+        action="append",
+        default=[],
+        type=pixel,
+        metavar="X,Y",
+        help="a pixel to look at, repeatable; else where each scores most",
+    )
     add("--model", default="mini-sd", help="a name in configs/model")
     add("--pipeline", help="folder or hub id; else the config's own")
     add("--layer", help="block or cross map whose heads are shown; else the one with the largest weight")
     add("--head", type=int, help="head of that layer, from 0; else the one with the largest mean weight")
-    add("--content", action="append", default=[], metavar="WORD",
-        help="a word, or the position of a token, that shares are taken of, repeatable; else all content words")
+    add(
+        "--content",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="a word, or the position of a token, that shares are taken of, repeatable; else all content words",
+    )
     add("--ranking", action="store_true", help="show each word's place among the words at every pixel")
     add("--compare", metavar="SETTING", help='beside it "vanilla" (plain averages), or a name in configs/model')
     add("--protocol", choices=("paper", "released"), help="else the config's own")
@@ -75,8 +86,8 @@ def run(options: argparse.Namespace) -> None:
 
     from diffusion_feature import FeatureExtractor, read_image
     from goca.config import load_config
+    from goca.drawing.figures import save_figure
     from goca.segmenter import Segmenter
-    from goca.visualize import save_figure
     from observation.figure import draw
     from observation.numbers import observe, save_numbers
     from tqdm import tqdm
@@ -98,9 +109,16 @@ def run(options: argparse.Namespace) -> None:
         else:
             segmenter = Segmenter(extractor, config)
         found = observe(
-            segmenter, picture, options.prompt, options.token, options.pixel, layer, head, Path(options.image).name,
+            segmenter,
+            picture,
+            options.prompt,
+            options.token,
+            options.pixel,
+            layer,
+            head,
+            Path(options.image).name,
             options.content,
-        )  # fmt: skip
+        )
         options.pixel = options.pixel or [tuple(map(int, each)) for each in found["pixels"]]
         if str(found["layer"]) in segmenter.blocks:  # the second setting is looked at in the same place
             layer, head = str(found["layer"]), int(found["head"])

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from goca.cli.pictures import find
+    from goca.cli.images import find
 
     out = Path(options.out)
     missing = [] if options.list else [file for file in find(options.images) if not target(out, file).is_file()]
@@ -69,15 +69,19 @@ def run(options: argparse.Namespace) -> None:
     from diffusion_feature import FeatureExtractor
     from goca.config import load_config
     from goca.embedded import resolve
-    from goca.files import write_arrays
+    from goca.files.atomic import write_arrays
     from tqdm import tqdm
 
     config = load_config(options.model)
     location = options.pipeline or config.pipeline
     extractor = FeatureExtractor(
-        options.layer, config.version, options.device, options.dtype, config.img_size,
+        options.layer,
+        config.version,
+        options.device,
+        options.dtype,
+        config.img_size,
         resolve(location) if location else None,
-    )  # fmt: skip
+    )
     if options.list:
         print("\n".join(extractor.layer_ids()))
         return
@@ -119,8 +123,8 @@ def read(file: Path) -> Any:
 
 
 def draw(out: Path, file: Path, features: dict[str, Any], size: tuple[int, int]) -> None:
+    from goca.drawing.figures import pca_image
     from goca.segmentation import save_picture
-    from goca.visualize import pca_image
 
     for name, feature in features.items():
         if feature.ndim == 3 and not name.endswith("-map"):

@@ -15,10 +15,10 @@ from typing import Any
 
 import hydra
 from goca.benchmark import Benchmark
-from goca.command import check_arguments, resolved, told
+from goca.benchmark.inputs import Captions
+from goca.cli.hydra_command import check_arguments, resolved, told
 from goca.datasets import Dataset, SampleError, class_label, load_dataset
-from goca.evaluation import Captions
-from goca.files import sweep
+from goca.files.atomic import sweep
 from goca.prompts import CaptionError, PromptAnnotation, load_tokenizers, write_annotations
 from omegaconf import DictConfig
 from tqdm import tqdm

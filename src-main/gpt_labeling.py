@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from goca.command import check_arguments, fields_of, resolved, told
+from goca.cli.hydra_command import check_arguments, fields_of, resolved, told
 from goca.datasets import DatasetConfig, load_dataset
 from goca.labeling import (
     AnswerLog,

@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any
 
 import hydra
-from goca.command import check_arguments, interruptible, resolved, told
-from goca.evaluation import table
-from goca.overrides import completed
-from goca.settings import GROUPS
+from goca.benchmark.settings import GROUPS
+from goca.cli.hydra_command import check_arguments, interruptible, resolved, told
+from goca.cli.overrides import completed
+from goca.report.results import table
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -37,7 +37,7 @@ def main(config: DictConfig) -> None:
 
 
 def evaluate(values: dict[str, Any]) -> None:
-    from goca.benchmark import Benchmark  # only now, so that a misspelt choice is answered before torch is loaded
+    from goca.benchmark import Benchmark  # only now: a misspelt choice is answered before torch is loaded
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     name = "{model} on {dataset}".format(**values["choices"])

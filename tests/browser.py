@@ -13,8 +13,13 @@ from contextlib import contextmanager
 import pytest
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync"]  # fmt: skip
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextmanager
@@ -35,9 +40,7 @@ def open_browser():
 @contextmanager
 def open_page(browser, *, dark=False, width=1100, height=900):
     """A page in a context of its own, which notes what the page complains of and asks the network for."""
-    context = browser.new_context(
-        color_scheme="dark" if dark else "light", viewport={"width": width, "height": height}
-    )
+    context = browser.new_context(color_scheme="dark" if dark else "light", viewport={"width": width, "height": height})
     page = context.new_page()
     page.complaints, page.requests = [], []
     page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)

@@ -59,9 +59,11 @@ def voc_mini(goldens, tree=None):
     """What turns a command towards a small VOC tree, by default five drawn images, and the recorded tiny model."""
     tree = tree or trees.voc_mini()
     return [
-        "dataset=voc", f"dataset.root={tree}/VOCdevkit/VOC2012", f"dataset.labels={tree}/gpt_output/voc.json",
+        "dataset=voc",
+        f"dataset.root={tree}/VOCdevkit/VOC2012",
+        f"dataset.labels={tree}/gpt_output/voc.json",
         *tiny(goldens, 256),
-    ]  # fmt: skip
+    ]
 
 
 def tiny(goldens, side):

@@ -18,8 +18,14 @@ from sentencepiece import sentencepiece_model_pb2
 
 LAYOUTS = json.loads((Path(__file__).parent / "published.json").read_text())
 ADDED = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False, "__type": "AddedToken"}
-TYPES = {"float32": torch.float32, "fp16": torch.float16, "float16": torch.float16, "bfloat16": torch.bfloat16,
-         "non_ema": torch.float32, "bin": torch.float32}  # fmt: skip
+TYPES = {
+    "float32": torch.float32,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "non_ema": torch.float32,
+    "bin": torch.float32,
+}
 NOW = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}  # a Transformer2DModel
 MARKED = ("fp16", "non_ema")  # kinds of files that have their kind in their name
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces
@@ -31,8 +37,11 @@ def save(name: str, folder: Path, kinds: tuple[str, ...] | None = None) -> Path:
     folder.mkdir(parents=True)
     if "index" in layout:
         (folder / "model_index.json").write_text(json.dumps(layout["index"], indent=2))
-    words = {part: tokenizer(kind, folder / part, layout.get("pad", "<|endoftext|>"))
-             for part, (_, kind) in listed(layout) if part.startswith("tokenizer")}  # fmt: skip
+    words = {
+        part: tokenizer(kind, folder / part, layout.get("pad", "<|endoftext|>"))
+        for part, (_, kind) in listed(layout)
+        if part.startswith("tokenizer")
+    }
     torch.manual_seed(0)
     for part, entry in layout["parts"].items():
         where = folder / part
@@ -69,8 +78,10 @@ def weigh(model: torch.nn.Module, where: Path, kinds: tuple[str, ...], shards: i
     tied = getattr(model, "_tied_weights_keys", None) or ()
     weights = {name: weight for name, weight in model.state_dict().items() if name not in tied}
     for kind in kinds:
-        own = {name: weight.to(TYPES[kind] if weight.is_floating_point() else weight.dtype).clone().contiguous()
-               for name, weight in weights.items()}  # fmt: skip
+        own = {
+            name: weight.to(TYPES[kind] if weight.is_floating_point() else weight.dtype).clone().contiguous()
+            for name, weight in weights.items()
+        }
         mark = f".{kind}" if kind in MARKED else ""
         if kind == "bin":
             torch.save(own, where / f"{stem.replace('model', 'pytorch_model') if stem == 'model' else stem}.bin")
@@ -113,15 +124,32 @@ def clip_tokenizer(folder: Path, pad: str) -> int:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]))
     shutil.rmtree(scratch)
     start, end = ({**ADDED, "content": f"<|{name}oftext|>"} for name in ("start", "end"))
-    (folder / "special_tokens_map.json").write_text(json.dumps(
-        {name: {key: value for key, value in each.items() if key != "__type"}
-         for name, each in (("bos_token", start), ("eos_token", end), ("unk_token", end))} | {"pad_token": pad}
-    ))  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "add_prefix_space": False, "bos_token": start, "do_lower_case": True, "eos_token": end, "errors": "replace",
-        "model_max_length": 77, "name_or_path": "openai/clip-vit-large-patch14", "pad_token": pad,
-        "special_tokens_map_file": "./special_tokens_map.json", "tokenizer_class": "CLIPTokenizer", "unk_token": end,
-    }))  # fmt: skip
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(
+            {
+                name: {key: value for key, value in each.items() if key != "__type"}
+                for name, each in (("bos_token", start), ("eos_token", end), ("unk_token", end))
+            }
+            | {"pad_token": pad}
+        )
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "add_prefix_space": False,
+                "bos_token": start,
+                "do_lower_case": True,
+                "eos_token": end,
+                "errors": "replace",
+                "model_max_length": 77,
+                "name_or_path": "openai/clip-vit-large-patch14",
+                "pad_token": pad,
+                "special_tokens_map_file": "./special_tokens_map.json",
+                "tokenizer_class": "CLIPTokenizer",
+                "unk_token": end,
+            }
+        )
+    )
     return max(size, len(vocabulary))
 
 
@@ -140,10 +168,19 @@ def t5_tokenizer(folder: Path) -> int:
     extra = [f"<extra_id_{number}>" for number in range(100)]
     special = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "additional_special_tokens": extra}
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "tokenizer_config.json").write_text(json.dumps(special | {
-        "extra_ids": 100, "model_max_length": 512, "name_or_path": "google/t5-v1_1-xxl", "sp_model_kwargs": {},
-        "special_tokens_map_file": None, "tokenizer_class": "T5Tokenizer",
-    }))  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            special
+            | {
+                "extra_ids": 100,
+                "model_max_length": 512,
+                "name_or_path": "google/t5-v1_1-xxl",
+                "sp_model_kwargs": {},
+                "special_tokens_map_file": None,
+                "tokenizer_class": "T5Tokenizer",
+            }
+        )
+    )
     return len(model.pieces) + 100
 
 
@@ -154,8 +191,19 @@ def bert_tokenizer(folder: Path) -> int:
     (folder / "vocab.txt").write_text("\n".join(pieces))
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "mask", "pad", "sep", "unk")}
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    (folder / "tokenizer_config.json").write_text(json.dumps(special | {
-        "clean_up_tokenization_spaces": True, "do_basic_tokenize": True, "do_lower_case": True, "model_max_length": 77,
-        "never_split": None, "strip_accents": None, "tokenize_chinese_chars": True, "tokenizer_class": "BertTokenizer",
-    }))  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            special
+            | {
+                "clean_up_tokenization_spaces": True,
+                "do_basic_tokenize": True,
+                "do_lower_case": True,
+                "model_max_length": 77,
+                "never_split": None,
+                "strip_accents": None,
+                "tokenize_chinese_chars": True,
+                "tokenizer_class": "BertTokenizer",
+            }
+        )
+    )
     return len(pieces)

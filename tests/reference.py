@@ -26,15 +26,17 @@ def head_weights(A, V, W, rule):
     for h in range(len(A)):
         dot = (o[h] * total).sum(-1)
         cosine = dot / (o[h].norm(dim=-1) * total.norm(dim=-1))
-        columns.append({
-            "average": torch.ones_like(dot),
-            "l2-norm": o[h].norm(dim=-1),
-            "cosine": cosine,
-            "dot-product": dot.clamp(min=0),
-            "dot-product w/o clamp": dot,
-            "cosine + VW": cosine * spectral[h],
-            "dot-product + VW": dot.clamp(min=0) * spectral[h],
-        }[rule])  # fmt: skip
+        columns.append(
+            {
+                "average": torch.ones_like(dot),
+                "l2-norm": o[h].norm(dim=-1),
+                "cosine": cosine,
+                "dot-product": dot.clamp(min=0),
+                "dot-product w/o clamp": dot,
+                "cosine + VW": cosine * spectral[h],
+                "dot-product + VW": dot.clamp(min=0) * spectral[h],
+            }[rule]
+        )
     w = torch.stack(columns, dim=-1)
     return w / w.sum(-1, keepdim=True)
 
@@ -78,9 +80,9 @@ def similarity(Ref, S, rule):
 def layer_weights(feature, self_maps, grids, rule, first_only, normalised):
     """self_maps: head means, one [S, S] per layer -> [M]"""
     Ref, target = reference_affinity(feature, first_only), tuple(feature.shape[1:])
-    w = torch.stack([
-        similarity(Ref, resize_self_map(S, grid, target, normalised), rule) for S, grid in zip(self_maps, grids)
-    ])  # fmt: skip
+    w = torch.stack(
+        [similarity(Ref, resize_self_map(S, grid, target, normalised), rule) for S, grid in zip(self_maps, grids)]
+    )
     w = w.clamp(min=0)
     return w / w.sum()
 

@@ -10,8 +10,8 @@ import tiny
 import torch
 from diffusion_feature import ExtractorError, WrongFamily
 from diffusion_feature.weights import is_plain, weight_of
+from goca.generation.trace import trace
 from goca.segmenter import Segmenter
-from goca.tracing import trace
 from PIL import Image
 from torch import nn
 

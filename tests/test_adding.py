@@ -14,9 +14,9 @@ from diffusion_feature import VersionTaken, register
 from diffusion_feature.families import VERSIONS
 from docpages import ROOT, blocks, pages, settings_of
 from goca import Segmenter, load_config
-from goca.aggregation import aggregate_heads
 from goca.datasets import READERS, VOID, load_dataset
 from goca.embedded import resolve
+from goca.method.aggregation import aggregate_heads
 from PIL import Image
 
 BLOCK = "vit-block1"
@@ -39,9 +39,17 @@ def save_cogview3(folder):
     torch.manual_seed(0)
     pieces = tiny.save_t5_tokenizer(folder / "tokenizer")
     transformer = CogView3PlusTransformer2DModel(
-        in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2, text_embed_dim=16,
-        time_embed_dim=16, condition_dim=8, pos_embed_max_size=16, sample_size=8,
-    )  # fmt: skip
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=16,
+        condition_dim=8,
+        pos_embed_max_size=16,
+        sample_size=8,
+    )
     parts = {"transformer": transformer, "vae": tiny.vae(), "text_encoder": tiny.t5(pieces)}
     parts["scheduler"] = CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
     return tiny.save_pipeline(folder, "CogView3PlusPipeline", {"tokenizer": "T5Tokenizer"}, **parts)

@@ -9,11 +9,11 @@ from diffusion_feature import Attention, AttentionLayer
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
 from diffusion_feature.errors import AttentionNotSeen
 from diffusion_feature.tap import AttentionTap, check_rebuilt
-from goca.aggregation import COPIES, Aggregator, Plan, aggregate_heads, storage_bytes, weigh_heads
-from goca.heads import HEAD_RULES, HeadOutputs, head_weights
-from goca.layers import LAYER_RULES, Comparison, Reference, layer_weights
-from goca.resizing import adjoint_keys, nearest_index, resize_keys
-from goca.waiting import PlainMap
+from goca.method.aggregation import COPIES, Aggregator, Plan, aggregate_heads, storage_bytes, weigh_heads
+from goca.method.deferred import PlainMap
+from goca.method.heads import HEAD_RULES, HeadOutputs, head_weights
+from goca.method.layers import LAYER_RULES, Comparison, Reference, layer_weights
+from goca.method.resizing import adjoint_keys, nearest_index, resize_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Everything
@@ -309,9 +309,7 @@ def test_the_stream_agrees_with_the_equations(first, normalised):
         weights = reference.layer_weights(
             feature[0].double(), list(means.values()), sizes, layer_rule, first, normalised
         )
-        torch.testing.assert_close(
-            aggregator.layer_weights(layer_rule)[0].double(), weights, rtol=0, atol=TOLERANCE
-        )
+        torch.testing.assert_close(aggregator.layer_weights(layer_rule)[0].double(), weights, rtol=0, atol=TOLERANCE)
         for head_rule in HEAD_RULES:
             expected = reference.aggregate_layers(maps[head_rule], sizes, weights, (8, 6))
             found = aggregator.attention_map(head_rule, layer_rule)[0].double()
@@ -320,5 +318,3 @@ def test_the_stream_agrees_with_the_equations(first, normalised):
             torch.testing.assert_close(found.sum(-1), torch.ones(8, 6, dtype=torch.float64), rtol=0, atol=1e-5)
     space = reference.space_map([means["early"], means["fine"]], [(8, 6), (16, 12)], (8, 6), normalised)
     torch.testing.assert_close(aggregator.space_map()[0].double(), space, rtol=0, atol=TOLERANCE)
-
-

@@ -8,18 +8,20 @@ import pytest
 import torch
 from commands import ROOT, values
 from goca.benchmark import Benchmark
+from goca.benchmark.inputs import AnnotationFile, Captions, oddities
 from goca.datasets import SampleError
-from goca.evaluation import AnnotationFile, Captions
-from goca.evaluation.inputs import oddities
 from goca.prompts import AnnotationError, PromptAnnotation, read_annotations
 from goca.segmenter import EmptyClass, PositionsBeyond, Segmenter
 from hypothesis import given
 from hypothesis import strategies as st
 
 GOOD = {
-    "caption": "star, sky", "rescaling_token_id": [1, 3], "existent_objects": {"1": [1]}, "global_token_id": [0],
+    "caption": "star, sky",
+    "rescaling_token_id": [1, 3],
+    "existent_objects": {"1": [1]},
+    "global_token_id": [0],
     "background_objects": [[3]],
-}  # fmt: skip
+}
 UNUSABLE = {
     "a position beyond all texts": {"rescaling_token_id": [2**70]},
     "a negative one": {"background_objects": [[-1]]},

@@ -25,9 +25,9 @@ from PIL import Image
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
 
 from goca.app.drawing import at_page_size, decided, word_maps
-from goca.app.look import legend, said
 from goca.app.models import Choice, Models, known_models
 from goca.app.runs import Settings, attempt, generate, segment
+from goca.app.theme import legend, said
 
 pytestmark = pytest.mark.filterwarnings("ignore:::gradio")  # what it asks of pandas is deprecated
 SCENES = Path(resolve("goca:scenes")) / "JPEGImages"

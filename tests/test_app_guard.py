@@ -196,9 +196,9 @@ def test_a_stopped_page_leaves_no_uploads(tmp_path):
 def test_folders_of_killed_pages_are_swept(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead, alive, other = (tmp_path / name for name in (
-        f"{PREFIX}{ended.pid}-abc", f"{PREFIX}{os.getpid()}-abc", f"{PREFIX}notes"
-    ))  # fmt: skip
+    dead, alive, other = (
+        tmp_path / name for name in (f"{PREFIX}{ended.pid}-abc", f"{PREFIX}{os.getpid()}-abc", f"{PREFIX}notes")
+    )
     for folder in (dead, alive, other):
         folder.mkdir()
         (folder / "a.png").write_text("")
@@ -211,10 +211,13 @@ def test_a_large_picture_neither_fills_memory_nor_keeps_others_waiting(served):
     head = struct.pack(">IIBBBBB", 13_000, 13_000, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes(13_000 * 1626))
     file = Path(tempfile.mkdtemp(dir=served[2])) / "large.png"
-    file.write_bytes(PNG + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-    ))  # fmt: skip
+    file.write_bytes(
+        PNG
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
+        )
+    )
     start = time.perf_counter()
     result = attempt(lambda: segment(Models("cpu"), Choice("mini-sd"), str(file), "house, sky"))
     assert result.segmentation is not None and "read smaller" in result.remarks[0]

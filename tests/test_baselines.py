@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from commands import values
 from goca.benchmark import Benchmark
+from goca.benchmark.predictor import SEGMENTERS
 from goca.config import METHODS, ConfigError, load_config, names
 from goca.datasets import load_dataset
-from goca.diffsegmentor import DiffSegmentor, first_words
-from goca.predictor import SEGMENTERS
 from goca.prompts.tokens import Token
 from goca.segmenter import BoundTooSmall, Segmenter, seed_of
+from goca.variants.diffsegmentor import DiffSegmentor, first_words
 
 SCENES = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 CAPTION = "star, wall, snow"

@@ -74,8 +74,11 @@ def test_one_prompt_for_all_and_noise_for_one(seg):
 def test_a_bound_cuts_a_batch_in_parts_and_changes_no_score(seg, monkeypatch):
     sizes = []
     forward = seg.extractor.forward
-    monkeypatch.setattr(seg.extractor, "forward", lambda prompts, *rest, **rules: sizes.append(len(prompts)) or
-                        forward(prompts, *rest, **rules))  # fmt: skip
+    monkeypatch.setattr(
+        seg.extractor,
+        "forward",
+        lambda prompts, *rest, **rules: sizes.append(len(prompts)) or forward(prompts, *rest, **rules),
+    )
     pictures = drawn(5)
     free = seg(pictures, "cat, sky")
     assert sizes == [5] and seg.taken > 0
@@ -109,8 +112,9 @@ def run(folder, world=1, **more):
 
 
 def test_counts_do_not_depend_on_batches_or_processes(tmp_path):
-    alone, *others = (run(tmp_path / f"{world}-{size}", world, batch_size=size)
-                      for world, size in ((1, 1), (1, 3), (2, 2), (3, 1)))  # fmt: skip
+    alone, *others = (
+        run(tmp_path / f"{world}-{size}", world, batch_size=size) for world, size in ((1, 1), (1, 3), (2, 2), (3, 1))
+    )
     assert alone["images"]["counted"] == 7
     assert others[-1]["counts"] == alone["counts"]
     for other in others:

@@ -38,9 +38,14 @@ def caption(*overrides):
 def command(goldens, tmp_path):
     tree = voc_mini()
     shutil.copy(tree / "gpt_output" / "voc.json", tmp_path / "labels.json")
-    return ["model=sd15", f"model.pipeline={goldens / 'pipelines' / 'sd15'}", "dataset=voc",
-            f"dataset.root={tree / 'VOCdevkit' / 'VOC2012'}", f"dataset.labels={tmp_path / 'labels.json'}",
-            f"annotations={tmp_path / 'out.json'}"]
+    return [
+        "model=sd15",
+        f"model.pipeline={goldens / 'pipelines' / 'sd15'}",
+        "dataset=voc",
+        f"dataset.root={tree / 'VOCdevkit' / 'VOC2012'}",
+        f"dataset.labels={tmp_path / 'labels.json'}",
+        f"annotations={tmp_path / 'out.json'}",
+    ]
 
 
 def replaced(command, override):
@@ -53,9 +58,12 @@ def test_the_published_file_is_written_in_the_order_of_the_split(command, tmp_pa
     written = json.loads((tmp_path / "out.json").read_text())
     assert list(written) == [f"2007_00000{i}.jpg" for i in (5, 4, 3, 2, 1)]
     assert written["2007_000001.jpg"] == {
-        "caption": "cat, grass, wall, sky, background", "rescaling_token_id": [1, 3, 4, 6, 8, 10, 11],
-        "existent_objects": {"8": [1]}, "global_token_id": [0], "background_objects": [[3, 4], [6], [8], [10, 11]],
-    }  # fmt: skip
+        "caption": "cat, grass, wall, sky, background",
+        "rescaling_token_id": [1, 3, 4, 6, 8, 10, 11],
+        "existent_objects": {"8": [1]},
+        "global_token_id": [0],
+        "background_objects": [[3, 4], [6], [8], [10, 11]],
+    }
     assert "5 annotations" in done.stdout and "skipped" not in done.stdout
 
 
@@ -87,12 +95,15 @@ def test_nothing_is_written_where_no_image_can_be_used(command, tmp_path):
     assert (tmp_path / "out.json").read_text() == "from before"
 
 
-@pytest.mark.parametrize("override, message", [
-    ("annotations=null", "give the file to write"),
-    ("annotations=${dataset.labels}", "is the labels file itself"),
-    ("model.pipeline=null", "model.pipeline is not set"),
-    ("dataset.labels=nowhere.json", "nowhere.json is no file"),
-])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("annotations=null", "give the file to write"),
+        ("annotations=${dataset.labels}", "is the labels file itself"),
+        ("model.pipeline=null", "model.pipeline is not set"),
+        ("dataset.labels=nowhere.json", "nowhere.json is no file"),
+    ],
+)
 def test_wrong_settings(command, override, message):
     with pytest.raises(ValueError, match=message):
         caption(*replaced(command, override))
@@ -105,18 +116,24 @@ def test_annotations_are_told_what_is_there(command, given):
 
 
 def test_tokenizers_come_with_the_length_of_their_pipeline(goldens):
-    expected = {"sd15": {"tokenizer": 77}, "pixart_alpha": {"tokenizer": 120},
-                "flux": {"tokenizer": 77, "tokenizer_2": 512}}
+    expected = {
+        "sd15": {"tokenizer": 77},
+        "pixart_alpha": {"tokenizer": 120},
+        "flux": {"tokenizer": 77, "tokenizer_2": 512},
+    }
     for name, lengths in expected.items():
         tokenizers = load_tokenizers(goldens / "pipelines" / name)
         assert {part: tokenizer.model_max_length for part, tokenizer in tokenizers.items()} == lengths
 
 
-@pytest.mark.parametrize("index, message", [
-    ({"_class_name": "WavePipeline"}, "known are pipelines named StableDiffusion3,"),
-    ({"_class_name": "StableDiffusionPipeline"}, "names no tokenizer"),
-    ({"_class_name": "StableDiffusionPipeline", "tokenizer": ["os", "system"]}, "os.system"),
-])
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        ({"_class_name": "WavePipeline"}, "known are pipelines named StableDiffusion3,"),
+        ({"_class_name": "StableDiffusionPipeline"}, "names no tokenizer"),
+        ({"_class_name": "StableDiffusionPipeline", "tokenizer": ["os", "system"]}, "os.system"),
+    ],
+)
 def test_other_pipelines(tmp_path, index, message):
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(CaptionError, match=message):

@@ -19,8 +19,12 @@ import check_dataset  # noqa: E402
 def command(folder, *arguments):
     return subprocess.run(
         [sys.executable, str(SCRIPTS / "check_dataset.py"), *map(str, arguments)],
-        cwd=folder, env=os.environ, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=folder,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def write(path, values):
@@ -72,11 +76,14 @@ def test_each_kind_of_trouble_is_counted_with_its_fix(stuff, capsys):
     assert not check_dataset.check(config(stuff, encoding="auto"))
     lines = capsys.readouterr().out.splitlines()
     for expected in (
-        "1 with no picture:", "  000000000001",
+        "1 with no picture:",
+        "  000000000001",
         "1 with picture that cannot be read:",
-        "1 with no label:", "  000000000003",
-        "2 with label that cannot be used:", "  000000000004: the image is 6x4, its label 2x1; they must agree",
-    ):  # fmt: skip
+        "1 with no label:",
+        "  000000000003",
+        "2 with label that cannot be used:",
+        "  000000000004: the image is 6x4, its label 2x1; they must agree",
+    ):
         assert expected in lines
     assert any("000000000005.png looks like '1-182', and the labels beside it like '0-181'" in line for line in lines)
     assert len(lines[lines.index("not ready:") + 1 :]) == 4

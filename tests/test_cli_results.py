@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from goca.cli.pictures import NoPictures, find
+from goca.cli.images import NoPictures, find
 from goca.cli.results import distinct, file_name
 from goca.segmentation import Segmentation
 from hypothesis import given
@@ -36,8 +36,10 @@ def scored():
 def test_the_summary_by_hand():
     rows = scored().summary()
     assert [(row["id"], row["name"], row["area"]) for row in rows] == [
-        (1, "cat", 0.5), (2, "dog", 0.25), (0, "background", 0.25)
-    ]  # fmt: skip
+        (1, "cat", 0.5),
+        (2, "dog", 0.25),
+        (0, "background", 0.25),
+    ]
     assert [row["mean_score"] for row in rows] == pytest.approx([0.8, 0.8, 0.4])
     assert [row["max_score"] for row in rows] == pytest.approx([0.9, 0.8, 0.4])
 

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from goca.colours import voc_palette
 from goca.datasets import DatasetError, DatasetNotFound, SampleError, class_label, load_dataset
+from goca.drawing.palettes import voc_palette
 from PIL import Image
 
 CONFIG = {"name": "voc", "reader": "voc", "split": "train", "reverse": True, "classes": "voc"}
@@ -119,8 +119,11 @@ def test_what_cannot_be_used_says_why(voc):
     (voc / "JPEGImages/img0.jpg").write_bytes(b"\xff\xd8 cut off")
     (voc / "SegmentationClass/img1.png").unlink()
     Image.new("L", (3, 3)).save(voc / "SegmentationClass/img2.png")
-    for image_id, message in [("img0", "image img0.jpg cannot be read"), ("img1", "label img1.png is missing"),
-                              ("img2", "the image is 8x6, its label 3x3")]:  # fmt: skip
+    for image_id, message in [
+        ("img0", "image img0.jpg cannot be read"),
+        ("img1", "label img1.png is missing"),
+        ("img2", "the image is 8x6, its label 3x3"),
+    ]:
         with pytest.raises(SampleError, match=message):
             dataset.sample(image_id).label  # noqa: B018
     Image.new("RGB", (8, 6), (1, 2, 3)).save(voc / "SegmentationClass/img2.png")

@@ -32,8 +32,11 @@ def test_coco_panoptic_trouble_is_named(tmp_path):
     for image_id, message in [("000000000139", "does not list for it"), ("000000000285", "not listed in")]:
         with pytest.raises(SampleError, match=message):
             dataset.sample(image_id).label  # noqa: B018
-    for text, message in [('{"annotations": [', "not COCO's panoptic JSON"), ("[]", "not COCO's panoptic JSON"),
-                          ('{"annotations": [{"file_name": "a.png"}]}', "KeyError: 'segments_info'")]:  # fmt: skip
+    for text, message in [
+        ('{"annotations": [', "not COCO's panoptic JSON"),
+        ("[]", "not COCO's panoptic JSON"),
+        ('{"annotations": [{"file_name": "a.png"}]}', "KeyError: 'segments_info'"),
+    ]:
         path.write_text(text)
         with pytest.raises(DatasetError, match=message):
             load("coco-object", root).sample("000000000139").label  # noqa: B018

@@ -83,8 +83,10 @@ def test_the_order_of_the_files_does_not_matter():
     rng = np.random.default_rng(3)
     for name in ("0-80", "0-79"):
         shift = 0 if name == "0-80" else -1
-        files = [(f"{number}.png", {(0 + shift) % 256, *(int(each) + shift for each in rng.integers(1, 81, 3))})
-                 for number in range(60)]  # fmt: skip
+        files = [
+            (f"{number}.png", {(0 + shift) % 256, *(int(each) + shift for each in rng.integers(1, 81, 3))})
+            for number in range(60)
+        ]
         for _ in range(5):
             rng.shuffle(files)
             assert agreed_encoding(OBJECTS, files, "objects", "0-80").name == name

@@ -7,10 +7,10 @@ from diffusion_feature import attention as attentions
 from diffusion_feature.attention import Attention, exact_products
 from diffusion_feature.backbone import AttentionLayer
 from diffusion_feature.latents import STEADY, encode
-from goca.aggregation import Aggregator, Plan
 from goca.guidance.rate import guidance_rate
 from goca.guidance.segmentors import PromptTokens, placed
-from goca.rescaling import rescale
+from goca.method.aggregation import Aggregator, Plan
+from goca.method.rescaling import rescale
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

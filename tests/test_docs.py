@@ -21,12 +21,12 @@ import commands
 import pytest
 import yaml
 from docpages import FENCE, ROOT, anchors, blocks, links, pages, settings_of
+from goca.cli.overrides import parser as override_parser
 from goca.config import RULES, load_config
 from goca.config import names as configs
 from goca.datasets import DatasetConfig
 from goca.embedded import resolve
 from goca.evaluation.decision import BACKGROUND_RULES
-from goca.overrides import parser as override_parser
 from goca.protocol import SWITCHES, Protocol
 from goca.refine.chain import REFINEMENTS
 from hydra import compose, initialize_config_dir
@@ -261,9 +261,14 @@ def try_goca(arguments, page, place, monkeypatch, capsys, run):
 
 
 TRIED = {
-    "python3": try_python, "bash": try_bash, "accelerate": try_accelerate, "torchrun": try_torchrun, "srun": try_srun,
-    "pip": try_pip, "goca": try_goca,
-}  # fmt: skip
+    "python3": try_python,
+    "bash": try_bash,
+    "accelerate": try_accelerate,
+    "torchrun": try_torchrun,
+    "srun": try_srun,
+    "pip": try_pip,
+    "goca": try_goca,
+}
 
 
 def try_command(command, page, place, monkeypatch, capsys, run=True):
@@ -370,8 +375,11 @@ def test_links_lead_somewhere(page):
 
 def rows(text):
     """The cells of every table's rows."""
-    return [[cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
-            for line in text.splitlines() if line.startswith("|")]  # fmt: skip
+    return [
+        [cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
 
 
 def test_the_method_names_every_rule():

@@ -134,10 +134,16 @@ def test_the_mending_command_names_what_does_fit(monkeypatch):
     assert mends["flux"].endswith(("--model hunyuan", "--model sdxl", "--model playground-v2"))
 
 
-@pytest.mark.parametrize(("flags", "fast"), [
-    ({"avx2", "avx512f"}, False), ({"avx512_bf16"}, True), ({"amx_bf16", "amx_tile"}, True), ({"asimd", "bf16"}, True),
-    (set(), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [
+        ({"avx2", "avx512f"}, False),
+        ({"avx512_bf16"}, True),
+        ({"amx_bf16", "amx_tile"}, True),
+        ({"asimd", "bf16"}, True),
+        (set(), False),
+    ],
+)
 def test_bfloat16_is_recommended_where_it_is_fast(monkeypatch, flags, fast):
     monkeypatch.setattr(machine, "processor_flags", lambda: flags)
     mends = [line.mend for line in machine.models(memory(15), "auto") if not line.ok]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from goca.evaluation import MeanIoU
-from goca.evaluation.breakdown import confusions, extremes, metric_values
-from goca.evaluation.gallery import rank_images
 from goca.evaluation.metrics import ImageCounts, bootstrap, image_iou, metrics
+from goca.report.breakdown import confusions, extremes, metric_values
+from goca.report.gallery import rank_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -28,8 +28,12 @@ def random_images(count, seed=0):
 
 def brute_force(predictions, labels, absent):
     """The four numbers, pixel by pixel."""
-    pairs = [(p, t) for predicted, label in zip(predictions, labels)
-             for p, t in zip(predicted.ravel(), label.ravel()) if t != 255]  # fmt: skip
+    pairs = [
+        (p, t)
+        for predicted, label in zip(predictions, labels)
+        for p, t in zip(predicted.ravel(), label.ravel())
+        if t != 255
+    ]
     iou = {}
     for each in range(CLASSES):
         both, either = sum(p == t == each for p, t in pairs), sum(each in (p, t) for p, t in pairs)
@@ -48,8 +52,10 @@ def brute_force(predictions, labels, absent):
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 2, 3, 255])), min_size=1, max_size=3),
-    st.integers(0, 99), st.sampled_from(["zero", "skip"]), st.sampled_from(THRESHOLDS),
-)  # fmt: skip
+    st.integers(0, 99),
+    st.sampled_from(["zero", "skip"]),
+    st.sampled_from(THRESHOLDS),
+)
 def test_the_numbers_are_those_of_brute_force(labels, seed, absent, threshold):
     rng = np.random.default_rng(seed)
     images = [(rng.random((3, 3, 4)), label, [3, 1]) for label in labels]
@@ -126,7 +132,10 @@ def test_confusions_are_the_commonest_first():
     metric.add([[1, 2, 3, 7], [2, 1, 3, 2], [1, 1, 3, 13], [0, 1, 0, 50], [2, 2, 0, 3]])
     found = confusions(metric, NAMES, 0)
     assert [(each["true"], each["predicted"], each["pixels"]) for each in found["pairs"]] == [
-        ("cat", "dog", 7), ("dog", "background", 3), ("dog", "cat", 2)]  # fmt: skip
+        ("cat", "dog", 7),
+        ("dog", "background", 3),
+        ("dog", "cat", 2),
+    ]
     assert found["pairs"][0]["share"] == pytest.approx(7 / 20)
     assert [each["name"] for each in found["classes"]] == ["background", "cat", "dog"]
     assert found["pixels"] == [[50, 0, 0], [0, 13, 7], [3, 2, 0]]

@@ -94,8 +94,9 @@ def test_reliability_of_a_calibrated_score_lies_on_the_diagonal():
     words += [([(2, 1.0, True)], [2])]
     bins = counted(*words).reliability()
     assert [(each["words"], each["mean_presence"], each["present"]) for each in bins if each["words"]] == [
-        (4, 0.25, 0.25), (1, 1.0, 1.0)
-    ]  # fmt: skip
+        (4, 0.25, 0.25),
+        (1, 1.0, 1.0),
+    ]
 
 
 def test_without_a_score_there_is_no_auc_and_without_words_nothing():
@@ -124,6 +125,7 @@ def test_what_cannot_be_counted_is_refused(words, present, message):
 
 def test_many_presences_are_told_apart_well_enough_for_an_interval():
     draw = np.random.default_rng(0)
+
     def score(n, image):
         return float(draw.beta(3 if n == image % 4 else 1, 2))
 
@@ -131,8 +133,9 @@ def test_many_presences_are_told_apart_well_enough_for_an_interval():
     records = [as_record(own, [1 + image % 4]) for image, own in enumerate(words)]
     found = summary(records, NAMES)["auc"]
     low, high = found["interval"]
-    absent, present = histograms([(w.presence, n, w.class_id in r["present"]) for n, r in enumerate(records)
-                                  for w in words_of(r)], len(records))  # fmt: skip
+    absent, present = histograms(
+        [(w.presence, n, w.class_id in r["present"]) for n, r in enumerate(records) for w in words_of(r)], len(records)
+    )
     assert absent.shape == (900, LEVELS) and absent.sum() == 2700 and present.sum() == 900
     assert area_under_curve(absent.sum(0), present.sum(0)) == pytest.approx(found["value"], abs=1e-3)
     assert low < found["value"] < high and 0.01 < high - low < 0.06

@@ -18,28 +18,15 @@ from types import SimpleNamespace
 import commands
 import numpy as np
 import pytest
+from goca.benchmark.counting import Prediction, collect, count_images, metric_for
+from goca.benchmark.inputs import Captions, InputError, NoiseFile
+from goca.benchmark.label_maps import LabelMaps
+from goca.benchmark.run_store import RunError, RunMismatch, RunStore, sealed_lines
 from goca.datasets import DatasetConfig, Sample, SampleError
-from goca.evaluation import (
-    Captions,
-    InputError,
-    NoiseFile,
-    Prediction,
-    RunError,
-    RunMismatch,
-    RunStore,
-    collect,
-    count_images,
-    evaluation_text,
-    metric_for,
-    summarise,
-    table,
-    write_results,
-)
-from goca.evaluation.label_maps import LabelMaps
-from goca.evaluation.provenance import revision
-from goca.evaluation.store import sealed_lines
 from goca.prompts import AnnotationError
 from goca.protocol import SWITCHES, Protocol
+from goca.report.provenance import revision
+from goca.report.results import evaluation_text, summarise, table, write_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -326,8 +313,16 @@ def test_predicted_label_maps_are_kept(tmp_path):
         maps = LabelMaps(tmp_path, metric, more.pop("thresholds"))
         seen = []
         with RunStore(tmp_path, {"t": 100}) as store:
-            count_images(Toy(), ids, lambda: segment, metric, store, label_maps=maps,
-                         progress=lambda left: seen.extend(left) or left, **more)  # fmt: skip
+            count_images(
+                Toy(),
+                ids,
+                lambda: segment,
+                metric,
+                store,
+                label_maps=maps,
+                progress=lambda left: seen.extend(left) or left,
+                **more,
+            )
         return metric, seen
 
     metric, seen = go(IDS[:3], thresholds=(-0.1, 0.05))

@@ -52,16 +52,17 @@ def test_all_layer_ids_are_listed(command, capsys):
     assert {Q, MAP, "in", "after-conv-in", "out", "mid-vit-block0-ffn-inner", "mid-repeat0-res-increment"} <= listed
 
 
-@pytest.mark.parametrize("given,message", [
-    (["nowhere.png", "--layer", Q], "nowhere.png: there is no such file"),
-    (["{scenes}/test_00000.png", "--layer", "mid-q"], "LayerNotFound: 'mid-q'"),
-    (["{scenes}/test_00000.png", "{other}/test_00000.png", "--layer", Q], "OutputError: two images would go to"),
-])
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        (["nowhere.png", "--layer", Q], "nowhere.png: there is no such file"),
+        (["{scenes}/test_00000.png", "--layer", "mid-q"], "LayerNotFound: 'mid-q'"),
+        (["{scenes}/test_00000.png", "{other}/test_00000.png", "--layer", Q], "OutputError: two images would go to"),
+    ],
+)
 def test_errors_name_what_to_do(command, tmp_path, given, message):
     (tmp_path / "test_00000.png").write_bytes((SCENES / "test_00001.png").read_bytes())
     given = [each.format(scenes=SCENES, other=tmp_path) for each in given]
     with pytest.raises(SystemExit) as stopped:
         command([*given, "--device", "cpu", "--out", str(tmp_path / "out")])
     assert message in str(stopped.value)
-
-

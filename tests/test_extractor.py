@@ -81,8 +81,16 @@ def test_layer_ids_of_the_published_naming(goldens):
 
 
 def test_extract_returns_maps_and_features(tiny_sd, picture):
-    layers = [CROSS, SELF, "mid-vit-block0-cross-q", "mid-vit-block0-cross-v", "mid-vit-block0-attn-out",
-              "mid-vit-block0-out", "up-level1-repeat2-vit-out", "down-level0-downsampler-out"]  # fmt: skip
+    layers = [
+        CROSS,
+        SELF,
+        "mid-vit-block0-cross-q",
+        "mid-vit-block0-cross-v",
+        "mid-vit-block0-attn-out",
+        "mid-vit-block0-out",
+        "up-level1-repeat2-vit-out",
+        "down-level0-downsampler-out",
+    ]
     fx = FeatureExtractor(layers, "mini", img_size=(32, 48), pipeline=tiny_sd)
     found = fx.extract("cat, sky", picture, t=50, seed=3)
     assert set(found) == set(layers)
@@ -125,8 +133,14 @@ def test_noise_of_a_batch_is_given_for_all_or_one_each(tiny_sd, picture):
 
 def test_features_of_the_unets_own_steps(tiny_sd, picture):
     """in -> conv_in -> blocks -> conv_out, and what a residual block adds is its output less its input."""
-    layers = ["in", "after-conv-in", "down-level0-repeat0-res-increment", "down-level0-repeat0-res-out",
-              "mid-vit-block0-ffn-inner", "out"]  # fmt: skip
+    layers = [
+        "in",
+        "after-conv-in",
+        "down-level0-repeat0-res-increment",
+        "down-level0-repeat0-res-out",
+        "mid-vit-block0-ffn-inner",
+        "out",
+    ]
     fx = FeatureExtractor(layers, "mini", img_size=32, pipeline=tiny_sd, device="cpu")
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     found = fx.extract("cat", picture, noise=noise)
@@ -265,8 +279,10 @@ def own(tiny_sd):
 
 def test_another_attention_backend_is_refused(own):
     own.denoiser.set_attn_processor(AttnProcessor())  # plain matrix products, out of the tap's sight
-    with pytest.raises(AttentionNotSeen, match=r"22 of 22 .* processor AttnProcessor.*set_default_attn_processor"), \
-            own.tap(Everything(), (8, 8)):  # fmt: skip
+    with (
+        pytest.raises(AttentionNotSeen, match=r"22 of 22 .* processor AttnProcessor.*set_default_attn_processor"),
+        own.tap(Everything(), (8, 8)),
+    ):
         call(own)
 
 
@@ -290,8 +306,10 @@ def test_compiled_layers_are_refused(own):
 
 def test_fused_projections_are_refused(own):
     own.denoiser.fuse_qkv_projections()
-    with pytest.raises(AttentionNotSeen, match="unfuse_qkv_projections"), \
-            own.tap(Everything("mid-vit-block0-self-q"), (8, 8)):  # fmt: skip
+    with (
+        pytest.raises(AttentionNotSeen, match="unfuse_qkv_projections"),
+        own.tap(Everything("mid-vit-block0-self-q"), (8, 8)),
+    ):
         call(own)
 
 
@@ -301,8 +319,10 @@ def test_an_output_that_the_probabilities_do_not_explain_is_refused(own):
         """A processor that drops out half the attention: the output is not softmax(q k) v."""
 
         def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
-            split = [x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (
-                attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))]
+            split = [
+                x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+                for x in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+            ]
             out = torch.nn.functional.scaled_dot_product_attention(*split, dropout_p=0.5)
             return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
@@ -326,9 +346,13 @@ def test_an_error_inside_the_forward_leaves_no_trace(own):
 def test_a_unet_with_unnamed_attention_is_refused(tiny_sd):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, feature_extractor=None)
     pipe.unet = UNet2DConditionModel(
-        block_out_channels=(16, 16), cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
-        down_block_types=("AttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        block_out_channels=(16, 16),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
     with pytest.raises(WrongFamily, match="is an attention that this family does not name"):
         FeatureExtractor((), "mini", pipeline=pipe)
 

@@ -8,11 +8,11 @@ import torch
 from diffusion_feature import expand_layers
 from diffusion_feature.families.flux import pack, places, unpack
 from goca.config import load_config
-from goca.heads import HEAD_RULES
-from goca.layers import LAYER_RULES
+from goca.method.heads import HEAD_RULES
+from goca.method.layers import LAYER_RULES
+from goca.method.rescaling import RESCALE_RULES
 from goca.prompts import PromptAnnotation
 from goca.refine import affinity
-from goca.rescaling import RESCALE_RULES
 from goca.segmenter import Segmenter
 from PIL import Image
 

@@ -18,12 +18,17 @@ from goca.config import load_config, names
 VANILLA = {"head_method": "average", "layer_method": "vanilla", "rescale_method": "per-token renorm+"}
 
 SDXL = {
-    "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 # what the published weights' configurations say about blocks; widths matter nothing here
 SHAPES = {
     "1-5": {},
@@ -86,56 +91,117 @@ def blocks(numbers, kind):
 
 
 SD15 = {
-    "version": "1-5", "pipeline": "stable-diffusion-v1-5/stable-diffusion-v1-5", "img_size": 512, "feat_size": 64,
-    "t": 100, "head_method": "dot-product w/o clamp", "layer_method": "dot-product similarity",
-    "rescale_method": "sum-1 rescaling + per-token renorm+", "ref_layer": "up-level2-repeat1-vit-block0-cross-q",
-    "cross_layers": "all", "affinity_order": 2, "refine": ("affinity",),
-    "self_layers": ["up-level3-repeat0-vit-block0-self-map", "up-level3-repeat1-vit-block0-self-map",
-                    "down-level0-repeat1-vit-block0-self-map"],
-}  # fmt: skip
-BASELINE = SD15 | VANILLA | {
-    "cross_layers": [f"{place}-vit-block0-cross-map" for place in (
-        "down-level2-repeat0", "down-level2-repeat1", "mid", "up-level1-repeat0", "up-level1-repeat1",
-        "up-level1-repeat2", "up-level2-repeat0", "up-level2-repeat1")],
-}  # fmt: skip
+    "version": "1-5",
+    "pipeline": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "img_size": 512,
+    "feat_size": 64,
+    "t": 100,
+    "head_method": "dot-product w/o clamp",
+    "layer_method": "dot-product similarity",
+    "rescale_method": "sum-1 rescaling + per-token renorm+",
+    "ref_layer": "up-level2-repeat1-vit-block0-cross-q",
+    "cross_layers": "all",
+    "affinity_order": 2,
+    "refine": ("affinity",),
+    "self_layers": [
+        "up-level3-repeat0-vit-block0-self-map",
+        "up-level3-repeat1-vit-block0-self-map",
+        "down-level0-repeat1-vit-block0-self-map",
+    ],
+}
+BASELINE = (
+    SD15
+    | VANILLA
+    | {
+        "cross_layers": [
+            f"{place}-vit-block0-cross-map"
+            for place in (
+                "down-level2-repeat0",
+                "down-level2-repeat1",
+                "mid",
+                "up-level1-repeat0",
+                "up-level1-repeat1",
+                "up-level1-repeat2",
+                "up-level2-repeat0",
+                "up-level2-repeat1",
+            )
+        ],
+    }
+)
 SDXL_SETTING = SD15 | {
-    "version": "xl", "pipeline": "stabilityai/stable-diffusion-xl-base-1.0", "img_size": 1024,
+    "version": "xl",
+    "pipeline": "stabilityai/stable-diffusion-xl-base-1.0",
+    "img_size": 1024,
     "ref_layer": "up-level1-repeat0-vit-block0-cross-q",
-    "self_layers": [f"{place}-self-map" for place in (
-        "up-level1-repeat0-vit-block0", "up-level1-repeat0-vit-block1", "up-level1-repeat1-vit-block0",
-        "up-level1-repeat1-vit-block1", "up-level1-repeat2-vit-block0", "down-level1-repeat0-vit-block0",
-        "down-level1-repeat0-vit-block1")],
-}  # fmt: skip
+    "self_layers": [
+        f"{place}-self-map"
+        for place in (
+            "up-level1-repeat0-vit-block0",
+            "up-level1-repeat0-vit-block1",
+            "up-level1-repeat1-vit-block0",
+            "up-level1-repeat1-vit-block1",
+            "up-level1-repeat2-vit-block0",
+            "down-level1-repeat0-vit-block0",
+            "down-level1-repeat0-vit-block1",
+        )
+    ],
+}
 ALPHA = SD15 | {
-    "version": "pixart-alpha", "pipeline": "PixArt-alpha/PixArt-XL-2-512x512", "ref_layer": "vit-block13-cross-q",
-    "self_layers": blocks(range(10, 18), "self"), "affinity_order": 5,
-}  # fmt: skip
+    "version": "pixart-alpha",
+    "pipeline": "PixArt-alpha/PixArt-XL-2-512x512",
+    "ref_layer": "vit-block13-cross-q",
+    "self_layers": blocks(range(10, 18), "self"),
+    "affinity_order": 5,
+}
 SIGMA = ALPHA | {
-    "version": "pixart-sigma", "pipeline": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "img_size": 1024,
-}  # fmt: skip
+    "version": "pixart-sigma",
+    "pipeline": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+    "img_size": 1024,
+}
 HUNYUAN = SD15 | {
-    "version": "hunyuan", "pipeline": "Tencent-Hunyuan/HunyuanDiT-Diffusers", "img_size": 1024,
-    "head_method": "average", "ref_layer": "vit-block25-cross-q", "affinity_order": 4,
-    "cross_layers": blocks(range(20, 30), "cross"), "self_layers": blocks(range(20, 30), "self"),
-}  # fmt: skip
+    "version": "hunyuan",
+    "pipeline": "Tencent-Hunyuan/HunyuanDiT-Diffusers",
+    "img_size": 1024,
+    "head_method": "average",
+    "ref_layer": "vit-block25-cross-q",
+    "affinity_order": 4,
+    "cross_layers": blocks(range(20, 30), "cross"),
+    "self_layers": blocks(range(20, 30), "self"),
+}
 FLUX_SETTING = SD15 | {
-    "version": "flux", "pipeline": "black-forest-labs/FLUX.1-dev", "img_size": 1024, "t": 150,
-    "head_method": "average", "ref_layer": "vit-block27-attn-out", "self_layers": blocks([12, 18], "self"),
-}  # fmt: skip
+    "version": "flux",
+    "pipeline": "black-forest-labs/FLUX.1-dev",
+    "img_size": 1024,
+    "t": 150,
+    "head_method": "average",
+    "ref_layer": "vit-block27-attn-out",
+    "self_layers": blocks([12, 18], "self"),
+}
 HAND_PICKED = {
-    "flux-vanilla": {"cross_layers": ("vit-block{8,28,47}-cross-map",),
-                     "self_layers": ("vit-block{8,28,47}-self-map",)},
+    "flux-vanilla": {
+        "cross_layers": ("vit-block{8,28,47}-cross-map",),
+        "self_layers": ("vit-block{8,28,47}-self-map",),
+    },
     "pixart-sigma-vanilla": {"cross_layers": ("vit-block{10..17}-cross-map",)},
-}  # fmt: skip
+}
 PAPER = {
-    "sd15": SD15, "sd15-baseline": BASELINE, "fttm": BASELINE | {"refine": ("affinity", "dense_crf")},
-    "sdxl": SDXL_SETTING, "pixart-alpha": ALPHA, "pixart-sigma": SIGMA, "hunyuan": HUNYUAN, "flux": FLUX_SETTING,
-    "sd15-vanilla": SD15 | VANILLA, "sdxl-vanilla": SDXL_SETTING | VANILLA, "pixart-alpha-vanilla": ALPHA | VANILLA,
+    "sd15": SD15,
+    "sd15-baseline": BASELINE,
+    "fttm": BASELINE | {"refine": ("affinity", "dense_crf")},
+    "sdxl": SDXL_SETTING,
+    "pixart-alpha": ALPHA,
+    "pixart-sigma": SIGMA,
+    "hunyuan": HUNYUAN,
+    "flux": FLUX_SETTING,
+    "sd15-vanilla": SD15 | VANILLA,
+    "sdxl-vanilla": SDXL_SETTING | VANILLA,
+    "pixart-alpha-vanilla": ALPHA | VANILLA,
     "pixart-sigma-vanilla": SIGMA | VANILLA | {"cross_layers": blocks(range(10, 18), "cross")},
     "hunyuan-vanilla": HUNYUAN | VANILLA,
-    "flux-vanilla": FLUX_SETTING | VANILLA | {"cross_layers": blocks([8, 28, 47], "cross"),
-                                             "self_layers": blocks([8, 28, 47], "self")},
-}  # fmt: skip
+    "flux-vanilla": FLUX_SETTING
+    | VANILLA
+    | {"cross_layers": blocks([8, 28, 47], "cross"), "self_layers": blocks([8, 28, 47], "self")},
+}
 
 
 def written_out(layers):
@@ -160,14 +226,17 @@ FLUX = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
 SIDE = (128, 128)  # latents of 1024 x 1024
 
 
-@pytest.mark.parametrize("version, scheduler, t, latents, timestep, signal, noise", [
-    ("xl", EulerDiscreteScheduler(beta_end=0.012, **SCALED), 100, SIDE, 100, 0.945634, 0.325234),
-    ("pixart-alpha", DPMSolverMultistepScheduler(**LINEAR), 100, SIDE, 100, 0.946119, 0.323819),
-    ("hunyuan", DDPMScheduler(beta_end=0.03, **SCALED), 100, SIDE, 81, 0.950545, 0.310587),
-    ("flux", FLUX, 150, (32, 32), 263.8494, 1 - 0.2638494, 0.2638494),
-    ("flux", FLUX, 150, (64, 64), 289.862, 1 - 0.289862, 0.289862),
-    ("flux", FLUX, 150, SIDE, 407.078, 1 - 0.407078, 0.407078),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "version, scheduler, t, latents, timestep, signal, noise",
+    [
+        ("xl", EulerDiscreteScheduler(beta_end=0.012, **SCALED), 100, SIDE, 100, 0.945634, 0.325234),
+        ("pixart-alpha", DPMSolverMultistepScheduler(**LINEAR), 100, SIDE, 100, 0.946119, 0.323819),
+        ("hunyuan", DDPMScheduler(beta_end=0.03, **SCALED), 100, SIDE, 81, 0.950545, 0.310587),
+        ("flux", FLUX, 150, (32, 32), 263.8494, 1 - 0.2638494, 0.2638494),
+        ("flux", FLUX, 150, (64, 64), 289.862, 1 - 0.289862, 0.289862),
+        ("flux", FLUX, 150, SIDE, 407.078, 1 - 0.407078, 0.407078),
+    ],
+)
 def test_noise_of_the_released_evaluation(version, scheduler, t, latents, timestep, signal, noise):
     level = VERSIONS[version].noise_level(scheduler, t, "pipeline", latents)
     assert level.timestep == pytest.approx(timestep, abs=1e-3)

@@ -26,8 +26,11 @@ def in_order(annotation):
 def pairs(full_record):
     """What follows the first argument of `annotate`, by the tag of a recorded file."""
     clip, t5, bert = (AutoTokenizer.from_pretrained(full_record / "tokenizers" / n) for n in ("clip", "t5", "bert"))
-    return {"clip": {"tokenizer": clip}, "t5": {"tokenizer": t5, "max_length": 300},
-            "hunyuan": {"tokenizer": bert, "tokenizer_2": t5, "max_length": 77, "max_length_2": 256}}  # fmt: skip
+    return {
+        "clip": {"tokenizer": clip},
+        "t5": {"tokenizer": t5, "max_length": 300},
+        "hunyuan": {"tokenizer": bert, "tokenizer_2": t5, "max_length": 77, "max_length_2": 256},
+    }
 
 
 def test_recorded_captions_are_met_exactly(full_record, pairs):
@@ -41,8 +44,9 @@ def test_recorded_captions_are_met_exactly(full_record, pairs):
         rules = {"add_background": inputs["add_background_token"], "add_missing": inputs["add_missing_class"]}
         for image, expected in load(path)["outputs"].items():
             sample = inputs["samples"][image]
-            found = annotate(sample["caption"], inputs["class_name"], sample["present"], **pairs[tag], **rules,
-                             protocol="released")  # fmt: skip
+            found = annotate(
+                sample["caption"], inputs["class_name"], sample["present"], **pairs[tag], **rules, protocol="released"
+            )
             number += 1
             if in_order(found.to_json()) != in_order(expected):
                 wrong.setdefault(path.name, []).append(image)
@@ -53,8 +57,14 @@ def test_every_class_named_has_tokens_in_every_published_shape_of_caption(full_r
     for dataset, tag in (("voc", "clip"), ("context", "t5")):
         inputs = load(full_record / "set2_captioner" / f"{dataset}_inputs.json.gz")
         for image, sample in inputs["samples"].items():
-            found = annotate(sample["caption"], inputs["class_name"], sample["present"], **pairs[tag],
-                             add_background=inputs["add_background_token"], add_missing=True)  # fmt: skip
+            found = annotate(
+                sample["caption"],
+                inputs["class_name"],
+                sample["present"],
+                **pairs[tag],
+                add_background=inputs["add_background_token"],
+                add_missing=True,
+            )
             assert found.lost_classes() == [], image
             assert set(found.existent_objects) == set(sample["present"]), image
 

@@ -32,7 +32,7 @@ from evaluate import Settings as Scoring  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from features import FeaturesError, images_of  # noqa: E402
 from generate import Settings, SettingsError, generate  # noqa: E402
-from goca.evaluation.store import RunError  # noqa: E402
+from goca.benchmark.run_store import RunError  # noqa: E402
 from sheet import sheet  # noqa: E402
 
 # ---- distances
@@ -100,8 +100,13 @@ def test_inception_is_laid_out_as_published():
         network = fid_network.Inception()
     assert sum(p.numel() for p in network.parameters()) == 21_785_568  # of inception v3 without its classifier
     names = set(network.state_dict())
-    assert {"Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch3x3dbl_3b.bn.running_var", "Mixed_6a.branch3x3.conv.weight",
-            "Mixed_6e.branch7x7dbl_5.bn.weight", "Mixed_5b.branch_pool.bn.num_batches_tracked"} <= names  # fmt: skip
+    assert {
+        "Conv2d_1a_3x3.conv.weight",
+        "Mixed_7c.branch3x3dbl_3b.bn.running_var",
+        "Mixed_6a.branch3x3.conv.weight",
+        "Mixed_6e.branch7x7dbl_5.bn.weight",
+        "Mixed_5b.branch_pool.bn.num_batches_tracked",
+    } <= names
     assert not any(name.startswith("fc") for name in names)
     assert network.Mixed_7b.pool == "average" and network.Mixed_7c.pool == "max"
     assert network(torch.zeros(1, 3, 299, 299, device="meta")).shape == (1, 2048)
@@ -126,37 +131,56 @@ def test_weights_are_read_or_missed_by_name(tmp_path, monkeypatch):
 
 # ---- captions
 
-COCO = {"images": [], "annotations": [{"image_id": 9, "caption": "two  cats\n"}, {"image_id": 4, "caption": "a dog"},
-                                      {"image_id": 9, "caption": "other"}]}  # fmt: skip
+COCO = {
+    "images": [],
+    "annotations": [
+        {"image_id": 9, "caption": "two  cats\n"},
+        {"image_id": 4, "caption": "a dog"},
+        {"image_id": 9, "caption": "other"},
+    ],
+}
 
 
-@pytest.mark.parametrize("name,content,expected", [
-    ("coco.json", COCO, {"000000000004": "a dog", "000000000009": "two cats"}),
-    ("labels.json", {"b.jpg": {"caption": "x"}, "a.jpg": {"caption": "y"}}, {"b": "x", "a": "y"}),
-    ("list.json", ["x", "y"], {"000000": "x", "000001": "y"}),
-    ("lines.txt", "x\n\n y \n", {"000000": "x", "000001": "y"}),
-    ("lines.txt", "a cat, a caption\n2, 3 dogs\n", {"000000": "a cat, a caption", "000001": "2, 3 dogs"}),
-    ("table.csv", 'image_id,text\n521669,A.\n7,"one, ""two""\nthree"\n', {"521669": "A.", "7": 'one, "two" three'}),
-    ("table.csv", '\ufeffcaption,file_name\r\nx,b/c.jpg\r\n', {"c": "x"}),
-    ("table.csv", "text\nx\ny\n", {"000000": "x", "000001": "y"}),
-    ("table.txt", "id,caption\n3,x\n", {"3": "x"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,content,expected",
+    [
+        ("coco.json", COCO, {"000000000004": "a dog", "000000000009": "two cats"}),
+        ("labels.json", {"b.jpg": {"caption": "x"}, "a.jpg": {"caption": "y"}}, {"b": "x", "a": "y"}),
+        ("list.json", ["x", "y"], {"000000": "x", "000001": "y"}),
+        ("lines.txt", "x\n\n y \n", {"000000": "x", "000001": "y"}),
+        ("lines.txt", "a cat, a caption\n2, 3 dogs\n", {"000000": "a cat, a caption", "000001": "2, 3 dogs"}),
+        ("table.csv", 'image_id,text\n521669,A.\n7,"one, ""two""\nthree"\n', {"521669": "A.", "7": 'one, "two" three'}),
+        ("table.csv", "\ufeffcaption,file_name\r\nx,b/c.jpg\r\n", {"c": "x"}),
+        ("table.csv", "text\nx\ny\n", {"000000": "x", "000001": "y"}),
+        ("table.txt", "id,caption\n3,x\n", {"3": "x"}),
+    ],
+)
 def test_shapes_of_captions(tmp_path, name, content, expected):
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     assert read_captions(tmp_path / name) == expected
     assert read_captions(tmp_path / name, 1) == dict(list(expected.items())[:1])
 
 
-@pytest.mark.parametrize("name,content,message", [
-    ("a.json", "{", "is no JSON"), ("a.json", '{"a": 1}', "is no captions file"), ("a.json", "3", "is no captions"),
-    ("a.json", '{"annotations": [{"caption": "x"}]}', "without image_id"), ("a.txt", "\n", "has no captions"),
-    ("a.json", '{"..": "x"}', "no file name"), ("a.json", '{"a.png": "x", "a.jpg": "y"}', "stands there twice"),
-    ("a.json", '["x", ""]', "is no captions file"),
-    ("a.csv", "x\ny\n", "without a caption column"), ("a.txt", "1,a cat\n2,a dog\n", "without a caption column"),
-    ("a.csv", "id,text\n1,a, b\n", "a row has 3 columns"), ("a.csv", "id,text\n1,x\n1,y\n", "stands there twice"),
-    ("a.csv", 'id,text\n1,"x\n', "is no CSV table"), ("a.csv", "id,text\n../1/,x\n../1,y\n", "stands there twice"),
-    ("a.csv", "id,text\n", "has no captions"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,content,message",
+    [
+        ("a.json", "{", "is no JSON"),
+        ("a.json", '{"a": 1}', "is no captions file"),
+        ("a.json", "3", "is no captions"),
+        ("a.json", '{"annotations": [{"caption": "x"}]}', "without image_id"),
+        ("a.txt", "\n", "has no captions"),
+        ("a.json", '{"..": "x"}', "no file name"),
+        ("a.json", '{"a.png": "x", "a.jpg": "y"}', "stands there twice"),
+        ("a.json", '["x", ""]', "is no captions file"),
+        ("a.csv", "x\ny\n", "without a caption column"),
+        ("a.txt", "1,a cat\n2,a dog\n", "without a caption column"),
+        ("a.csv", "id,text\n1,a, b\n", "a row has 3 columns"),
+        ("a.csv", "id,text\n1,x\n1,y\n", "stands there twice"),
+        ("a.csv", 'id,text\n1,"x\n', "is no CSV table"),
+        ("a.csv", "id,text\n../1/,x\n../1,y\n", "stands there twice"),
+        ("a.csv", "id,text\n", "has no captions"),
+    ],
+)
 def test_captions_of_another_shape(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(CaptionsError, match=message):
@@ -270,10 +294,15 @@ def test_the_contact_sheet_shows_masks_and_rates(scene):
         sheet(folders, {"nowhere": "x"}, 2)
 
 
-@pytest.mark.parametrize("changed,message", [
-    ({"method": "pag"}, "there are: cfg, s-cfg, goca"), ({"guidance_scale": 1.0}, "above 1"), ({"batch": 0}, "batch"),
-    ({"pipeline": "/nowhere/at/all"}, "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"method": "pag"}, "there are: cfg, s-cfg, goca"),
+        ({"guidance_scale": 1.0}, "above 1"),
+        ({"batch": 0}, "batch"),
+        ({"pipeline": "/nowhere/at/all"}, "cannot be read"),
+    ],
+)
 def test_settings_that_do_not_go_together(scene, tmp_path, changed, message):
     with pytest.raises(SettingsError, match=message):
         generate(scene(out=tmp_path, **changed))
@@ -315,10 +344,15 @@ def test_captions_are_cleaned_where_the_pipeline_can(scene, tmp_path, monkeypatc
     assert not list(tmp_path.glob("*.png"))
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["model=mini-sd"], "SettingsError"), (["modle=x"], "modle"), (["goca"], "no key=value"),
-    (["model=mini-sd", "method=goca", "captions=nowhere.txt"], "CaptionsError: captions=nowhere.txt"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["model=mini-sd"], "SettingsError"),
+        (["modle=x"], "modle"),
+        (["goca"], "no key=value"),
+        (["model=mini-sd", "method=goca", "captions=nowhere.txt"], "CaptionsError: captions=nowhere.txt"),
+    ],
+)
 def test_the_command_ends_with_a_message(monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -387,10 +421,13 @@ def test_clip_scores_are_cosines(folders, tmp_path):
     ends = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
-    clip = CLIPModel(CLIPConfig(
-        text_config={**small, "vocab_size": words, "max_position_embeddings": 12, **ends},
-        vision_config={**small, "image_size": 32, "patch_size": 16}, projection_dim=8,
-    )).eval()  # fmt: skip
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config={**small, "vocab_size": words, "max_position_embeddings": 12, **ends},
+            vision_config={**small, "image_size": 32, "patch_size": 16},
+            projection_dim=8,
+        )
+    ).eval()
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
     side = {"height": 32, "width": 32}
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=side)

@@ -61,8 +61,9 @@ def test_rates_are_bounded_and_do_not_know_the_units(scale, factor, seed):
     rate = guidance_rate(uncond, text, tokens, foreground, scale)
     top = min(3.0, 15 / scale)
     assert rate.max() <= top + 1e-5 and rate.min() >= min(0.8, top) - 1e-5
-    torch.testing.assert_close(guidance_rate(factor * uncond, factor * text, tokens, foreground, scale), rate,
-                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        guidance_rate(factor * uncond, factor * text, tokens, foreground, scale), rate, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_recorded_rates(goldens):
@@ -86,10 +87,15 @@ def test_no_guidance_to_be_shaped(scale):
         guidance_rate(random(1, 4, 2, 2), random(1, 4, 2, 2), masks, masks, scale)
 
 
-@pytest.mark.parametrize("shapes", [
-    [(1, 4, 2, 2), (1, 4, 2, 3), (1, 3, 2, 2), (1, 1, 2, 2)], [(1, 4, 2, 2), (1, 4, 2, 2), (2, 3, 2, 2), (2, 1, 2, 2)],
-    [(1, 4, 2, 2), (1, 4, 2, 2), (1, 3, 2, 2), (1, 2, 2, 2)], [(1, 4, 2, 2), (1, 4, 2, 2), (3, 2, 2), (1, 1, 2, 2)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(1, 4, 2, 2), (1, 4, 2, 3), (1, 3, 2, 2), (1, 1, 2, 2)],
+        [(1, 4, 2, 2), (1, 4, 2, 2), (2, 3, 2, 2), (2, 1, 2, 2)],
+        [(1, 4, 2, 2), (1, 4, 2, 2), (1, 3, 2, 2), (1, 2, 2, 2)],
+        [(1, 4, 2, 2), (1, 4, 2, 2), (3, 2, 2), (1, 1, 2, 2)],
+    ],
+)
 def test_shapes_that_do_not_fit(shapes):
     with pytest.raises(GuidanceError, match="expected two outputs"):
         guidance_rate(*(torch.ones(shape) for shape in shapes), 5)
@@ -105,7 +111,8 @@ def test_recorded_masks_and_rates(goldens, variant):
     recorded, place, timestep = np.load(goldens / "set5_scfg/scfg.npz"), f"e2e/step0/{variant}", 981
     pipe = StableDiffusionPipeline.from_pretrained(goldens / "pipelines/sd15", safety_checker=None)
     config = {"of": "sd15", "img_size": 256, "feat_size": 32, "protocol": "released"} | (
-        VANILLA if variant == "vanilla" else {})  # fmt: skip
+        VANILLA if variant == "vanilla" else {}
+    )
     prompt = "a photo of a cat on the grass near a wall"
     latents = torch.from_numpy(recorded["e2e/latents"]).repeat(2, 1, 1, 1)
     embeds = torch.from_numpy(recorded["e2e/prompt_embeds_uncond_cond"])
@@ -121,8 +128,9 @@ def test_recorded_masks_and_rates(goldens, variant):
     rate = guidance_rate(theirs[:1], theirs[1:], *masks, 7.5)
     for each in (*rates, rate):
         np.testing.assert_allclose(each, recorded[f"{place}/rate_gs7.5"], atol=1e-4)
-    np.testing.assert_allclose(guidance_rate(theirs[:1], theirs[1:], *masks, 5.0), recorded[f"{place}/rate_gs5.0"],
-                               atol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(
+        guidance_rate(theirs[:1], theirs[1:], *masks, 5.0), recorded[f"{place}/rate_gs5.0"], atol=1e-4
+    )
     torch.testing.assert_close(uncond, theirs[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(guided, theirs[0] + guidance.rate[0] * (theirs[1] - theirs[0]), atol=1e-4, rtol=1e-4)
 
@@ -130,10 +138,22 @@ def test_recorded_masks_and_rates(goldens, variant):
 # ---- the context, on tiny pipelines
 
 PROMPTS = ["cat, grass", "a dog"]
-SDXL = {"version": "xl", "img_size": 32, "feat_size": 8, "t": 100, "ref_layer": "up-level0-repeat0-vit-block0-cross-q",
-        "self_layers": ["up-level0-repeat{0..2}-vit-block{0,1}-self-map"]}  # fmt: skip
-PIXART = {"version": "pixart-sigma", "img_size": 32, "feat_size": 4, "t": 100, "ref_layer": "vit-block1-cross-q",
-          "self_layers": ["vit-block{1,2}-self-map"]}  # fmt: skip
+SDXL = {
+    "version": "xl",
+    "img_size": 32,
+    "feat_size": 8,
+    "t": 100,
+    "ref_layer": "up-level0-repeat0-vit-block0-cross-q",
+    "self_layers": ["up-level0-repeat{0..2}-vit-block{0,1}-self-map"],
+}
+PIXART = {
+    "version": "pixart-sigma",
+    "img_size": 32,
+    "feat_size": 4,
+    "t": 100,
+    "ref_layer": "vit-block1-cross-q",
+    "self_layers": ["vit-block{1,2}-self-map"],
+}
 CALL = {"height": 32, "width": 32, "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "np"}
 PIXART_CALL = {"use_resolution_binning": False, "clean_caption": False}
 
@@ -309,10 +329,14 @@ def test_t5_has_no_first_token(tmp_path):
 # ---- what it cannot work with
 
 
-@pytest.mark.parametrize("changed,message", [
-    ({"guidance_scale": 1.0}, "guidance_scale is 1.0"), ({"guidance_rescale": 0.7}, "guidance_rescale is 0.7"),
-    ({"prompt": ["cat", "cat"]}, "the pipeline is called with"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changed,message",
+    [
+        ({"guidance_scale": 1.0}, "guidance_scale is 1.0"),
+        ({"guidance_rescale": 0.7}, "guidance_rescale is 0.7"),
+        ({"prompt": ["cat", "cat"]}, "the pipeline is called with"),
+    ],
+)
 def test_calls_that_are_refused(sd, changed, message):
     with sd.guide(PROMPTS), pytest.raises(GuidanceError, match=message):
         sd(changed.pop("prompt", PROMPTS), **changed)

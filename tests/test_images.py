@@ -22,12 +22,12 @@ from goca import Segmenter
 from goca.app.models import Choice, Models
 from goca.app.runs import LARGEST, attempt, segment
 from goca.cli import main
-from goca.colours import as_picture
 from goca.datasets import Sample, SampleError
+from goca.drawing.palettes import as_picture
 from goca.embedded import resolve
-from goca.generation import WordMap
-from goca.labeling.pictures import as_jpeg, picture_size
-from goca.refine.pictures import read_picture as refined
+from goca.generation.averages import WordMap
+from goca.labeling.images import as_jpeg, picture_size
+from goca.refine.images import read_picture as refined
 from goca.segmenter import PromptError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,9 +141,16 @@ GOOD = {
     "one.png": one_pixel,
 }
 CLOSE = {"lab.tif": 12, "half-clear.png": 1}  # how far 8-bit LAB, or rounding, may be off
-NOTES = {"exif-3.png": "upright", "exif-8.png": "upright", "exif-6.tif": "upright", "deep.png": "16 bits",
-         "deep-clear.png": "white", "palette-clear.png": "white", "half-clear.png": "white",
-         "animated.png": "first of its 3 frames"}  # fmt: skip
+NOTES = {
+    "exif-3.png": "upright",
+    "exif-8.png": "upright",
+    "exif-6.tif": "upright",
+    "deep.png": "16 bits",
+    "deep-clear.png": "white",
+    "palette-clear.png": "white",
+    "half-clear.png": "white",
+    "animated.png": "first of its 3 frames",
+}
 
 
 def truncated(scene, path):
@@ -197,8 +204,9 @@ def through_command(path, folder, segmenter):
     size = json.loads((folder / f"{path.stem}.json").read_text())["size"]
     labels = Image.open(folder / f"{path.stem}-labels.png")
     assert labels.size == (size["width"], size["height"])
-    over, colours = (np.asarray(image, float) for image in
-                     (Image.open(folder / f"{path.stem}-overlay.png"), labels.convert("RGB")))  # fmt: skip
+    over, colours = (
+        np.asarray(image, float) for image in (Image.open(folder / f"{path.stem}-overlay.png"), labels.convert("RGB"))
+    )
     return Image.fromarray(((over - 0.6 * colours) / 0.4).round().clip(0, 255).astype(np.uint8))
 
 
@@ -269,8 +277,19 @@ def through_generation(path, folder, segmenter):
     return image
 
 
-DOORS = [through_segmenter, through_pil, through_list, through_command, through_page, through_extractor,
-         through_refinement, through_drawing, through_trace, through_labeller, through_generation]  # fmt: skip
+DOORS = [
+    through_segmenter,
+    through_pil,
+    through_list,
+    through_command,
+    through_page,
+    through_extractor,
+    through_refinement,
+    through_drawing,
+    through_trace,
+    through_labeller,
+    through_generation,
+]
 
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__[8:])
@@ -307,8 +326,10 @@ def test_every_door_names_what_it_cannot_read(door, scene, segmenter, tmp_path, 
             continue  # Pillow does not open it
         with pytest.raises(named, match=reason) as error:
             door(path, tmp_path / "out", segmenter)
-        assert "diffusion_feature" in type(error.value).__module__ or "goca" in type(error.value).__module__ or (
-            type(error.value).__module__ == "features"
+        assert (
+            "diffusion_feature" in type(error.value).__module__
+            or "goca" in type(error.value).__module__
+            or (type(error.value).__module__ == "features")
         )
 
 
@@ -386,8 +407,18 @@ def test_images_in_every_form_are_segmented_alike(scene, segmenter, tmp_path):
     pixels = np.asarray(scene)
     chw = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     fractions = np.float32(pixels / 255)
-    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), scene, pixels, chw / 255, chw.double() / 255, chw,
-             chw.permute(1, 2, 0) / 255, fractions, fractions.transpose(2, 0, 1)]  # fmt: skip
+    forms = [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        scene,
+        pixels,
+        chw / 255,
+        chw.double() / 255,
+        chw,
+        chw.permute(1, 2, 0) / 255,
+        fractions,
+        fractions.transpose(2, 0, 1),
+    ]
     results = segmenter(forms, PROMPT, image_id=["same"] * len(forms))
     for result in results:
         assert torch.allclose(result.scores, results[0].scores, atol=1e-5)

@@ -73,8 +73,14 @@ def test_what_is_missing_is_said(checkout, command, tmp_path):
 
 
 def test_bad_entries_are_named(checkout, command, tmp_path):
-    changed(checkout, n0={"caption": None}, n1="cat", n2={"caption": ""}, n3={"caption": "(cat, sky"},
-            n4={"caption": "cat, " * 99})  # fmt: skip
+    changed(
+        checkout,
+        n0={"caption": None},
+        n1="cat",
+        n2={"caption": ""},
+        n3={"caption": "(cat, sky"},
+        n4={"caption": "cat, " * 99},
+    )
     labels = json.loads(checkout.read_text())
     checkout.write_text(json.dumps({**labels, "../../evil.jpg": {"caption": "cat"}, "a\\b.jpg": {"caption": "cat"}}))
     finding = examine(checkout, "voc", [f"2007_00000{i}.jpg" for i in range(5)])
@@ -87,15 +93,18 @@ def test_bad_entries_are_named(checkout, command, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["voc.json"]
 
 
-@pytest.mark.parametrize("text, message", [
-    ('{"2007_000001.jpg": {"caption": "ca', "cut off"),
-    ('["2007_000001.jpg"]', "expected an object"),
-    ("[" * 100_000, "is not JSON"),
-    ('{"2007_000001.jpg": {"caption": "a"}, "2007_000001.jpg": {"caption": "b"}}', "is there twice"),
-    ('{"000000000139.jpg": {"caption": "a"}}', "another data set"),
-    ("{}", "holds no caption"),
-    (b"\xff\xfe\x00", "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"2007_000001.jpg": {"caption": "ca', "cut off"),
+        ('["2007_000001.jpg"]', "expected an object"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"2007_000001.jpg": {"caption": "a"}, "2007_000001.jpg": {"caption": "b"}}', "is there twice"),
+        ('{"000000000139.jpg": {"caption": "a"}}', "another data set"),
+        ("{}", "holds no caption"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
 def test_files_that_cannot_be_used(checkout, command, tmp_path, text, message):
     checkout.write_bytes(text if isinstance(text, bytes) else text.encode())
     code, said = command(checkout.parents[1], "voc")
@@ -171,12 +180,15 @@ def test_answers_in_a_folder_of_the_data_sets_name_get_its_ending(command, tmp_p
     assert list(json.loads((tmp_path / "out" / "cityscapes.json").read_text())) == ["ulm_000000_000019_leftImg8bit.png"]
 
 
-@pytest.mark.parametrize(("files", "given", "message"), [
-    ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files are about 2007_000001.jpg"),
-    ({"2007_000001.txt": "cat"}, [], "for those say the data set"),
-    ({"ulm.txt": "cat"}, ["voc"], "holds no image of voc"),
-    ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no caption; nothing was written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "given", "message"),
+    [
+        ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files are about 2007_000001.jpg"),
+        ({"2007_000001.txt": "cat"}, [], "for those say the data set"),
+        ({"ulm.txt": "cat"}, ["voc"], "holds no image of voc"),
+        ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no caption; nothing was written"),
+    ],
+)
 def test_answers_that_cannot_be_used(command, tmp_path, files, given, message):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())

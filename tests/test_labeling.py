@@ -27,7 +27,7 @@ from goca.labeling import (
     vocabulary,
     write_labels,
 )
-from goca.labeling.pictures import as_jpeg, picture_size
+from goca.labeling.images import as_jpeg, picture_size
 from goca.labeling.pricing import patches, scaled, tiles
 from goca.labeling.replies import Reply, clean, read_caption
 from goca.prompts import parse_brackets, read_captions
@@ -100,30 +100,52 @@ def test_caption_length(length):
 # --- settings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({}, "labeler.model is not set"),
-    ({"modle": "x"}, "has no field modle; fields: model"),
-    ({"side": 0}, "between 64 and 4096"),
-    ({"workers": 1.5}, "workers is 1.5; expected a number"),
-    ({"workers": 1000}, "between 1 and 64"),
-    ({"timeout": float("nan")}, "timeout is nan"),
-    ({"retries": True}, "retries is True"),
-    ({"price_in": -1}, "price_in"),
-    ({"image_tokens": "guess"}, "tiles or patches"),
-    ({"options": {"messages": []}}, "are not"),
-    ({"base_url": "localhost:8000"}, "such as http://"),
-    ({"base_url": "http://me:secret@host/v1"}, "keys come from"),
-    ({"base_url": "http://host/v1?api_key=secret"}, "keys come from"),
-    ({"key_variable": "sk-secret"}, "give the NAME"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({}, "labeler.model is not set"),
+        ({"modle": "x"}, "has no field modle; fields: model"),
+        ({"side": 0}, "between 64 and 4096"),
+        ({"workers": 1.5}, "workers is 1.5; expected a number"),
+        ({"workers": 1000}, "between 1 and 64"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"retries": True}, "retries is True"),
+        ({"price_in": -1}, "price_in"),
+        ({"image_tokens": "guess"}, "tiles or patches"),
+        ({"options": {"messages": []}}, "are not"),
+        ({"base_url": "localhost:8000"}, "such as http://"),
+        ({"base_url": "http://me:secret@host/v1"}, "keys come from"),
+        ({"base_url": "http://host/v1?api_key=secret"}, "keys come from"),
+        ({"key_variable": "sk-secret"}, "give the NAME"),
+    ],
+)
 def test_wrong_settings(fields, message):
     with pytest.raises(LabelingError, match=message) as caught:
         LabelerConfig.of({"model": "see-1", **fields} if fields else {})
     assert "secret" not in str(caught.value)
 
 
-ODD = [None, True, -1, 2**70, 10**5000, 1e40, float("nan"), "", "x", "a\0b", "\ud800", [], [0], {}, {0: 1}, object(),
-       {"x": [1e400]}, {"x": {1, 2}}, "x" * 50_000]  # fmt: skip
+ODD = [
+    None,
+    True,
+    -1,
+    2**70,
+    10**5000,
+    1e40,
+    float("nan"),
+    "",
+    "x",
+    "a\0b",
+    "\ud800",
+    [],
+    [0],
+    {},
+    {0: 1},
+    object(),
+    {"x": [1e400]},
+    {"x": {1, 2}},
+    "x" * 50_000,
+]
 
 
 @pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(LabelerConfig)])
@@ -138,9 +160,10 @@ def test_every_setting_takes_its_values_and_answers_all_others_with_a_sentence(k
     assert refused > len(ODD) * 0.6
 
 
-@pytest.mark.parametrize("fields", [{"model": "KEY"}, {"options": {"user": "KEY"}}, {"options": {"a": {"b": ["KEY"]}}},
-                                    {"detail": "KEY"}])  # fmt: skip
-@pytest.mark.parametrize("key", ["sk-proj-abcdefghijklmnop", "0123\"456\\789abcdef"])
+@pytest.mark.parametrize(
+    "fields", [{"model": "KEY"}, {"options": {"user": "KEY"}}, {"options": {"a": {"b": ["KEY"]}}}, {"detail": "KEY"}]
+)
+@pytest.mark.parametrize("key", ["sk-proj-abcdefghijklmnop", '0123"456\\789abcdef'])
 def test_a_key_among_the_settings_is_refused_and_not_repeated(monkeypatch, fields, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     filled = json.loads(json.dumps({"model": "see-1", **fields}).replace("KEY", json.dumps(key)[1:-1]))
@@ -205,18 +228,21 @@ def test_size_of_what_is_no_picture(tmp_path):
 # --- captions ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("cat, sky", "cat, sky"),
-    ("  Cat, (person,\n clothes). ", "Cat, (person, clothes)."),
-    ('"cat, sky"', "cat, sky"),
-    ("```\ncat, sky\n```", "cat, sky"),
-    ("Caption: cat, sky", "cat, sky"),
-    ("- cat\n- (person, clothes),\n- sky", "cat, (person, clothes), sky"),
-    ("Answer:\n1. cat\n2. sky", "cat, sky"),
-    ("<think>a cat?\nyes</think>\n\ncat", "cat"),
-    ("cat\x00, \x1bsky", "cat , sky"),
-    ("cat \ud83d", "cat ?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("cat, sky", "cat, sky"),
+        ("  Cat, (person,\n clothes). ", "Cat, (person, clothes)."),
+        ('"cat, sky"', "cat, sky"),
+        ("```\ncat, sky\n```", "cat, sky"),
+        ("Caption: cat, sky", "cat, sky"),
+        ("- cat\n- (person, clothes),\n- sky", "cat, (person, clothes), sky"),
+        ("Answer:\n1. cat\n2. sky", "cat, sky"),
+        ("<think>a cat?\nyes</think>\n\ncat", "cat"),
+        ("cat\x00, \x1bsky", "cat , sky"),
+        ("cat \ud83d", "cat ?"),
+    ],
+)
 def test_captions_are_cleaned(text, expected):
     assert clean(text) == expected
 

@@ -48,9 +48,16 @@ def tree(tmp_path, monkeypatch):
     voc_tree(tmp_path / "voc", 24)
 
     def settings(server=None):
-        return ["dataset=voc", f"dataset.root={tmp_path / 'voc'}", f"labels={tmp_path / 'out' / 'voc.json'}",
-                f"labeler.base_url={server.url if server else 'http://127.0.0.1:9/v1'}", f"labeler.workers={WORKERS}",
-                "labeler.first_wait=0.01", "labeler.retries=1", "labeler.timeout=10"]  # fmt: skip
+        return [
+            "dataset=voc",
+            f"dataset.root={tmp_path / 'voc'}",
+            f"labels={tmp_path / 'out' / 'voc.json'}",
+            f"labeler.base_url={server.url if server else 'http://127.0.0.1:9/v1'}",
+            f"labeler.workers={WORKERS}",
+            "labeler.first_wait=0.01",
+            "labeler.retries=1",
+            "labeler.timeout=10",
+        ]
 
     return settings
 
@@ -86,14 +93,17 @@ def test_a_whole_run_and_what_it_says(tree, tmp_path, capsys):
         assert "1 images of voc" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("override, error, message", [
-    ("limit=0", LabelingError, "limit is 0"),
-    ("again=wrong", LabelingError, "again='wrong'"),
-    ("caption_len=0", LabelingError, "caption_len is 0"),
-    ("labeler.model=null", LabelingError, "labeler.model is not set"),
-    ("labeler.key_variable=NOT_THERE", KeyMissing, "NOT_THERE is not set"),
-    ("dataset.root=/nowhere", ValueError, "is no folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, error, message",
+    [
+        ("limit=0", LabelingError, "limit is 0"),
+        ("again=wrong", LabelingError, "again='wrong'"),
+        ("caption_len=0", LabelingError, "caption_len is 0"),
+        ("labeler.model=null", LabelingError, "labeler.model is not set"),
+        ("labeler.key_variable=NOT_THERE", KeyMissing, "NOT_THERE is not set"),
+        ("dataset.root=/nowhere", ValueError, "is no folder"),
+    ],
+)
 def test_wrong_settings(tree, override, error, message):
     with pytest.raises(error, match=message):
         label(*tree(), override)
@@ -145,8 +155,14 @@ def test_an_interrupted_run_keeps_what_is_in_flight(tree, tmp_path):
 
 
 def test_the_key_is_in_no_file_and_no_output(tree, tmp_path):
-    plan = {23: [echo_key(400)], 22: [echo_key(500)] * 2, 21: [echo_key(200)], 20: [echo_key(401)],
-            19: [echo_escaped_key()], 18: [echo_escaped_key(whole=False)]}  # fmt: skip
+    plan = {
+        23: [echo_key(400)],
+        22: [echo_key(500)] * 2,
+        21: [echo_key(200)],
+        20: [echo_key(401)],
+        19: [echo_escaped_key()],
+        18: [echo_escaped_key(whole=False)],
+    }
     with ChatServer(plan) as server:
         process = start(*tree(server), OPENAI_LOG="debug", HYDRA_FULL_ERROR="1")
         said = "".join(process.communicate(timeout=60))
@@ -198,7 +214,9 @@ def test_labels_made_here_are_read_by_the_captioner(tree, tmp_path):
     with ChatServer() as server:
         label(*tree(server), "limit=2")
     assert json.loads((tmp_path / "out" / "voc.json").read_text()) == {
-        "2007_000023.jpg": {"caption": CAPTION}, "2007_000022.jpg": {"caption": CAPTION}}  # fmt: skip
+        "2007_000023.jpg": {"caption": CAPTION},
+        "2007_000022.jpg": {"caption": CAPTION},
+    }
 
 
 def wait_for(condition, process, seconds=60):

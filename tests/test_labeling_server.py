@@ -76,9 +76,20 @@ def test_the_request_and_its_answer(job, tmp_path):
     assert known["0.png"]["served"] == "see-1-mini"
 
 
-@pytest.mark.parametrize("trouble", [
-    status(429), status(500), status(503), status(408), drop, torn, slow(0.6), drip(1.2),
-], ids=["429", "500", "503", "408", "drop", "torn", "slow", "drip"])  # fmt: skip
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        status(429),
+        status(500),
+        status(503),
+        status(408),
+        drop,
+        torn,
+        slow(0.6),
+        drip(1.2),
+    ],
+    ids=["429", "500", "503", "408", "drop", "torn", "slow", "drip"],
+)
 def test_passing_trouble_is_tried_again(job, trouble):
     server, known, _ = job({0: [trouble]}, timeout=0.3)
     assert known["0.png"]["caption"] == CAPTION and known["0.png"]["tries"] == 2
@@ -118,11 +129,20 @@ def test_a_wait_that_is_too_long_is_not_waited_for(job):
     assert known["0.png"]["failed"] == "unreachable" and "3600 s, longer than labeler.longest_wait=5" in str(known)
 
 
-@pytest.mark.parametrize("headers, expected", [
-    ({}, None), ({"retry-after": "2"}, 2), ({"retry-after": "0.5"}, 0.5), ({"retry-after-ms": "250"}, 0.25),
-    ({"retry-after": "soon"}, None), ({"retry-after": "-3"}, None), ({"retry-after": "nan"}, None),
-    ({"retry-after": "inf"}, None), ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers, expected",
+    [
+        ({}, None),
+        ({"retry-after": "2"}, 2),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+    ],
+)
 def test_retry_after(headers, expected):
     assert retry_after(headers) == expected
 
@@ -169,10 +189,16 @@ def test_bad_replies_are_recorded_and_asked_again_alone(job, tmp_path):
     assert list(json.loads((tmp_path / "labels.json").read_text())) == [f"{i}.png" for i in range(count)]
 
 
-@pytest.mark.parametrize("trouble", [
-    status(401, "wrong key"), status(403), status(404, "no such model"),
-    status(429, "quota", error={"code": "insufficient_quota"}),
-], ids=["401", "403", "404", "quota"])  # fmt: skip
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        status(401, "wrong key"),
+        status(403),
+        status(404, "no such model"),
+        status(429, "quota", error={"code": "insufficient_quota"}),
+    ],
+    ids=["401", "403", "404", "quota"],
+)
 def test_what_waiting_does_not_cure_ends_the_run(job, trouble):
     server, known, said = job(otherwise=trouble, count=30, workers=2, raises=ServerRefused)
     assert len(server.asked) <= 4 and not known

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.attention_processor import AttnProcessor
 from diffusion_feature import AttentionNotSeen, ExtractorError, FeatureExtractor, WrongFamily
 from diffusion_feature.devices import dtype_of
+from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.segmenter import Segmenter
-from goca.tracing import trace
 from PIL import Image
 from tiny import FAMILIES, SD_CONFIG
 from torch import nn
@@ -161,9 +161,11 @@ def test_a_tiny_autoencoder(sd):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sd.vae = AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
             num_decoder_blocks=(1, 1, 1),
-        ).eval()  # fmt: skip
+        ).eval()
     fx = FeatureExtractor((), "1-5", img_size=32, pipeline=sd)
     for posterior in ("mean", "sample"):
         latents = fx.encode_images([PICTURE], posterior, [torch.Generator()])

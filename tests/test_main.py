@@ -9,9 +9,9 @@ import pytest
 import trees
 from commands import MAIN
 from goca.benchmark import Benchmark
+from goca.benchmark.run_store import RunMismatch, RunStore
 from goca.config import ConfigError
 from goca.datasets import DatasetError
-from goca.evaluation import RunMismatch, RunStore
 
 
 @pytest.fixture
@@ -26,10 +26,17 @@ def command(tmp_path, monkeypatch, capsys):
 
 def fields(goldens, voc_mini, model, run_dir, **change):
     dataset = {
-        "name": "voc", "reader": "voc", "root": f"{voc_mini}/VOCdevkit/VOC2012", "split": "train", "reverse": True,
-        "classes": "voc", "labels": f"{voc_mini}/gpt_output/voc.json", "add_background": True, "add_missing": True,
+        "name": "voc",
+        "reader": "voc",
+        "root": f"{voc_mini}/VOCdevkit/VOC2012",
+        "split": "train",
+        "reverse": True,
+        "classes": "voc",
+        "labels": f"{voc_mini}/gpt_output/voc.json",
+        "add_background": True,
+        "add_missing": True,
         "thresholds": [-0.4, -0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4],
-    }  # fmt: skip
+    }
     sizes = {"img_size": 256, "feat_size": 32}
     return {
         "model": {"of": model, "pipeline": f"{goldens}/pipelines/sd15", **sizes},
@@ -143,8 +150,17 @@ def test_a_prompt_without_a_class_is_background_and_a_lost_class_is_noted(golden
 
 
 def test_a_switch_called_nan_and_fields_that_few_models_set(tmp_path, command):
-    command("model=mini-sd", "dataset=scenes", "limit=1", "device=cpu", "protocol=paper", "protocol.empty_class=nan",
-            "model.draws=2", "model.flips=true", "run_dir=run")  # fmt: skip
+    command(
+        "model=mini-sd",
+        "dataset=scenes",
+        "limit=1",
+        "device=cpu",
+        "protocol=paper",
+        "protocol.empty_class=nan",
+        "model.draws=2",
+        "model.flips=true",
+        "run_dir=run",
+    )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["protocol"]["empty_class"] == results["config"]["protocol"]["empty_class"] == "nan"
     assert results["config"]["model"]["draws"] == 2 and results["images"]["counted"] == 1

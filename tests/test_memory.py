@@ -8,9 +8,9 @@ import reference
 import torch
 from diffusion_feature import Attention, AttentionLayer
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
-from goca import waiting
-from goca.aggregation import Aggregator, Plan
-from goca.waiting import HalfMap
+from goca.method import deferred as waiting
+from goca.method.aggregation import Aggregator, Plan
+from goca.method.deferred import HalfMap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -66,7 +66,7 @@ def stream(grids, layouts=("self", "cross"), reference_after=1, batch=1, plan=No
     layers = [
         [attention(layout, grid, block, 9 * n + m, width, batch=batch, dtype=dtype) for m, layout in enumerate(layouts)]
         for n, (grid, block) in enumerate(zip(grids, blocks))
-    ]  # fmt: skip
+    ]
     rules = ("dot-product w/o clamp",), ("dot-product similarity",)
     made = Plan(tuple(blocks), tuple(blocks[:2]), grids[0], *rules, "F")
     return layers, dataclasses.replace(made, **(plan or {}))
@@ -203,8 +203,13 @@ def test_a_batch_equals_its_pictures():
     whole = run(layers, plan, feature)
     for number in range(3):
         one = slice(number, number + 1)
-        alone = [[dataclasses.replace(a, query=a.query[one], key=a.key[one], value=a.value[one], result=a.result[one])
-                  for a in each] for each in layers]  # fmt: skip
+        alone = [
+            [
+                dataclasses.replace(a, query=a.query[one], key=a.key[one], value=a.value[one], result=a.result[one])
+                for a in each
+            ]
+            for each in layers
+        ]
         single = run(alone, plan, feature[one])
         torch.testing.assert_close(whole.attention_map()[number], single.attention_map()[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(whole.space_map()[number], single.space_map()[0], rtol=0, atol=1e-6)

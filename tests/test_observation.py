@@ -166,25 +166,51 @@ def test_a_model_without_a_plain_variant_is_compared_with_the_plain_rules(tmp_pa
     out = tmp_path / "a.png"
     size = ["--set", "img_size=128", "--set", "feat_size=16"]
     pipeline = goldens / "pipelines" / "sd15"
-    assert command(SCENE, "--prompt", "cat, dog", "--model", "sd15-baseline", "--pipeline", pipeline, *size,
-                   "--compare", "vanilla", "--protocol", "released", "--out", out) is None  # fmt: skip
+    assert (
+        command(
+            SCENE,
+            "--prompt",
+            "cat, dog",
+            "--model",
+            "sd15-baseline",
+            "--pipeline",
+            pipeline,
+            *size,
+            "--compare",
+            "vanilla",
+            "--protocol",
+            "released",
+            "--out",
+            out,
+        )
+        is None
+    )
     found = np.load(out.with_suffix(".npz"))
     assert np.ptp(found["vanilla.layer_weights"]) == 0 and '"average"' in str(found["vanilla.settings"])
     assert found["vanilla.layers"].tolist() == found["layers"].tolist() and '"seed": "image"' in str(found["settings"])
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--token", "dog"], "WordNotFound: 'dog' is not in the prompt 'star, grass, sky, house'; its words: star, grass"),
-    (["--pixel", "64,3"], "PixelOutside: pixel 64,3 is outside of the picture: x goes from 0 to 63"),
-    (["--layer", "mid-block1"], "LayerNotFound: 'mid-block1' is not in this UNet2DConditionModel. Nearest: mid-vit-bl"),
-    (["--head", "4"], "HeadNotFound: head 4 is not in"),
-    (["--model", "mini"], "ConfigError: there is no model config 'mini'"),
-    (["--compare", "plain"], "ConfigError: there is no model config 'plain'"),
-    (["--set", "img_size"], "ConfigError: --set img_size: expected KEY=VALUE"),
-    (["--out", "a.doc"], "OutputError: --out a.doc: the figure is written as one of .png, .pdf, .svg"),
-    (["--pipeline", "nowhere/at/all"], "PipelineNotFound"),
-    (["--prompt", " , "], "NoClass"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--token", "dog"],
+            "WordNotFound: 'dog' is not in the prompt 'star, grass, sky, house'; its words: star, grass",
+        ),
+        (["--pixel", "64,3"], "PixelOutside: pixel 64,3 is outside of the picture: x goes from 0 to 63"),
+        (
+            ["--layer", "mid-block1"],
+            "LayerNotFound: 'mid-block1' is not in this UNet2DConditionModel. Nearest: mid-vit-bl",
+        ),
+        (["--head", "4"], "HeadNotFound: head 4 is not in"),
+        (["--model", "mini"], "ConfigError: there is no model config 'mini'"),
+        (["--compare", "plain"], "ConfigError: there is no model config 'plain'"),
+        (["--set", "img_size"], "ConfigError: --set img_size: expected KEY=VALUE"),
+        (["--out", "a.doc"], "OutputError: --out a.doc: the figure is written as one of .png, .pdf, .svg"),
+        (["--pipeline", "nowhere/at/all"], "PipelineNotFound"),
+        (["--prompt", " , "], "NoClass"),
+    ],
+)
 def test_what_cannot_be_shown(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -241,5 +267,3 @@ def test_a_large_model_and_a_wide_picture_are_drawn_within_the_page(mini):
     for text in drawn.texts:
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-
-

@@ -23,8 +23,12 @@ def test_maps_do_not_depend_on_where_weights_wait(family, tmp_path):
         seg = Segmenter.from_pretrained(folder, family.config, device="cpu", offload=mode)
         torch.testing.assert_close(seg.score_maps(PICTURE, annotation), expected, rtol=0, atol=1e-6)
         assert device_of(seg.extractor.denoiser) == torch.device("cpu")
-    weights = [weight for part in seg.extractor.parts.values() if isinstance(part, torch.nn.Module)
-               for weight in part.parameters()]  # fmt: skip
+    weights = [
+        weight
+        for part in seg.extractor.parts.values()
+        if isinstance(part, torch.nn.Module)
+        for weight in part.parameters()
+    ]
     assert {weight.device.type for weight in weights} == {"meta"}  # nothing is held between forwards
     assert like(seg.extractor.denoiser).dtype == torch.float32
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from goca.config import ConfigError, load_config
-from goca.diffsegmentor import DiffSegmentor
 from goca.open import NoClass, Query, WordTwice, background_words
 from goca.open.evidence import Evidence, Look, gather
 from goca.open.presence import PRESENCE_RULES, probability
@@ -15,6 +14,7 @@ from goca.open.rest import REST_RULES, otsu, weight
 from goca.prompts import PromptAnnotation
 from goca.prompts.grammar import Entity
 from goca.segmenter import Segmenter
+from goca.variants.diffsegmentor import DiffSegmentor
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -50,8 +50,11 @@ def test_every_module_and_every_kind_of_data_is_in_the_wheel(inside):
     assert {f"goca/configs/{name}" for name in data} <= set(inside)
     for folder in ("cli", "embedded", "datasets", "labeling"):
         files = [path for path in (ROOT / "src-main/goca" / folder).rglob("*") if path.is_file()]
-        kept = {f"goca/{path.relative_to(ROOT / 'src-main/goca').as_posix()}" for path in files
-                if path.suffix in (".yaml", ".json", ".safetensors", ".xml", ".png", ".txt", ".md")}  # fmt: skip
+        kept = {
+            f"goca/{path.relative_to(ROOT / 'src-main/goca').as_posix()}"
+            for path in files
+            if path.suffix in (".yaml", ".json", ".safetensors", ".xml", ".png", ".txt", ".md")
+        }
         assert kept <= set(inside), sorted(kept - set(inside))[:5]
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"goca", "diffusion_feature"}
 
@@ -102,8 +105,13 @@ def test_a_clean_environment_gets_the_command(wheel, tmp_path):
     subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True, timeout=1500)
     command = python.parent / "goca"
     picture = ROOT / "src-main/goca/embedded/scenes/JPEGImages/test_00000.png"
-    done = subprocess.run([command, "segment", picture, "--prompt", "star, wall, snow"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [command, "segment", picture, "--prompt", "star, wall, snow"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "test_00000-labels.png").is_file()
     assert subprocess.run([command, "doctor"], cwd=tmp_path, capture_output=True, timeout=300).returncode == 0

@@ -10,9 +10,29 @@ from transformers import AutoTokenizer
 
 NAMES = [[], ["person", "man"], ["cat", "kitten"], ["car", "truck"], ["tree"], ["traffic light"], ["bird"]]
 PRESENT = [1, 2, 3, 4, 5, 6]
-words = st.sampled_from(["cat", "street tree", "tree", "(car, wheel)", "(man, (hat, tie))", "the sky", "(bird", "a)",
-                         "", "café", "naïve \u0301x", "日本", "🐱", "x\x00y", "\ud800", "and", "traffic light",
-                         "a-b", "İ"])
+words = st.sampled_from(
+    [
+        "cat",
+        "street tree",
+        "tree",
+        "(car, wheel)",
+        "(man, (hat, tie))",
+        "the sky",
+        "(bird",
+        "a)",
+        "",
+        "café",
+        "naïve \u0301x",
+        "日本",
+        "🐱",
+        "x\x00y",
+        "\ud800",
+        "and",
+        "traffic light",
+        "a-b",
+        "İ",
+    ]
+)
 captions = st.lists(words, max_size=8).map(", ".join) | st.text(max_size=30)
 
 
@@ -33,25 +53,45 @@ class WithoutOffsets:
 
 
 def note(caption, pair, present=PRESENT, add_background=True, add_missing=True, **options):
-    return annotate(caption, NAMES, present, pair[0], tokenizer_2=pair[1], add_background=add_background,
-                    add_missing=add_missing, **options)
+    return annotate(
+        caption,
+        NAMES,
+        present,
+        pair[0],
+        tokenizer_2=pair[1],
+        add_background=add_background,
+        add_missing=add_missing,
+        **options,
+    )
 
 
 def spoken(caption, tokenizer, **options):
     """What the tokens of each class and background entity say, word marks removed."""
     found = note(caption, (tokenizer, None), add_missing=False, add_background=False, **options)
-    pieces = [p.replace("</w>", "").replace("▁", "") for p in
-              tokenizer.convert_ids_to_tokens(tokenizer(found.caption)["input_ids"])]
+    pieces = [
+        p.replace("</w>", "").replace("▁", "")
+        for p in tokenizer.convert_ids_to_tokens(tokenizer(found.caption)["input_ids"])
+    ]
     classes = {c: [pieces[i] for i in tokens] for c, tokens in found.existent_objects.items()}
     return classes, [[pieces[i] for i in tokens] for tokens in found.background_objects]
 
 
 @settings(deadline=None, max_examples=60)
-@given(caption=captions, present=st.lists(st.sampled_from(PRESENT), unique=True), background=st.booleans(),
-       missing=st.booleans(), protocol=st.sampled_from(["paper", "released"]), length=st.sampled_from([None, 2, 5, 12]))
+@given(
+    caption=captions,
+    present=st.lists(st.sampled_from(PRESENT), unique=True),
+    background=st.booleans(),
+    missing=st.booleans(),
+    protocol=st.sampled_from(["paper", "released"]),
+    length=st.sampled_from([None, 2, 5, 12]),
+)
 def test_no_caption_breaks_it(tokenizers, caption, present, background, missing, protocol, length):
-    for pair, longest in (((tokenizers["clip"], None), 77), ((tokenizers["t5"], None), 300),
-                          ((tokenizers["bert"], tokenizers["t5"]), 377)):
+    for pair, longest in (
+        ((tokenizers["clip"], None), 77),
+        ((tokenizers["t5"], None), 300),
+        ((tokenizers["bert"], tokenizers["t5"]), 377),
+    ):
+
         def run(pair=pair):
             return note(caption, pair, present, background, missing, max_length=length, protocol=protocol)
 
@@ -74,14 +114,26 @@ def test_a_class_gets_the_tokens_that_were_written_for_it(tokenizers):
         assert classes == {5: ["traffic", "light"], 4: ["tree"], 3: ["car", "wheel"], 2: ["cat"]}
         assert background == [["street", "tree"], ["carpet"]]
     classes, background = spoken(caption, tokenizers["t5"])
-    assert {c: "".join(pieces) for c, pieces in classes.items()} == {5: "trafficlight", 4: "tree", 3: "carwheel",
-                                                                     2: "cat"}
+    assert {c: "".join(pieces) for c, pieces in classes.items()} == {
+        5: "trafficlight",
+        4: "tree",
+        3: "carwheel",
+        2: "cat",
+    }
     assert ["".join(pieces) for pieces in background] == ["streettree", "carpet"]
 
 
 def test_every_class_named_has_tokens_in_every_shape_of_caption(tokenizers):
-    shapes = ["(man, clothes), cat, tree", "cat, (man, clothes)", "sky, (cat), grass", "(car, wheel, (man, hat)), sky.",
-              "((man, clothes), cat), tree", "cat; tree\nsky", "the cat, a tree", "(man, clothes) in background, cat"]
+    shapes = [
+        "(man, clothes), cat, tree",
+        "cat, (man, clothes)",
+        "sky, (cat), grass",
+        "(car, wheel, (man, hat)), sky.",
+        "((man, clothes), cat), tree",
+        "cat; tree\nsky",
+        "the cat, a tree",
+        "(man, clothes) in background, cat",
+    ]
     for caption in shapes:
         for tokenizer in tokenizers.values():
             found = note(caption, (tokenizer, None), add_missing=True)
@@ -89,22 +141,33 @@ def test_every_class_named_has_tokens_in_every_shape_of_caption(tokenizers):
 
 
 def test_spans_without_an_offset_mapping_are_the_same(tokenizers):
-    captions = ["(man, clothes), cat, street tree", "zebra, carpet, cat, zoo, unicorn", "the cat, a tree and sky", "",
-                '"cat", naïve café, "dog"', "\u65e5\u672c, e\u0301clair", "x#y §, ½ cup", "🐱, cat"]
+    captions = [
+        "(man, clothes), cat, street tree",
+        "zebra, carpet, cat, zoo, unicorn",
+        "the cat, a tree and sky",
+        "",
+        '"cat", naïve café, "dog"',
+        "\u65e5\u672c, e\u0301clair",
+        "x#y §, ½ cup",
+        "🐱, cat",
+    ]
     for tokenizer in tokenizers.values():
         for caption in captions:
             fast = note(caption, (tokenizer, None), max_length=14)
             assert note(caption, (WithoutOffsets(tokenizer), None), max_length=14) == fast, caption
 
 
-@pytest.mark.parametrize("pair, cat, sky, sentence", [
-    ("clip", [1], [3], [0]),
-    ("t5", [0], [2], [3]),
-    ("bert", [1], [3], [0]),
-    ("bert+t5", [1, 77], [3, 79], [0, 80]),  # HunyuanDiT: T5 follows BERT's 77
-    ("clip+t5", [0], [2], [3]),  # Flux
-    ("clip+clip", [1], [3], [0]),  # SDXL
-])
+@pytest.mark.parametrize(
+    "pair, cat, sky, sentence",
+    [
+        ("clip", [1], [3], [0]),
+        ("t5", [0], [2], [3]),
+        ("bert", [1], [3], [0]),
+        ("bert+t5", [1, 77], [3, 79], [0, 80]),  # HunyuanDiT: T5 follows BERT's 77
+        ("clip+t5", [0], [2], [3]),  # Flux
+        ("clip+clip", [1], [3], [0]),  # SDXL
+    ],
+)
 def test_families(tokenizers, pair, cat, sky, sentence):
     first, _, second = pair.partition("+")
     found = note("cat, sky", (tokenizers[first], tokenizers.get(second)), add_background=False, add_missing=False)
@@ -141,17 +204,25 @@ def test_no_class_and_no_caption(tokenizers):
 
 def test_switches_may_be_mixed(tokenizers):
     caption = "sky, (bird), street tree, tree"
-    mixed = note(caption, (tokenizers["clip"], None), add_missing=False, add_background=False,
-                 protocol={"preset": "released", "caption_grammar": "brackets"})
+    mixed = note(
+        caption,
+        (tokenizers["clip"], None),
+        add_missing=False,
+        add_background=False,
+        protocol={"preset": "released", "caption_grammar": "brackets"},
+    )
     assert mixed.caption == "sky, bird, street tree, tree" and mixed.lost_classes() == [4]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((None, NAMES, [1]), "a caption is a text"),
-    (("cat", ["cat"], [0]), "has a list of names"),
-    (("cat", NAMES, [7]), "class 7 is present"),
-    (("cat", NAMES, [-1]), "class -1 is present"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((None, NAMES, [1]), "a caption is a text"),
+        (("cat", ["cat"], [0]), "has a list of names"),
+        (("cat", NAMES, [7]), "class 7 is present"),
+        (("cat", NAMES, [-1]), "class -1 is present"),
+    ],
+)
 def test_wrong_requests(tokenizers, arguments, message):
     with pytest.raises(CaptionError, match=message):
         annotate(*arguments, tokenizers["clip"], add_background=False, add_missing=False)

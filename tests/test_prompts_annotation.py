@@ -21,8 +21,13 @@ annotations = st.builds(
 
 
 def record(**changes):
-    return {"caption": "cat, sky", "rescaling_token_id": [1, 3], "existent_objects": {"8": [1]},
-            "global_token_id": [0], "background_objects": [[3]]} | changes
+    return {
+        "caption": "cat, sky",
+        "rescaling_token_id": [1, 3],
+        "existent_objects": {"8": [1]},
+        "global_token_id": [0],
+        "background_objects": [[3]],
+    } | changes
 
 
 @settings(deadline=None)
@@ -34,8 +39,15 @@ def test_round_trip_keeps_everything_and_the_order_of_classes(annotation):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.dictionaries(st.text(st.characters(blacklist_characters="/\\\0"), min_size=1, max_size=8)
-                       .filter(lambda name: name not in (".", "..")), annotations, max_size=4))
+@given(
+    st.dictionaries(
+        st.text(st.characters(blacklist_characters="/\\\0"), min_size=1, max_size=8).filter(
+            lambda name: name not in (".", "..")
+        ),
+        annotations,
+        max_size=4,
+    )
+)
 def test_file_round_trip(tmp_path_factory, found):
     path = tmp_path_factory.mktemp("annotations") / "deep" / "out.json"
     write_annotations(path, found)
@@ -58,18 +70,21 @@ def test_lost_classes_and_last_token():
     assert PromptAnnotation("").last_token() == -1
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"caption": 3}, "caption is 3"),
-    ({"rescaling_token_id": "1, 3"}, "rescaling_token_id is '1, 3'"),
-    ({"rescaling_token_id": [1, -3]}, "holds -3"),
-    ({"global_token_id": [True]}, "holds True"),
-    ({"existent_objects": [[1]]}, "must map ids"),
-    ({"existent_objects": {"cat": [1]}}, "'cat'"),
-    ({"existent_objects": {"8": 1}}, "existent_objects[8] is 1"),
-    ({"existent_objects": {"8": [1], "08": [3]}}, "twice"),
-    ({"background_objects": [3]}, "background_objects[0] is 3"),
-    ({"background_objects": {}}, "must hold lists"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"caption": 3}, "caption is 3"),
+        ({"rescaling_token_id": "1, 3"}, "rescaling_token_id is '1, 3'"),
+        ({"rescaling_token_id": [1, -3]}, "holds -3"),
+        ({"global_token_id": [True]}, "holds True"),
+        ({"existent_objects": [[1]]}, "must map ids"),
+        ({"existent_objects": {"cat": [1]}}, "'cat'"),
+        ({"existent_objects": {"8": 1}}, "existent_objects[8] is 1"),
+        ({"existent_objects": {"8": [1], "08": [3]}}, "twice"),
+        ({"background_objects": [3]}, "background_objects[0] is 3"),
+        ({"background_objects": {}}, "must hold lists"),
+    ],
+)
 def test_other_shapes_are_refused(changes, message):
     with pytest.raises(AnnotationError) as error:
         PromptAnnotation.from_json(record(**changes))
@@ -83,13 +98,16 @@ def test_missing_fields_are_named():
         PromptAnnotation.from_json([1])
 
 
-@pytest.mark.parametrize("text, message", [
-    ('{"a.jpg": {"caption"', "cut off"),
-    ("[]", "expected an object"),
-    ('{"a.jpg": {}, "a.jpg": {}}', "'a.jpg' is there twice"),
-    ('{"a.jpg": 3}', "image 'a.jpg'"),
-    ('{"../a.jpg": {}}', "without folders"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"a.jpg": {"caption"', "cut off"),
+        ("[]", "expected an object"),
+        ('{"a.jpg": {}, "a.jpg": {}}', "'a.jpg' is there twice"),
+        ('{"a.jpg": 3}', "image 'a.jpg'"),
+        ('{"../a.jpg": {}}', "without folders"),
+    ],
+)
 def test_files_that_are_refused(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(AnnotationError) as error:

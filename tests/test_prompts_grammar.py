@@ -14,28 +14,31 @@ def read(caption, present=(1, 2, 3, 4, 6), add_background=False, add_missing=Fal
     return [(e.text, e.class_id) for e in reader(Request(caption, NAMES, list(present), add_background, add_missing))]
 
 
-@pytest.mark.parametrize("caption, groups", [
-    ("cat, grass", ["cat", "grass"]),
-    ("sky, (truck), road", ["sky", "truck", "road"]),
-    ("sky, (truck), road, (car, wheel), tree", ["sky", "truck", "road", "car|wheel", "tree"]),
-    ("(truck), road", ["truck", "road"]),
-    ("a (b, c), d", ["a|b|c", "d"]),
-    ("(b, c) and d, e", ["b|c", "and d", "e"]),
-    ("sky, (a, (b, c), d), e", ["sky", "a|b|c|d", "e"]),
-    ("(cat)(dog), sky", ["cat", "dog", "sky"]),
-    ("(cat,dog), grass", ["cat|dog", "grass"]),
-    ("sky, (truck", ["sky", "truck"]),  # never closed: read as if it were not there
-    ("(sky, (truck, tyre), road", ["sky", "truck|tyre", "road"]),
-    ("sky), truck", ["sky", "truck"]),
-    (")(", []),
-    ("a,, b , c.", ["a", "b", "c"]),
-    ("'cat'; dog\nsky", ["cat", "dog", "sky"]),
-    ("[cat, {dog}]", ["cat|dog"]),
-    ("", []),
-    (" .,() ", []),
-    ("t-shirt, o'neill", ["t-shirt", "o'neill"]),
-    ("cat, cat, (cat)", ["cat"]),
-])
+@pytest.mark.parametrize(
+    "caption, groups",
+    [
+        ("cat, grass", ["cat", "grass"]),
+        ("sky, (truck), road", ["sky", "truck", "road"]),
+        ("sky, (truck), road, (car, wheel), tree", ["sky", "truck", "road", "car|wheel", "tree"]),
+        ("(truck), road", ["truck", "road"]),
+        ("a (b, c), d", ["a|b|c", "d"]),
+        ("(b, c) and d, e", ["b|c", "and d", "e"]),
+        ("sky, (a, (b, c), d), e", ["sky", "a|b|c|d", "e"]),
+        ("(cat)(dog), sky", ["cat", "dog", "sky"]),
+        ("(cat,dog), grass", ["cat|dog", "grass"]),
+        ("sky, (truck", ["sky", "truck"]),  # never closed: read as if it were not there
+        ("(sky, (truck, tyre), road", ["sky", "truck|tyre", "road"]),
+        ("sky), truck", ["sky", "truck"]),
+        (")(", []),
+        ("a,, b , c.", ["a", "b", "c"]),
+        ("'cat'; dog\nsky", ["cat", "dog", "sky"]),
+        ("[cat, {dog}]", ["cat|dog"]),
+        ("", []),
+        (" .,() ", []),
+        ("t-shirt, o'neill", ["t-shirt", "o'neill"]),
+        ("cat, cat, (cat)", ["cat"]),
+    ],
+)
 def test_groups(caption, groups):
     assert ["|".join(group) for group in parse_brackets(caption)] == groups
 
@@ -102,7 +105,11 @@ def test_released_reading_loses_what_follows_a_bracket_that_it_cannot_close():
 
 def test_released_reading_covers_classes_by_every_item_that_names_one():
     assert read("(car, table), sky", [3, 4], True, True, read_first_group) == [
-        ("car", 3), ("table", 4), ("sky", None), ("background", None)]
+        ("car", 3),
+        ("table", 4),
+        ("sky", None),
+        ("background", None),
+    ]
     assert Entity("sky") == Entity("sky", None)
 
 

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 from diffusion_feature.text import written_out
+from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.prompts import CaptionError, LearntTokens, PromptWeights, annotate, blanked
 from goca.prompts.words import PromptWords
 from goca.segmenter import Segmenter
-from goca.tracing import trace
 from PIL import Image
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 44, 3), np.uint8))
@@ -70,8 +70,16 @@ def test_words_after_a_learnt_token_keep_their_own_tokens(pipe):
 @pytest.mark.parametrize("name", ["<toy>", "<Toy>"])  # capitals are as free as in other class names
 @pytest.mark.parametrize("protocol", ["paper", "released"])
 def test_a_learnt_token_can_be_a_class(pipe, protocol, name):
-    annotation = annotate("grass, (<toy>, cat), <*>", [[], [name], ["grass"]], [1, 2], pipe.tokenizer, max_length=40,
-                          add_background=False, add_missing=False, protocol=protocol)  # fmt: skip
+    annotation = annotate(
+        "grass, (<toy>, cat), <*>",
+        [[], [name], ["grass"]],
+        [1, 2],
+        pipe.tokenizer,
+        max_length=40,
+        add_background=False,
+        add_missing=False,
+        protocol=protocol,
+    )
     assert annotation.caption == "grass, <toy>, cat, <*>"
     written = pipe.maybe_convert_prompt(annotation.caption, pipe.tokenizer)
     assert pieces(pipe.tokenizer, annotation.existent_objects[1], written) == [*TOY, "cat</w>"]
@@ -131,15 +139,18 @@ def test_words_with_underscores(pipe):
 # ---- weights
 
 
-@pytest.mark.parametrize("prompt, read", [
-    ("(cat:1.3), [sky]", "(cat    ), [sky]"),
-    ("((cat: .8), sky:2)", "((cat    ), sky  )"),
-    ("(cat)1.3, sky", "(cat)   , sky"),
-    ("[cat:-1]", "[cat   ]"),
-    ("a clock (at 3:30), cat:2, wall 1.5", "a clock (at 3:30), cat:2, wall 1.5"),
-    ("(cat:1.3, sky", "(cat:1.3, sky"),
-    ("cat:1.3)", "cat:1.3)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prompt, read",
+    [
+        ("(cat:1.3), [sky]", "(cat    ), [sky]"),
+        ("((cat: .8), sky:2)", "((cat    ), sky  )"),
+        ("(cat)1.3, sky", "(cat)   , sky"),
+        ("[cat:-1]", "[cat   ]"),
+        ("a clock (at 3:30), cat:2, wall 1.5", "a clock (at 3:30), cat:2, wall 1.5"),
+        ("(cat:1.3, sky", "(cat:1.3, sky"),
+        ("cat:1.3)", "cat:1.3)"),
+    ],
+)
 def test_what_is_a_weight(prompt, read):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWeights)

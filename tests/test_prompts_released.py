@@ -9,33 +9,53 @@ from goca.segmenter import Segmenter
 from PIL import Image
 from tiny import SD_CONFIG
 
-NAMES = [[], ["person", "man"], ["cat"], ["car", "truck"], ["furniture", "furnitures"], ["sport equipment"],
-         ["furniture"], ["sky"]]  # fmt: skip
+NAMES = [
+    [],
+    ["person", "man"],
+    ["cat"],
+    ["car", "truck"],
+    ["furniture", "furnitures"],
+    ["sport equipment"],
+    ["furniture"],
+    ["sky"],
+]
 
 
 def note(caption, present, tokenizer, tokenizer_2=None, add_background=False, add_missing=False, **more):
-    return annotate(caption, NAMES, present, tokenizer, tokenizer_2=tokenizer_2, add_background=add_background,
-                    add_missing=add_missing, protocol="released", **more)  # fmt: skip
+    return annotate(
+        caption,
+        NAMES,
+        present,
+        tokenizer,
+        tokenizer_2=tokenizer_2,
+        add_background=add_background,
+        add_missing=add_missing,
+        protocol="released",
+        **more,
+    )
 
 
-@pytest.mark.parametrize("caption, things", [
-    ("cat, grass", ["cat", "grass"]),
-    ("sky, (cat, hat), road", ["sky", "(cat, hat)", "road"]),
-    ("sky, (cat, hat, tie), road", ["sky", "(cat, hat, tie)", "road"]),
-    ("sky, (truck), road", ["sky"]),  # a group of one that stands elsewhere opens and never closes
-    ("sky, (truck), road, (car, wheel), tree", ["sky", "(car, wheel)", "tree"]),
-    ("(truck), road", ["(truck)", "road"]),
-    ("a (b, c), d", ["a (b, c)", "d"]),
-    ("a b (c), d", []),
-    ("(b, c) and d, e", ["(b, c)", "and d", "e"]),
-    ("sky, (b, (c, d), e), f", ["sky", "(c, d)", ", e)", "f"]),
-    ("a,, b , c", ["a", "b", "c"]),
-    ("", []),
-    (" ", [""]),
-    ("sky), truck", [", sky)", "truck"]),
-    ("(a)(b), c", ["(a)", "(b)", "c"]),
-    ("cat, cat", ["cat"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "caption, things",
+    [
+        ("cat, grass", ["cat", "grass"]),
+        ("sky, (cat, hat), road", ["sky", "(cat, hat)", "road"]),
+        ("sky, (cat, hat, tie), road", ["sky", "(cat, hat, tie)", "road"]),
+        ("sky, (truck), road", ["sky"]),  # a group of one that stands elsewhere opens and never closes
+        ("sky, (truck), road, (car, wheel), tree", ["sky", "(car, wheel)", "tree"]),
+        ("(truck), road", ["(truck)", "road"]),
+        ("a (b, c), d", ["a (b, c)", "d"]),
+        ("a b (c), d", []),
+        ("(b, c) and d, e", ["(b, c)", "and d", "e"]),
+        ("sky, (b, (c, d), e), f", ["sky", "(c, d)", ", e)", "f"]),
+        ("a,, b , c", ["a", "b", "c"]),
+        ("", []),
+        (" ", [""]),
+        ("sky), truck", [", sky)", "truck"]),
+        ("(a)(b), c", ["(a)", "(b)", "c"]),
+        ("cat, cat", ["cat"]),
+    ],
+)
 def test_things_of_a_caption(caption, things):
     assert split_first_group(caption) == things
 
@@ -69,8 +89,9 @@ def test_the_rest_of_nested_brackets_is_one_item(tokenizers):
 def test_missing_classes_come_in_the_order_of_a_set(tokenizers):
     names = [[], *([f"thing{number}"] for number in range(1, 41))]
     for present in ([33, 1, 8], [1, 33, 8]):  # 1 and 33 share a place: the first to come is the first to go
-        found = annotate("", names, present, tokenizers["clip"], add_background=False, add_missing=True,
-                         protocol="released")  # fmt: skip
+        found = annotate(
+            "", names, present, tokenizers["clip"], add_background=False, add_missing=True, protocol="released"
+        )
         assert found.class_ids == [8, *present[:2]] == list(set(present))
 
 
@@ -97,8 +118,9 @@ def test_search_begins_anew_only_exactly_at_the_end():
     # "m" [5, 6), "##at" [5, 9): past the end, where nothing is found any more
     past = own_by_search(entities, "cat, mat", words("cat", ",", "m", "##at", "cat", ",", "mat"))
     assert past == [0, None, 1, None, None, None, None]
-    twice = own_by_search([Entity("cat", 1), Entity("cat food", 2)], "cat, cat food",
-                          words("cat", ",", "cat", "food", "cat"))  # fmt: skip
+    twice = own_by_search(
+        [Entity("cat", 1), Entity("cat food", 2)], "cat, cat food", words("cat", ",", "cat", "food", "cat")
+    )
     assert twice == [0, None, 1, 1, 0]
     cut = own_by_search(entities, "cat, mat", words("cat", ",", "cat", ",", "mat"))  # BERT's half ends before "mat"
     assert cut == [0, None, None, None, 1]
@@ -118,8 +140,17 @@ def test_tokens_of_a_class_stand_in_the_order_of_their_positions(tokenizers):
     pair = tokenizers["bert"], tokenizers["t5"]
     found = note("car, sky, truck", [3], *pair, max_length=77, max_length_2=256)
     assert found.existent_objects == {3: [1, 5, 77, 81]}  # two entities, two encoders
-    paper = annotate("car, sky, truck", NAMES, [3], pair[0], tokenizer_2=pair[1], max_length=77, max_length_2=256,
-                     add_background=False, add_missing=False)  # fmt: skip
+    paper = annotate(
+        "car, sky, truck",
+        NAMES,
+        [3],
+        pair[0],
+        tokenizer_2=pair[1],
+        max_length=77,
+        max_length_2=256,
+        add_background=False,
+        add_missing=False,
+    )
     assert paper.existent_objects == {3: [1, 77, 5, 81]}  # entity after entity
 
 

@@ -17,10 +17,10 @@ from diffusion_feature.latents import encode_safely
 from diffusion_feature.places import Place, chosen, variants
 from diffusion_feature.reading import read_pipeline
 from goca import Segmenter
+from goca.benchmark.predictor import SEGMENTERS
 from goca.cli import places as doctor_places
+from goca.cli.overrides import completed
 from goca.config import load_config, names
-from goca.overrides import completed
-from goca.predictor import SEGMENTERS
 from goca.prompts import load_tokenizers
 from PIL import Image
 from tiny import FAMILIES
@@ -33,11 +33,21 @@ PLACES = dict.fromkeys(
 )
 SMALL = {"img_size": 64, "feat_size": 8}
 DIT = {
-    "config": {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero", "num_embeds_ada_norm": 10,
-               "attention_head_dim": 8, "in_channels": 4, "num_attention_heads": 2, "num_layers": 1, "out_channels": 8,
-               "patch_size": 2, "sample_size": 8, "norm_num_groups": 2},
+    "config": {
+        "_class_name": "Transformer2DModel",
+        "norm_type": "ada_norm_zero",
+        "num_embeds_ada_norm": 10,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "num_attention_heads": 2,
+        "num_layers": 1,
+        "out_channels": 8,
+        "patch_size": 2,
+        "sample_size": 8,
+        "norm_num_groups": 2,
+    },
     "weights": ["float32"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,29 +107,35 @@ def test_an_older_class_that_is_another_family_is_refused(place, tmp_path):
 
 def test_names_of_files_and_their_variants():
     for name, variant in {
-        "model.safetensors": None, "diffusion_pytorch_model.fp16.safetensors": "fp16",
-        "model.fp16-00001-of-00002.safetensors": "fp16", "model.safetensors.index.fp16.json": "fp16",
-        "diffusion_pytorch_model-00001-of-00002.bf16.safetensors": "bf16", "model-00001-of-00002.safetensors": None,
+        "model.safetensors": None,
+        "diffusion_pytorch_model.fp16.safetensors": "fp16",
+        "model.fp16-00001-of-00002.safetensors": "fp16",
+        "model.safetensors.index.fp16.json": "fp16",
+        "diffusion_pytorch_model-00001-of-00002.bf16.safetensors": "bf16",
+        "model-00001-of-00002.safetensors": None,
         "diffusion_pytorch_model.non_ema.safetensors": "non_ema",
         "diffusion_pytorch_model.safetensors.index.json": None,
-    }.items():  # fmt: skip
+    }.items():
         assert variants([name]) == {variant}, name
     assert variants(["pytorch_model.fp16.bin", "config.json", "openvino_model.bin", "flax_model.msgpack"]) == set()
 
 
-@pytest.mark.parametrize(("found", "asked", "dtype", "expected"), [
-    ([None, "fp16"], "auto", torch.float32, None),
-    ([None, "fp16"], "auto", torch.float16, "fp16"),
-    ([None, "fp16"], "auto", torch.bfloat16, "fp16"),
-    ([None, "fp16", "bf16"], "auto", torch.bfloat16, "bf16"),
-    ([None, "bf16"], "auto", torch.float16, None),
-    (["fp16"], "auto", torch.float32, "fp16"),
-    ([None, "fp16"], None, torch.float16, None),
-    ([None], "fp16", torch.float16, None),
-    ([None, "non_ema"], "auto", torch.float16, None),
-    (["ema"], None, torch.float32, "ema"),
-    ([], "auto", torch.float16, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("found", "asked", "dtype", "expected"),
+    [
+        ([None, "fp16"], "auto", torch.float32, None),
+        ([None, "fp16"], "auto", torch.float16, "fp16"),
+        ([None, "fp16"], "auto", torch.bfloat16, "fp16"),
+        ([None, "fp16", "bf16"], "auto", torch.bfloat16, "bf16"),
+        ([None, "bf16"], "auto", torch.float16, None),
+        (["fp16"], "auto", torch.float32, "fp16"),
+        ([None, "fp16"], None, torch.float16, None),
+        ([None], "fp16", torch.float16, None),
+        ([None, "non_ema"], "auto", torch.float16, None),
+        (["ema"], None, torch.float32, "ema"),
+        ([], "auto", torch.float16, None),
+    ],
+)
 def test_which_variant_is_read(found, asked, dtype, expected):
     assert chosen(found, asked, dtype) == expected
 

@@ -9,12 +9,12 @@ from goca.cli.words import labeler_file
 from goca.datasets import DatasetError, load_dataset, read_vocabulary
 from goca.datasets.folders import read_list
 from goca.embedded import resolve
+from goca.files.text import FileUnreadable, read_lines, read_text, read_yaml
 from goca.labeling import LabelingError
 from goca.labeling.instruction import read_template
 from goca.labeling.text_answers import caption_in
 from goca.open import NoClass, Query
 from goca.prompts.grammar import names_nothing
-from goca.reading import FileUnreadable, read_lines, read_text, read_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src-additional" / "generation_experiment"))
 from captions import read_captions
@@ -73,16 +73,20 @@ def test_a_list_of_one_class_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
-            f"{new}: &{new} [{', '.join(f'*{old}' for _ in range(8))}]\n" for old, new in zip("abcdefg", "bcdefgh")
-        ), r"stands for .* values, its aliases written out"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join(f'*{old}' for _ in range(8))}]\n" for old, new in zip("abcdefg", "bcdefgh")
+            ),
+            r"stands for .* values, its aliases written out",
+        ),
         ("a: &a [*a]", "not YAML|nested too deeply|inside of what it stands for"),
         ("[" * 600, "not YAML|nested too deeply"),
         ("a: [", "is not YAML"),
         ("a: 1\na: 2", "is not YAML"),
         ("!!python/object/apply:os.system [true]", "is not YAML"),
     ],
-)  # fmt: skip
+)
 def test_yaml_beyond_bounds_is_refused_at_once(text, message, tmp_path):
     (tmp_path / "bomb.yaml").write_text(text)
     start = time.perf_counter()

@@ -19,8 +19,10 @@ from goca.refine import (
     merge_maps,
     merge_proposals,
     pamr,
-    pictures,
     prototypes,
+)
+from goca.refine import (
+    images as pictures,
 )
 from goca.refine.crf import wrapped_bgr
 from goca.refine.merging import divergence, merge_alike
@@ -361,31 +363,40 @@ def test_pictures_in_every_form():
         assert torch.equal(pictures.read_picture(form), expected)
     torch.testing.assert_close(pictures.read_picture(expected / 255), expected)
     assert pictures.read_picture(Image.new("L", (3, 2), 7)).unique().tolist() == [7]
-    for bad in (np.zeros((4, 5)), np.zeros((4, 5, 4)), np.full((4, 5, 3), -0.5), np.full((4, 5, 3), 300.0),
-                np.full((4, 5, 3), np.nan), np.zeros((3, 0, 3))):  # fmt: skip
+    for bad in (
+        np.zeros((4, 5)),
+        np.zeros((4, 5, 4)),
+        np.full((4, 5, 3), -0.5),
+        np.full((4, 5, 3), 300.0),
+        np.full((4, 5, 3), np.nan),
+        np.zeros((3, 0, 3)),
+    ):
         with pytest.raises(RefineError, match="expected"):
             pictures.read_picture(bad)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: dense_crf(MAPS[0], PICTURE),
-    lambda: dense_crf(MAPS, PICTURE, "both"),
-    lambda: dense_crf(MAPS, PICTURE, iterations=-1),
-    lambda: pamr(MAPS, PICTURE, iterations=-1),
-    lambda: pamr(MAPS, PICTURE, dilations=()),
-    lambda: pamr(MAPS[None], [PICTURE, PICTURE]),
-    lambda: affinity(MAPS, SPACE[:9, :9], 1),
-    lambda: affinity(MAPS, SPACE, -1),
-    lambda: merge_maps(MAPS, SPACE[:9, :9]),
-    lambda: merge_maps(MAPS, SPACE * torch.nan),
-    lambda: merge_maps(MAPS, SPACE, threshold=-1),
-    lambda: merge_proposals(SPACE, (8, 8), stride=0),
-    lambda: prototypes(MAPS, DENSE[0], 8),
-    lambda: prototypes(MAPS, DENSE, 0),
-    lambda: prototypes(MAPS, DENSE, "other"),
-    lambda: activation_affinity(MAPS, DENSE[0], 1),
-    lambda: activation_affinity(MAPS, DENSE, -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: dense_crf(MAPS[0], PICTURE),
+        lambda: dense_crf(MAPS, PICTURE, "both"),
+        lambda: dense_crf(MAPS, PICTURE, iterations=-1),
+        lambda: pamr(MAPS, PICTURE, iterations=-1),
+        lambda: pamr(MAPS, PICTURE, dilations=()),
+        lambda: pamr(MAPS[None], [PICTURE, PICTURE]),
+        lambda: affinity(MAPS, SPACE[:9, :9], 1),
+        lambda: affinity(MAPS, SPACE, -1),
+        lambda: merge_maps(MAPS, SPACE[:9, :9]),
+        lambda: merge_maps(MAPS, SPACE * torch.nan),
+        lambda: merge_maps(MAPS, SPACE, threshold=-1),
+        lambda: merge_proposals(SPACE, (8, 8), stride=0),
+        lambda: prototypes(MAPS, DENSE[0], 8),
+        lambda: prototypes(MAPS, DENSE, 0),
+        lambda: prototypes(MAPS, DENSE, "other"),
+        lambda: activation_affinity(MAPS, DENSE[0], 1),
+        lambda: activation_affinity(MAPS, DENSE, -1),
+    ],
+)
 def test_what_cannot_be_refined_is_refused(call):
     with pytest.raises(RefineError):
         call()

@@ -7,9 +7,10 @@ import pytest
 import torch
 from commands import values
 from diffusion_feature import LayerNotFound
-from goca.aggregation import Aggregator
 from goca.benchmark import Benchmark
 from goca.config import ConfigError, load_config
+from goca.method.aggregation import Aggregator
+from goca.method.rescaling import rescale_scores
 from goca.prompts import PromptAnnotation
 from goca.refine import (
     MapNotCaptured,
@@ -23,7 +24,6 @@ from goca.refine import (
 )
 from goca.refine.chain import REFINEMENTS, Sources, run_chain
 from goca.refine.pamr import filtered_pamr, median
-from goca.rescaling import rescale_scores
 from goca.segmenter import Segmenter
 from PIL import Image
 from tiny import SD_CONFIG
@@ -87,8 +87,10 @@ def test_steps_run_in_the_order_given_and_with_their_parameters(plain, picture, 
     found = refined(plain, picture, chain)
     torch.testing.assert_close(found, expected)
     assert found.shape == (3, 30, 44)
-    assert not torch.equal(refined(plain, picture, ["median", {"affinity": {"order": 1}}]),
-                           refined(plain, picture, [{"affinity": {"order": 1}}, "median"]))  # fmt: skip
+    assert not torch.equal(
+        refined(plain, picture, ["median", {"affinity": {"order": 1}}]),
+        refined(plain, picture, [{"affinity": {"order": 1}}, "median"]),
+    )
 
 
 def test_maps_of_the_picture_can_go_back_to_the_grid(plain, picture, scores):
@@ -98,9 +100,13 @@ def test_maps_of_the_picture_can_go_back_to_the_grid(plain, picture, scores):
 
 @pytest.mark.parametrize(
     ("protocol", "used"),
-    [("paper", "paper"), ("released", "released"), ({"preset": "released", "noise": "nominal"}, "released"),
-     ({"preset": "paper", "void": "background"}, "paper")],
-)  # fmt: skip
+    [
+        ("paper", "paper"),
+        ("released", "released"),
+        ({"preset": "released", "noise": "nominal"}, "released"),
+        ({"preset": "paper", "void": "background"}, "paper"),
+    ],
+)
 def test_the_crf_takes_the_runs_protocol(plain, scores, picture, protocol, used):
     sources = Sources(Aggregator(plain.plan()), image=picture)
     given = run_chain(scores, load_config(plain.config, refine="dense_crf", protocol=protocol), sources)
@@ -188,9 +194,14 @@ def test_a_run_without_pictures(plain, scores, picture, step):
 
 
 def test_fttm_runs_on_the_scenes(tmp_path):
-    pipeline = ["model.pipeline=goca:mini-sd", "model.img_size=64", "model.feat_size=16", "model.cross_layers=all",
-                "model.self_layers=[up-level1-repeat0-vit-block0-self-map]",
-                "model.ref_layer=up-level1-repeat0-vit-block0-cross-q"]  # fmt: skip
+    pipeline = [
+        "model.pipeline=goca:mini-sd",
+        "model.img_size=64",
+        "model.feat_size=16",
+        "model.cross_layers=all",
+        "model.self_layers=[up-level1-repeat0-vit-block0-self-map]",
+        "model.ref_layer=up-level1-repeat0-vit-block0-cross-q",
+    ]
     given = values("model=fttm", *pipeline, "dataset=scenes", "limit=2", "device=cpu", f"run_dir={tmp_path}")
     results = Benchmark.of(given).run()
     assert results["images"]["counted"] == 2

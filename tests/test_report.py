@@ -10,23 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import open_browser, open_page
+from goca.benchmark.counting import Prediction, collect, count_images, metric_for
+from goca.benchmark.run_store import RunError, RunStore
 from goca.datasets import DatasetConfig, SampleError
-from goca.evaluation import (
-    Prediction,
-    RunError,
-    RunStore,
-    Word,
-    collect,
-    count_images,
-    metric_for,
-    summarise,
-    write_report,
-    write_results,
-)
-from goca.evaluation.gallery import BYTES, GAP, KEPT, SIDE, rank_images, thumbnail, thumbnail_path
-from goca.evaluation.markup import Markup, join, tag
-from goca.evaluation.presence_page import presence
+from goca.evaluation import Word
 from goca.protocol import Protocol
+from goca.report.gallery import BYTES, GAP, KEPT, SIDE, rank_images, thumbnail, thumbnail_path
+from goca.report.html import write_report
+from goca.report.markup import Markup, join, tag
+from goca.report.presence_page import presence
+from goca.report.results import summarise, write_results
 from PIL import Image
 
 HOSTILE = "<script>document.title = 'taken'</script>"
@@ -76,9 +69,16 @@ def run(folder, dataset=None, ids=None, **sharing):
         if (records := collect(ids, metric, store)) is None:
             return None
         results = summarise(
-            dataset, CONFIG, protocol, metric, records, fixed=FIXED, settings=SETTINGS, origins=store.origins(),
+            dataset,
+            CONFIG,
+            protocol,
+            metric,
+            records,
+            fixed=FIXED,
+            settings=SETTINGS,
+            origins=store.origins(),
             asked=("open", "vocabulary"),
-        )  # fmt: skip
+        )
         write_results(store, results)
     return results
 

@@ -10,10 +10,10 @@ from commands import ROOT, environment
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
-import tables
+from goca.cli.overrides import configured
 from goca.config import HEAD_RULES, LAYER_RULES, RESCALE_RULES, names
-from goca.overrides import configured
 from goca.protocol import SWITCHES
+from papertables import tables
 
 
 @pytest.fixture
@@ -90,11 +90,18 @@ def test_a_timestep_study_has_a_row_for_each(command):
 
 def test_the_generation_table_collects_scores(command, tmp_path):
     made = {"model": "sd15", "guidance_scale": 5.0, "method": "goca"}
-    for folder, images, fid, extra in (("few", 10, 40.0, {}), ("goca-5", 30000, 18.876, {}),
-                                       ("own", 20, 3.0, {"model": "mini-sd"})):  # fmt: skip
+    for folder, images, fid, extra in (
+        ("few", 10, 40.0, {}),
+        ("goca-5", 30000, 18.876, {}),
+        ("own", 20, 3.0, {"model": "mini-sd"}),
+    ):
         (tmp_path / "runs" / folder).mkdir(parents=True)
-        scores = {"images": images, "scores": {"fid": fid, "clip_score": 31.4}, "generated": {**made, **extra},
-                  "distance": {"network": "inception"}}  # fmt: skip
+        scores = {
+            "images": images,
+            "scores": {"fid": fid, "clip_score": 31.4},
+            "generated": {**made, **extra},
+            "distance": {"network": "inception"},
+        }
         (tmp_path / "runs" / folder / "scores.json").write_text(json.dumps(scores))
     (tmp_path / "runs/foreign").mkdir()
     (tmp_path / "runs/foreign/scores.json").write_text('{"images": 3, "scores": {}, "generated": null}')
@@ -110,8 +117,12 @@ def test_the_generation_table_collects_scores(command, tmp_path):
 def test_others_figures_stand_beside_what_is_told_as_little(command):
     out = command("table=open", "run=false")
     assert "| system | told | data set | published by its authors | ours: vanilla | ours: GoCA |" in out
-    published = {"DiffSegmenter": (60.1, 27.5, 37.9), "OVDiff": (67.1, 30.1, 34.8), "iSeg": (68.6, 30.9, 38.4),
-                 "CLIPer": (72.2, 39.5, 44.7)}  # fmt: skip
+    published = {
+        "DiffSegmenter": (60.1, 27.5, 37.9),
+        "OVDiff": (67.1, 30.1, 34.8),
+        "iSeg": (68.6, 30.9, 38.4),
+        "CLIPer": (72.2, 39.5, 44.7),
+    }
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line[:1] == "|"]
     for system, figures in published.items():
         own = {line[2]: line[3:] for line in lines if line[0] == system}
@@ -133,8 +144,15 @@ def test_open_runs_are_run_and_collected(command, tmp_path):
     assert results["words"] == "vocabulary" and "not run" not in out
     assert out.count("; AUC ") == 2 and f"AUC {100 * results['presence']['auc']['value']:.1f}" in out
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    again = command("table=open", "dataset=scenes", "words=vocabulary,caption", "limit=2", "device=cpu", "run=false",
-                    "runs=elsewhere")  # fmt: skip
+    again = command(
+        "table=open",
+        "dataset=scenes",
+        "words=vocabulary,caption",
+        "limit=2",
+        "device=cpu",
+        "run=false",
+        "runs=elsewhere",
+    )
     assert again.splitlines()[:4] == out.splitlines()[:4]
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from goca.refine import affinity
-from goca.rescaling import (
+from goca.method.rescaling import (
     RESCALE_RULES,
     apply_rule,
     gaussian_blur,
@@ -15,6 +14,7 @@ from goca.rescaling import (
     rescale,
     rescale_scores,
 )
+from goca.refine import affinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

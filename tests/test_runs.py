@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import MAIN, ROOT
 from goca.benchmark import Benchmark
-from goca.evaluation import evaluation_text
+from goca.report.results import evaluation_text
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -37,9 +37,14 @@ def given(goldens):
 
 def start(folder, *arguments):
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=folder, env=commands.environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=commands.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def counted(folder):
@@ -159,8 +164,10 @@ def test_a_sweep_through_the_cluster_launcher(goldens, alone, tmp_path):
     process = start(tmp_path, MAIN, *sweep, *own, *local)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    found = {path.parent.name.split(",")[0]: json.loads(path.read_text())["counts"]
-             for path in (tmp_path / "runs").glob("*/results.json")}  # fmt: skip
+    found = {
+        path.parent.name.split(",")[0]: json.loads(path.read_text())["counts"]
+        for path in (tmp_path / "runs").glob("*/results.json")
+    }
     assert set(found) == {"sd15-voc-paper", "sd15-vanilla-voc-paper"}
     assert found["sd15-voc-paper"] == alone["counts"]
     assert OmegaConf.load(next((tmp_path / "runs/sweeps").glob("*/multirun.yaml"))).hydra.mode is not None

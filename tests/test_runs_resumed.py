@@ -17,14 +17,15 @@ import pytest
 import torch
 from commands import MAIN
 from goca.benchmark import Benchmark
-from goca.command import interruptible, told
+from goca.benchmark.counting import Prediction
+from goca.benchmark.fingerprints import MadeFrom, of_pipeline
+from goca.benchmark.run_store import RunError, RunMismatch, RunStore, sealed_lines
+from goca.benchmark.sweep import run_together
+from goca.cli.hydra_command import interruptible, told
 from goca.datasets import SampleError, load_dataset
 from goca.embedded import resolve
-from goca.evaluation import Prediction, RunError, RunMismatch, RunStore, table
-from goca.evaluation.fingerprints import MadeFrom, of_pipeline
-from goca.evaluation.store import sealed_lines
-from goca.files import host, sweep, whole_file
-from goca.sweep import run_together
+from goca.files.atomic import host, sweep, whole_file
+from goca.report.results import table
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -209,7 +210,7 @@ def test_weights_that_were_changed_in_place_are_refused(scenes, tmp_path):
 
 
 def test_a_pipeline_s_fingerprint_is_of_its_content_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("goca.evaluation.fingerprints.WHOLE", 1000)
+    monkeypatch.setattr("goca.benchmark.fingerprints.WHOLE", 1000)
     one, two = tmp_path / "one", tmp_path / "two"
     (one / "unet").mkdir(parents=True)
     (one / "model_index.json").write_text("{}")
@@ -232,8 +233,9 @@ def test_looking_through_many_images_is_quick(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path in paths:
         path.write_bytes(b"x" * 100)
-    sample = load_dataset({"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test",
-                           "classes": "classes.json"}).sample("test_00000")  # fmt: skip
+    sample = load_dataset(
+        {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
+    ).sample("test_00000")
     sample.image_path, sample.label_path, sample.sources = *paths[:2], paths[2:]
     made_from = MadeFrom(tmp_path, lambda name: "star, sky")
     record = made_from.of(sample)
@@ -339,8 +341,12 @@ def test_temporary_files_of_dead_processes_are_swept_on_start(tmp_path):
     ended.wait()
     (tmp_path / "gallery").mkdir()
     names = [f"results.json.{host()}-{ended.pid}-0123abcd.tmp", f"gallery/x.webp.{host()}-{ended.pid}-0123abcd.tmp"]
-    kept = [f"results.json.{host()}-{os.getpid()}-0123abcd.tmp", f"a.ffffff-{ended.pid}-0123abcd.tmp", "mine.tmp",
-            f"b.{'0' * 8}.tmp"]  # fmt: skip
+    kept = [
+        f"results.json.{host()}-{os.getpid()}-0123abcd.tmp",
+        f"a.ffffff-{ended.pid}-0123abcd.tmp",
+        "mine.tmp",
+        f"b.{'0' * 8}.tmp",
+    ]
     for name in names + kept:
         (tmp_path / name).write_text("")
     (tmp_path / "settings.json").write_text("{}")
@@ -354,7 +360,7 @@ def test_temporary_files_of_dead_processes_are_swept_on_start(tmp_path):
 
 def test_a_killed_writer_leaves_one_file_that_the_next_start_removes(tmp_path):
     write = "with whole_file(sys.argv[1]) as path: path.write_text('half'); print(flush=True); time.sleep(60)"
-    code = f"import sys, time; from goca.files import whole_file\n{write}"
+    code = f"import sys, time; from goca.files.atomic import whole_file\n{write}"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "report.html")], stdout=subprocess.PIPE)
     process.stdout.readline()
     assert sweep(tmp_path) == []
@@ -373,8 +379,14 @@ def test_a_run_that_counted_nothing_fails_and_says_why_first(scenes, tmp_path, m
     monkeypatch.setattr(Benchmark, "segmentor", Quick.segmentor)
     for path in (scenes / "SegmentationClass").glob("*.png"):
         Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
-    given = ["model=mini-sd", "dataset=scenes", f"dataset.root={scenes}", f"dataset.labels={tmp_path / 'labels.json'}",
-             "device=cpu", "run_dir=run"]  # fmt: skip
+    given = [
+        "model=mini-sd",
+        "dataset=scenes",
+        f"dataset.root={scenes}",
+        f"dataset.labels={tmp_path / 'labels.json'}",
+        "device=cpu",
+        "run_dir=run",
+    ]
     done = commands.main(monkeypatch, capsys, tmp_path, *given)
     assert done.code and "no image was counted" in done.err
     first, second = done.out.strip().splitlines()[:2]
@@ -384,8 +396,14 @@ def test_a_run_that_counted_nothing_fails_and_says_why_first(scenes, tmp_path, m
 
 def test_interrupted_it_ends_without_a_traceback_and_goes_on(scenes, tmp_path):
     given = ["model=mini-sd", "dataset=scenes", "device=cpu", "run_dir=run"]
-    process = subprocess.Popen([sys.executable, MAIN, *given], cwd=tmp_path, env=commands.environment(),
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, MAIN, *given],
+        cwd=tmp_path,
+        env=commands.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     counts = tmp_path / "run/counts.jsonl"
     while not (counts.exists() and b'"cells"' in counts.read_bytes()):
         assert process.poll() is None, process.stdout.read()

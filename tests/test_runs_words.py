@@ -6,23 +6,41 @@ import numpy as np
 import pytest
 from commands import values
 from goca.benchmark import Benchmark
+from goca.benchmark.offers import Offers, as_query
+from goca.benchmark.sweep import shares
+from goca.benchmark.word_sources import WORD_SOURCES, Asked, TaggerError
 from goca.config import ConfigError
-from goca.evaluation import Presence, evaluation_text
+from goca.evaluation import Presence
 from goca.evaluation.presence import words_of
-from goca.offers import Offers, as_query
 from goca.prompts import Entity
 from goca.protocol import Protocol
-from goca.sweep import shares
-from goca.word_sources import WORD_SOURCES, Asked, TaggerError
+from goca.report.results import evaluation_text
 from test_runs_datasets import SIX, given  # noqa: F401 - a fixture
 from test_word_sources import clip  # noqa: F401 - a fixture
 
 OBJECTS = list(range(1, 9))  # of the scenes
 SETTINGS = (  # what runs/.../settings.json held before words could be looked for
-    "version", "img_size", "feat_size", "t", "ref_layer", "self_layers", "cross_layers", "head_method", "layer_method",
-    "rescale_method", "refine", "affinity_order", "keep_all_objects", "flips", "draws", "timesteps", "method",
-    "class_prompt", "protocol", "pipeline",
-)  # fmt: skip
+    "version",
+    "img_size",
+    "feat_size",
+    "t",
+    "ref_layer",
+    "self_layers",
+    "cross_layers",
+    "head_method",
+    "layer_method",
+    "rescale_method",
+    "refine",
+    "affinity_order",
+    "keep_all_objects",
+    "flips",
+    "draws",
+    "timesteps",
+    "method",
+    "class_prompt",
+    "protocol",
+    "pipeline",
+)
 
 
 def scenes(tmp_path, *overrides, limit=4):

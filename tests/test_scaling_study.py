@@ -15,11 +15,11 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import scaling_study  # noqa: E402
-from mini_family import KINDS, build_fine_vae  # noqa: E402
-from mini_model import build_vae  # noqa: E402
-from scaling_measures import PICKED, Sizes, digest, token_kinds  # noqa: E402
-from scaling_points import CHECKPOINTS, Point, find_points  # noqa: E402
-from scaling_summary import DRAWS, Measured, correlations, miou, segmentation_values, spearman  # noqa: E402
+from embedded.mini_family import KINDS, build_fine_vae  # noqa: E402
+from embedded.mini_model import build_vae  # noqa: E402
+from scaling.measures import PICKED, Sizes, digest, token_kinds  # noqa: E402
+from scaling.points import CHECKPOINTS, Point, find_points  # noqa: E402
+from scaling.summary import DRAWS, Measured, correlations, miou, segmentation_values, spearman  # noqa: E402
 from study_scenes import PARTS  # noqa: E402
 from train_mini import export  # noqa: E402
 
@@ -38,8 +38,10 @@ def save_random(kind: str, folder: Path) -> Point:
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     root = tmp_path_factory.mktemp("scaling")
-    points = [save_random("mini-sd-small", root / "runs/mini-sd-small/late"),
-              save_random("mini-flux", root / "runs/mini-flux/early")]  # fmt: skip
+    points = [
+        save_random("mini-sd-small", root / "runs/mini-sd-small/late"),
+        save_random("mini-flux", root / "runs/mini-flux/early"),
+    ]
     (root / "out").mkdir()
     scaling_study.report(points, TINY, root / "out")
     return root, points

@@ -16,11 +16,11 @@ from PIL import Image
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-import scenes_hard  # noqa: E402
+from embedded import scenes_hard  # noqa: E402
+from embedded.mini_data import DATA_SEED, HELD_OUT_SEED  # noqa: E402
+from embedded.mini_family import build_t5_tokenizer  # noqa: E402
+from embedded.scenes_hard import CLASSES, KINDS, LEAST, OBJECTS, PARTS, caption_kind, caption_of, draw_scene  # noqa: E402
 from make_scenes import HARD_SPLITS, SPLITS, write_split  # noqa: E402
-from mini_data import DATA_SEED, HELD_OUT_SEED  # noqa: E402
-from mini_family import build_t5_tokenizer  # noqa: E402
-from scenes_hard import CLASSES, KINDS, LEAST, OBJECTS, PARTS, caption_kind, caption_of, draw_scene  # noqa: E402
 
 EMBEDDED = REPOSITORY / "src-main/goca/embedded/scenes-hard"
 TEST = [draw_scene(HARD_SPLITS["test"], index) for index in range(60)]
@@ -78,8 +78,10 @@ def test_each_kind_of_caption_does_what_it_is_called():
     assert any(coloured.intersection(items) for items in split["adjectives"])
     synonyms = {names[-1] for names in CLASSES if len(names) > 1}
     assert any(synonyms.intersection(items) for items in split["synonyms"])
-    assert any("(" in caption and any(part in caption for parts in PARTS.values() for part in parts)
-               for caption in captions["parts"])  # fmt: skip
+    assert any(
+        "(" in caption and any(part in caption for parts in PARTS.values() for part in parts)
+        for caption in captions["parts"]
+    )
     assert all(len(items) == len(everything) - 1 for items in split["left out"])
     absent = set(OBJECTS) - set(words["objects"])
     assert all(len(absent.intersection(items)) == 1 for items in split["not there"])
@@ -91,16 +93,33 @@ def test_every_kind_of_caption_occurs_as_often_as_it_should():
 
 
 def test_the_reader_takes_it_and_names_of_two_words_own_both_tokens():
-    fields = {"name": "scenes-hard", "reader": "voc", "root": "goca:scenes-hard", "split": "test",
-              "classes": "classes.json"}  # fmt: skip
+    fields = {
+        "name": "scenes-hard",
+        "reader": "voc",
+        "root": "goca:scenes-hard",
+        "split": "test",
+        "classes": "classes.json",
+    }
     dataset = load_dataset(fields)
     assert len(dataset.ids) == 200 and len(dataset.class_names) == 15
     class_id = OBJECTS.index("traffic light") + 1
-    found = annotate("a stoplight, the sky", dataset.class_names, [class_id], build_t5_tokenizer(),
-                     add_background=False, add_missing=True)  # fmt: skip
+    found = annotate(
+        "a stoplight, the sky",
+        dataset.class_names,
+        [class_id],
+        build_t5_tokenizer(),
+        add_background=False,
+        add_missing=True,
+    )
     assert len(found.existent_objects[class_id]) == 1
-    found = annotate("sky, traffic light", dataset.class_names, [class_id], build_t5_tokenizer(),
-                     add_background=False, add_missing=True)  # fmt: skip
+    found = annotate(
+        "sky, traffic light",
+        dataset.class_names,
+        [class_id],
+        build_t5_tokenizer(),
+        add_background=False,
+        add_missing=True,
+    )
     assert len(found.existent_objects[class_id]) == 2
 
 

@@ -12,16 +12,15 @@ import pytest
 from diffusion_feature import DeviceNotFound
 from diffusion_feature.devices import OFFLOADS
 from diffusion_feature.loading import pick_device, pick_dtype
-from goca import settings
-from goca.benchmark import Benchmark
-from goca.command import check_arguments
+from goca.benchmark import Benchmark, settings
+from goca.benchmark.settings import GROUPS, Merging, RunSettings
+from goca.benchmark.word_sources import TaggerConfig
+from goca.cli.hydra_command import check_arguments
+from goca.cli.overrides import configured
 from goca.config import SegmenterConfig, load_config
 from goca.datasets import DatasetConfig, DatasetError
-from goca.overrides import configured
 from goca.protocol import Protocol, ProtocolError
 from goca.schema import ConfigError, Different, Filled, OneOf, Pair, Range, check, expected, fits
-from goca.settings import GROUPS, Merging, RunSettings
-from goca.word_sources import TaggerConfig
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,12 +30,58 @@ from omegaconf.errors import OmegaConfBaseException
 ERRORS = (ConfigError, DatasetError, ProtocolError)
 DEEP = json.loads("[" * 200 + "]" * 200)
 ODD = [
-    None, True, False, 0, -1, 3, 2**31, 2**63, 2**70, -(2**70), 10**5000, 1.5, -0.0, 1e40, float("inf"), float("nan"),
-    "", " ", "x", "null", "a\0b", "\ud800", "x" * 5000, "../../etc", "${seed}", b"x", (), [], [0], [0, 0], [True],
-    ["x"], [None], [[]], [10**5000], [float("nan")], DEEP, {}, {0: 1}, {"x": 1}, {"a": {}}, {None: None}, {"of": "x"},
-    {"defaults": 3}, {"median": {"window": "x"}}, [{"median": {"window": "x"}}], [{"dense_crf": {"iterations": True}}],
-    object(), Path("x"), range(3), {1, 2},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    2**31,
+    2**63,
+    2**70,
+    -(2**70),
+    10**5000,
+    1.5,
+    -0.0,
+    1e40,
+    float("inf"),
+    float("nan"),
+    "",
+    " ",
+    "x",
+    "null",
+    "a\0b",
+    "\ud800",
+    "x" * 5000,
+    "../../etc",
+    "${seed}",
+    b"x",
+    (),
+    [],
+    [0],
+    [0, 0],
+    [True],
+    ["x"],
+    [None],
+    [[]],
+    [10**5000],
+    [float("nan")],
+    DEEP,
+    {},
+    {0: 1},
+    {"x": 1},
+    {"a": {}},
+    {None: None},
+    {"of": "x"},
+    {"defaults": 3},
+    {"median": {"window": "x"}},
+    [{"median": {"window": "x"}}],
+    [{"dense_crf": {"iterations": True}}],
+    object(),
+    Path("x"),
+    range(3),
+    {1, 2},
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +96,13 @@ def fields(cls):
 def places():
     """Every key of a run, as the way to it."""
     own = [(name,) for name in [*fields(RunSettings), *GROUPS, "nothing", 3, None]]
-    parts = {"model": SegmenterConfig, "dataset": DatasetConfig, "protocol": Protocol, "merging": Merging,
-             "tagger": TaggerConfig}  # fmt: skip
+    parts = {
+        "model": SegmenterConfig,
+        "dataset": DatasetConfig,
+        "protocol": Protocol,
+        "merging": Merging,
+        "tagger": TaggerConfig,
+    }
     return own + [(part, name) for part, cls in parts.items() for name in [*fields(cls), "nothing", 3]]
 
 
@@ -78,9 +128,31 @@ def test_every_key_takes_its_values_and_answers_all_others_with_a_sentence(value
 
 
 TEXTS = [
-    "x", "1.5", "true", "null", "''", "[]", "[0,0]", "[x]", "{a:1}", "{0:1}", "1e40", "-1", "nan", "inf", "9" * 30,
-    "9" * 4301, "'a b'", "${seed}", "${nothing}", "${oc.env:HOME}", "[[[]]]", "{a:{b:[c]}}", "a,b", "range(3)",
-]  # fmt: skip
+    "x",
+    "1.5",
+    "true",
+    "null",
+    "''",
+    "[]",
+    "[0,0]",
+    "[x]",
+    "{a:1}",
+    "{0:1}",
+    "1e40",
+    "-1",
+    "nan",
+    "inf",
+    "9" * 30,
+    "9" * 4301,
+    "'a b'",
+    "${seed}",
+    "${nothing}",
+    "${oc.env:HOME}",
+    "[[[]]]",
+    "{a:{b:[c]}}",
+    "a,b",
+    "range(3)",
+]
 
 
 def test_five_hundred_arguments_at_random_end_in_a_run_or_a_sentence():
@@ -157,8 +229,21 @@ def test_yaml_of_one_s_own_that_stands_for_too_much_is_refused(tmp_path, monkeyp
 
 
 def test_hydra_s_own_arguments_are_left_to_it():
-    check_arguments(["-m", "--config-dir", "a=b", "hydra/launcher=slurm", "hydra.job.name=x", "model=a,b", "~limit",
-                     "model.t=1,2", "roots.voc=/a", "+model.timesteps=[50]", "seed=["])  # fmt: skip
+    check_arguments(
+        [
+            "-m",
+            "--config-dir",
+            "a=b",
+            "hydra/launcher=slurm",
+            "hydra.job.name=x",
+            "model=a,b",
+            "~limit",
+            "model.t=1,2",
+            "roots.voc=/a",
+            "+model.timesteps=[50]",
+            "seed=[",
+        ]
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cuda:77", "xpu:5", "nothing"])

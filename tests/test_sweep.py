@@ -6,11 +6,11 @@ import pytest
 from commands import ROOT
 from commands import values as composed
 from goca.benchmark import Benchmark
-from goca.evaluation import RunMismatch
-from goca.overrides import configured, default_run_dir, latest
+from goca.benchmark.run_store import RunMismatch
+from goca.benchmark.shared_forward import united
+from goca.benchmark.sweep import groups, run_together
+from goca.cli.overrides import configured, default_run_dir, latest
 from goca.segmenter import Segmenter
-from goca.shared import united
-from goca.sweep import groups, run_together
 from omegaconf.errors import OmegaConfBaseException
 
 SETTINGS = {
@@ -98,8 +98,10 @@ def test_what_changes_the_forward_is_a_group_of_its_own(tmp_path):
     runs = [benchmark(tmp_path, name) for name in SETTINGS]
     found = [{run.run_dir.name for run in group} for group in groups(runs)]
     assert sorted(map(len, found)) == [1, 1, 1, 7] and {"released"} in found and {"plus"} in found
-    other = [Benchmark.of({**runs[0].values, "seed": 1, "run_dir": tmp_path / "seed"}),
-             Benchmark.of({**runs[0].values, "limit": 3, "run_dir": tmp_path / "limit"})]  # fmt: skip
+    other = [
+        Benchmark.of({**runs[0].values, "seed": 1, "run_dir": tmp_path / "seed"}),
+        Benchmark.of({**runs[0].values, "limit": 3, "run_dir": tmp_path / "limit"}),
+    ]
     assert len(groups([runs[0], *other])) == 3
     assert groups([runs[0], runs[0]]) == [[runs[0]]]
 

@@ -7,12 +7,12 @@ import pytest
 import tiny
 import torch
 from diffusion_feature import LayerNotFound, WrongFamily
-from goca.aggregation import Aggregator
 from goca.embedded import resolve
-from goca.generation import TraceError, step_rule
-from goca.pipelines import ConfigNotKnown, config_of
+from goca.generation.adapters import ConfigNotKnown, config_of
+from goca.generation.averages import TraceError, step_rule
+from goca.generation.trace import trace
+from goca.method.aggregation import Aggregator
 from goca.prompts.words import PromptWords, WordNotFound
-from goca.tracing import trace
 from PIL import Image
 from tiny import FAMILIES
 from transformers import CLIPTokenizer
@@ -90,7 +90,7 @@ def test_only_the_conditional_half_counts(name, pipe, monkeypatch):
     call = {"prompt": ["cat, sky", "grass"], "num_images_per_prompt": 2, "height": side, "width": side, **STEPS}
     with trace(pipe, FAMILIES[name].config) as t:
         pipe(**call, **CALLS.get(name, {}), generator=seeded())
-    monkeypatch.setattr("goca.tracing.Conditional", lambda aggregator, count: aggregator)
+    monkeypatch.setattr("goca.generation.trace.Conditional", lambda aggregator, count: aggregator)
     with trace(pipe, FAMILIES[name].config) as whole:
         pipe(**call, **CALLS.get(name, {}), generator=seeded())
     assert t.prompts == ["cat, sky", "cat, sky", "grass", "grass"] and len(t.pictures) == 4
@@ -124,9 +124,15 @@ def test_the_mean_over_chosen_steps(mini):
     assert t.word("tree").overlay(Image.new("RGB", (64, 64))).size == (64, 64)
 
 
-@pytest.mark.parametrize("steps, message", [
-    (slice(-2, None), "count forward"), ("last", "'all'"), ([], "step numbers from 0"), ([-1], "step numbers from 0"),
-])
+@pytest.mark.parametrize(
+    "steps, message",
+    [
+        (slice(-2, None), "count forward"),
+        ("last", "'all'"),
+        ([], "step numbers from 0"),
+        ([-1], "step numbers from 0"),
+    ],
+)
 def test_steps_that_cannot_be_told(steps, message):
     with pytest.raises(TraceError, match=message):
         step_rule(steps)
@@ -252,12 +258,15 @@ def clip(tmp_path_factory):
     return CLIPTokenizer.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("prompt, word, positions", [
-    ("cat, dog, cat", "cat", [1, 5]),  # every occurrence
-    ("Cat and dog", "DOG", [5]),  # 'and' is spelt in three
-    ("cat dog, sky", "cat  dog", [1, 2]),
-    ("cow cat", "cow", [1, 2, 3]),
-])
+@pytest.mark.parametrize(
+    "prompt, word, positions",
+    [
+        ("cat, dog, cat", "cat", [1, 5]),  # every occurrence
+        ("Cat and dog", "DOG", [5]),  # 'and' is spelt in three
+        ("cat dog, sky", "cat  dog", [1, 2]),
+        ("cow cat", "cow", [1, 2, 3]),
+    ],
+)
 def test_tokens_of_words(clip, prompt, word, positions):
     assert PromptWords(prompt, clip).positions(word) == positions
 

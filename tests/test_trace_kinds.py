@@ -12,11 +12,11 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from diffusion_feature import AttentionNotSeen
-from goca.generation import TraceError
+from goca.generation.averages import TraceError
+from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.guidance.rate import GuidanceError
 from goca.prompts.words import WordNotFound
-from goca.tracing import trace
 from PIL import Image
 from tiny import FAMILIES
 
@@ -49,7 +49,7 @@ class Spy:
     """What the aggregator was handed, whatever it made of it."""
 
     def __init__(self, monkeypatch):
-        from goca.aggregation import Aggregator
+        from goca.method.aggregation import Aggregator
 
         self.attentions, take = [], Aggregator.attention
         monkeypatch.setattr(Aggregator, "attention", lambda own, a: (self.attentions.append(a), take(own, a)))
@@ -61,8 +61,22 @@ class Spy:
 @pytest.mark.parametrize("reference", [(32, 32), (64, 32)], ids=str)
 def test_the_tokens_of_the_image_that_is_made(flux, reference, monkeypatch):
     monkeypatch.setattr("diffusers.pipelines.flux.pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS", [reference])
-    kontext = quiet(FluxKontextPipeline(**{name: flux.components[name] for name in (
-        "scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer")}))  # fmt: skip
+    kontext = quiet(
+        FluxKontextPipeline(
+            **{
+                name: flux.components[name]
+                for name in (
+                    "scheduler",
+                    "vae",
+                    "text_encoder",
+                    "tokenizer",
+                    "text_encoder_2",
+                    "tokenizer_2",
+                    "transformer",
+                )
+            }
+        )
+    )
     call = {"prompt": "cat, grass", "max_area": 32 * 32, "max_sequence_length": 64, **SQUARE, **CALL}
     spy = Spy(monkeypatch)
     with trace(kontext, FAMILIES["flux"].config, steps=[0]) as t:
@@ -96,10 +110,14 @@ def test_the_perturbed_part_does_not_count(pag, sd, scale):
     sd.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0())
 
 
-@pytest.mark.parametrize("name, kind, layer, scale", [
-    ("sdxl", "StableDiffusionXLPAGPipeline", "mid", 1.0), ("sdxl", "StableDiffusionXLPAGPipeline", "mid", 5.0),
-    ("hunyuan", "HunyuanDiTPAGPipeline", "blocks.1", 5.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, kind, layer, scale",
+    [
+        ("sdxl", "StableDiffusionXLPAGPipeline", "mid", 1.0),
+        ("sdxl", "StableDiffusionXLPAGPipeline", "mid", 5.0),
+        ("hunyuan", "HunyuanDiTPAGPipeline", "blocks.1", 5.0),
+    ],
+)
 def test_the_perturbed_part_of_other_families(name, kind, layer, scale, tmp_path):
     family = FAMILIES[name]
     plain = quiet(diffusers.DiffusionPipeline.from_pretrained(family.save(tmp_path / name)))

@@ -16,13 +16,13 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import make_card  # noqa: E402
+from embedded.mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments  # noqa: E402
+from embedded.mini_model import build_tokenizer  # noqa: E402
+from embedded.mini_tasks import rectified_flow, velocity  # noqa: E402
+from embedded.resumable_training import DECAYS  # noqa: E402
+from embedded.scenes_hard import KINDS as CAPTIONS  # noqa: E402
+from embedded.scenes_hard import caption_of, draw_scene  # noqa: E402
 from make_scenes import WORLDS  # noqa: E402
-from mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments  # noqa: E402
-from mini_model import build_tokenizer  # noqa: E402
-from mini_tasks import rectified_flow, velocity  # noqa: E402
-from resumable_training import DECAYS  # noqa: E402
-from scenes_hard import KINDS as CAPTIONS  # noqa: E402
-from scenes_hard import caption_of, draw_scene  # noqa: E402
 
 METHOD = {  # version, reference layer, space layers
     "mini-sd-small": ("mini", "up-level1-repeat0-vit-block0-cross-q", ["up-level1-repeat0-vit-block0-self-map"]),
@@ -40,8 +40,19 @@ CLASSES = {
 def trained(request, tmp_path_factory):
     work = tmp_path_factory.mktemp(request.param)
     script = str(REPOSITORY / "scripts/train_mini.py")
-    command = [sys.executable, script, "--quick", "--kind", request.param, "--work", str(work), "--data",
-               str(work / "data"), "--out", str(work / "out")]  # fmt: skip
+    command = [
+        sys.executable,
+        script,
+        "--quick",
+        "--kind",
+        request.param,
+        "--work",
+        str(work),
+        "--data",
+        str(work / "data"),
+        "--out",
+        str(work / "out"),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return request.param, work
 
@@ -59,8 +70,15 @@ def test_the_folder_is_a_pipeline_of_its_class_of_at_most_12_mb(trained):
 def test_the_method_runs_on_it_at_16_x_16(trained):
     kind, work = trained
     version, reference, space = METHOD[kind]
-    config = {"version": version, "img_size": 64, "feat_size": 16, "t": 200, "ref_layer": reference,
-              "self_layers": space, "affinity_order": 1}  # fmt: skip
+    config = {
+        "version": version,
+        "img_size": 64,
+        "feat_size": 16,
+        "t": 200,
+        "ref_layer": reference,
+        "self_layers": space,
+        "affinity_order": 1,
+    }
     segmenter = Segmenter.from_pretrained(work / "out", config)
     result = segmenter(Image.fromarray(draw_scene(1, 0).picture), "traffic light, sky")
     assert result.scores.shape[-2:] == (16, 16) and torch.isfinite(result.scores).all()

@@ -14,7 +14,7 @@ from safetensors import safe_open
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from mini_model import CONTEXT, WORDS, build_tokenizer  # noqa: E402
+from embedded.mini_model import CONTEXT, WORDS, build_tokenizer  # noqa: E402
 
 
 def train(work: Path, out: Path, *arguments: str) -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from commands import values
 from goca.benchmark import Benchmark
+from goca.benchmark.unsupervised import MatchedIoU, Merging, RegionFinder
 from goca.config import ConfigError
 from goca.evaluation import MetricError
 from goca.prompts import PromptAnnotation
 from goca.refine import hungarian_match, merge_proposals
 from goca.segmenter import Segmenter
-from goca.unsupervised import MatchedIoU, Merging, RegionFinder
 from PIL import Image
 from tiny import SD_CONFIG
 

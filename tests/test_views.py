@@ -5,8 +5,8 @@ import torch
 from goca import Segmenter
 from goca.config import ConfigError, load_config
 from goca.datasets import load_dataset
+from goca.method.augmentation import View, views
 from goca.prompts import PromptAnnotation
-from goca.views import View, views
 from PIL import Image, ImageOps
 
 SCENES = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}

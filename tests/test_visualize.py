@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from goca.colours import (
+from goca.drawing.figures import Row, figure, heat_overlay, pca_image, save_figure
+from goca.drawing.palettes import (
     PALETTES,
     PictureError,
     as_picture,
@@ -16,7 +17,6 @@ from goca.colours import (
     palette_of,
     voc_palette,
 )
-from goca.visualize import Row, figure, heat_overlay, pca_image, save_figure
 from PIL import Image
 
 LABELS = np.array([[0, 1], [2, 255]])
@@ -27,8 +27,16 @@ def picture(width=40, height=30):
 
 
 def test_voc_colours_are_the_published_ones():
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128),
-             20: (0, 64, 128), 255: (224, 224, 192)}
+    known = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+        255: (224, 224, 192),
+    }
     assert {i: tuple(voc_palette()[i].tolist()) for i in known} == known
 
 
@@ -43,7 +51,13 @@ def test_colours_differ(palette):
 def test_ids_beyond_a_palette_start_over_at_one():
     mine = [[0, 0, 0], [255, 0, 0], [0, 255, 0]]
     assert colourise(np.array([[0, 1, 2, 3, 4, 255]]), mine)[0].tolist() == [
-        [0, 0, 0], [255, 0, 0], [0, 255, 0], [255, 0, 0], [0, 255, 0], [255, 255, 255]]
+        [0, 0, 0],
+        [255, 0, 0],
+        [0, 255, 0],
+        [255, 0, 0],
+        [0, 255, 0],
+        [255, 255, 255],
+    ]
     assert colourise(LABELS)[1, 1].tolist() == [224, 224, 192]
 
 
@@ -86,17 +100,20 @@ def test_heat_is_where_it_is_hot():
     heat_overlay(picture(), np.full((4, 4), np.nan))
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: overlay(picture(), LABELS, alpha=2), "alpha is 2"),
-    (lambda: overlay(picture(), LABELS, palette="pretty"), "there are: voc, bright"),
-    (lambda: overlay(picture(), LABELS, palette=[1, 2]), "a palette is"),
-    (lambda: overlay(picture(), LABELS * 0.5), "whole numbers"),
-    (lambda: overlay(picture(), LABELS - 1), "found -1"),
-    (lambda: overlay(np.zeros((3, 4)), LABELS), "an image is"),
-    (lambda: heat_overlay(picture(), np.zeros(4)), "a heat map is"),
-    (lambda: figure([]), "one row at least"),
-    (lambda: save_figure(figure([Row(picture())]), "a.doc"), "a.doc"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: overlay(picture(), LABELS, alpha=2), "alpha is 2"),
+        (lambda: overlay(picture(), LABELS, palette="pretty"), "there are: voc, bright"),
+        (lambda: overlay(picture(), LABELS, palette=[1, 2]), "a palette is"),
+        (lambda: overlay(picture(), LABELS * 0.5), "whole numbers"),
+        (lambda: overlay(picture(), LABELS - 1), "found -1"),
+        (lambda: overlay(np.zeros((3, 4)), LABELS), "an image is"),
+        (lambda: heat_overlay(picture(), np.zeros(4)), "a heat map is"),
+        (lambda: figure([]), "one row at least"),
+        (lambda: save_figure(figure([Row(picture())]), "a.doc"), "a.doc"),
+    ],
+)
 def test_what_cannot_be_drawn(call, message):
     with pytest.raises(PictureError, match=message):
         call()
@@ -144,7 +161,7 @@ def test_figures_are_the_same_every_time():
 
 
 def test_pyplot_is_left_alone():
-    code = "import sys, goca.visualize; assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
+    code = "import sys, goca.drawing.figures; assert not {'matplotlib.pyplot', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -181,8 +198,10 @@ def test_principal_components_of_three_orthogonal_directions(channels):
 
 
 def test_a_feature_of_one_channel_is_red_and_a_flat_one_black():
-    assert np.asarray(pca_image(np.arange(4.0).reshape(1, 2, 2))).tolist() == [[[0, 0, 0], [85, 0, 0]],
-                                                                              [[170, 0, 0], [255, 0, 0]]]
+    assert np.asarray(pca_image(np.arange(4.0).reshape(1, 2, 2))).tolist() == [
+        [[0, 0, 0], [85, 0, 0]],
+        [[170, 0, 0], [255, 0, 0]],
+    ]
     assert not np.asarray(pca_image(np.ones((3, 2, 2)))).any()
     with pytest.raises(PictureError, match=r"\[C, h, w\], finite"):
         pca_image(np.full((3, 2, 2), np.nan))

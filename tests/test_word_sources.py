@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from goca.benchmark.word_sources import WORD_SOURCES, Asked, TaggerConfig, TaggerError
+from goca.open.tagging import Tagger
 from goca.schema import ConfigError
-from goca.tagging import Tagger
-from goca.word_sources import WORD_SOURCES, Asked, TaggerConfig, TaggerError
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
@@ -53,7 +53,7 @@ def test_each_source_looks_for_what_it_was_told():
 
 
 def test_sources_load_without_torch():
-    script = "import sys, goca.word_sources; assert 'torch' not in sys.modules"
+    script = "import sys, goca.benchmark.word_sources; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

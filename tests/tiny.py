@@ -73,7 +73,7 @@ def save_bert_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> int:
 
 
 def tokenizers(folder: Path, words: Sequence[str]) -> dict:
-    """"clip", "t5" and "bert": tokenizers that know these words; CLIP's and BERT's spell the others."""
+    """ "clip", "t5" and "bert": tokenizers that know these words; CLIP's and BERT's spell the others."""
     every_byte = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
     save_tokenizer(folder / "clip", words, every_byte)
     save_t5_tokenizer(folder / "t5", words)
@@ -95,20 +95,32 @@ def save_pipeline(folder: Path, kind: str, tokenizers: dict[str, str], **parts) 
 def vae(channels: int = 4, **more) -> AutoencoderKL:
     """Latents of a quarter."""
     return AutoencoderKL(
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=channels, sample_size=32,
-        mid_block_add_attention=False, **more,
-    )  # fmt: skip
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=channels,
+        sample_size=32,
+        mid_block_add_attention=False,
+        **more,
+    )
 
 
 def clip(words: int, kind=CLIPTextModel, **more):
     return kind(
         CLIPTextConfig(
-            vocab_size=words, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=TEXT, bos_token_id=words - 2, eos_token_id=words - 1, pad_token_id=words - 1,
+            vocab_size=words,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=TEXT,
+            bos_token_id=words - 2,
+            eos_token_id=words - 1,
+            pad_token_id=words - 1,
             **more,
         )
-    )  # fmt: skip
+    )
 
 
 def t5(words: int) -> T5EncoderModel:
@@ -124,11 +136,16 @@ def ddim() -> DDIMScheduler:
 def unet(**more) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         **{
-            "sample_size": 8, "block_out_channels": (16, 24), "cross_attention_dim": 16, "attention_head_dim": 2,
-            "norm_num_groups": 4, "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+            "sample_size": 8,
+            "block_out_channels": (16, 24),
+            "cross_attention_dim": 16,
+            "attention_head_dim": 2,
+            "norm_num_groups": 4,
+            "down_block_types": ("CrossAttnDownBlock2D",) * 2,
             "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        } | more
-    )  # fmt: skip
+        }
+        | more
+    )
 
 
 def save_sd(folder: Path, **more) -> Path:
@@ -150,11 +167,16 @@ def save_sdxl(folder: Path) -> Path:
     words = save_tokenizer(folder / "tokenizer")
     save_tokenizer(folder / "tokenizer_2")
     denoiser = unet(
-        cross_attention_dim=16 + 16, attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16,
+        cross_attention_dim=16 + 16,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
         use_linear_projection=True,
-    )  # fmt: skip
+    )
     second = clip(words, CLIPTextModelWithProjection, projection_dim=16, hidden_act="gelu")
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading"
@@ -169,9 +191,14 @@ def save_pixart(folder: Path) -> Path:
     torch.manual_seed(0)
     words = save_t5_tokenizer(folder / "tokenizer")
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=12, num_layers=3, cross_attention_dim=24, caption_channels=16,
-        sample_size=128, norm_num_groups=4,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=3,
+        cross_attention_dim=24,
+        caption_channels=16,
+        sample_size=128,
+        norm_num_groups=4,
+    )
     parts = {"transformer": transformer, "vae": vae(), "text_encoder": t5(words)}
     parts["scheduler"] = DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02)
     return save_pipeline(folder, "PixArtAlphaPipeline", {"tokenizer": "T5Tokenizer"}, **parts)
@@ -185,18 +212,35 @@ def save_hunyuan(folder: Path) -> Path:
         BertConfig(vocab_size=words, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     )
     transformer = HunyuanDiT2DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, patch_size=2, hidden_size=32, num_layers=4,
-        cross_attention_dim=16, cross_attention_dim_t5=16, pooled_projection_dim=16, sample_size=8,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        patch_size=2,
+        hidden_size=32,
+        num_layers=4,
+        cross_attention_dim=16,
+        cross_attention_dim_t5=16,
+        pooled_projection_dim=16,
+        sample_size=8,
+    )
     torch.nn.init.normal_(transformer.text_embedding_padding, std=0.5)
     eighth = AutoencoderKL(
-        block_out_channels=(8,) * 4, down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, sample_size=64, mid_block_add_attention=False,
-    )  # fmt: skip
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
     scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.03, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        steps_offset=1, timestep_spacing="leading",
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.03,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
     parts = {"transformer": transformer, "vae": eighth, "text_encoder": bert, "text_encoder_2": t5(pieces)}
     tokenizers = {"tokenizer": "BertTokenizer", "tokenizer_2": "T5Tokenizer"}
     return save_pipeline(folder, "HunyuanDiTPipeline", tokenizers, **parts, scheduler=scheduler)
@@ -207,9 +251,16 @@ def save_flux(folder: Path) -> Path:
     torch.manual_seed(0)
     words, pieces = save_tokenizer(folder / "tokenizer"), save_t5_tokenizer(folder / "tokenizer_2")
     transformer = FluxTransformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=16, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(2, 2, 4),
-    )  # fmt: skip
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(2, 2, 4),
+    )
     parts = {"transformer": transformer, "vae": vae(shift_factor=0.1), "text_encoder": clip(words)}
     parts |= {"text_encoder_2": t5(pieces), "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)}
     return save_pipeline(folder, "FluxPipeline", {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"}, **parts)
@@ -221,10 +272,19 @@ def save_sd3(folder: Path, third: bool = True) -> Path:
     words = save_tokenizer(folder / "tokenizer")
     save_tokenizer(folder / "tokenizer_2")
     transformer = SD3Transformer2DModel(
-        sample_size=8, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=32, dual_attention_layers=(0,),
-        qk_norm="rms_norm", pos_embed_max_size=16,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=40,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+        pos_embed_max_size=16,
+    )
     encoders = [clip(words, CLIPTextModelWithProjection, projection_dim=16) for _ in range(2)]
     parts = {"transformer": transformer, "vae": vae(shift_factor=0.1)}
     parts |= {"text_encoder": encoders[0], "text_encoder_2": encoders[1]}
@@ -274,22 +334,77 @@ IMG2IMG = {"strength": 0.1, "num_inference_steps": 1000, "guidance_scale": 1.0}
 FLOW = {"strength": 0.15, "num_inference_steps": 28, "guidance_scale": 1.0, "height": 32, "width": 32}
 FROM_NOISE = {"num_inference_steps": 2, "guidance_scale": 1.0, "use_resolution_binning": False}
 FAMILIES = {
-    "sd": Family(save_sd, "1-5", "up-level1-repeat1-vit-block0-cross-q", UP, 8,
-                 pipeline="StableDiffusionImg2ImgPipeline", call=IMG2IMG),
-    "sd21": Family(save_sd21, "2-1", "up-level1-repeat1-vit-block0-cross-q", UP, 8,
-                   pipeline="StableDiffusionImg2ImgPipeline", call=IMG2IMG),
-    "sdxl": Family(save_sdxl, "xl", "up-level0-repeat0-vit-block0-cross-q",
-                   "up-level0-repeat{0..2}-vit-block{0,1}-self-map", 8,
-                   pipeline="StableDiffusionXLImg2ImgPipeline", call=IMG2IMG),
-    "pixart": Family(save_pixart, "pixart-alpha", "vit-block1-cross-q", VIT, 4, prompt=((0, 2, 4), 120),
-                     pipeline="PixArtAlphaPipeline", call=FROM_NOISE | {"height": 32, "width": 32}),
-    "hunyuan": Family(save_hunyuan, "hunyuan", "vit-block2-cross-q", VIT, 4, 64, ((1, 77, 3, 79, 5, 81), 77 + 256),
-                      pipeline="HunyuanDiTPipeline", call=FROM_NOISE | {"height": 64, "width": 64}),
-    "flux": Family(save_flux, "flux", "vit-block2-attn-out", VIT, 4, prompt=((0, 2, 4), 512),
-                   pipeline="FluxImg2ImgPipeline", call=FLOW, t=150),
-    "sd3": Family(save_sd3, "sd3", "vit-block1-attn-out", VIT, 4, prompt=((1, 3, 5), 12 + 256),
-                  pipeline="StableDiffusion3Img2ImgPipeline", call=FLOW, t=150),
-}  # fmt: skip
+    "sd": Family(
+        save_sd,
+        "1-5",
+        "up-level1-repeat1-vit-block0-cross-q",
+        UP,
+        8,
+        pipeline="StableDiffusionImg2ImgPipeline",
+        call=IMG2IMG,
+    ),
+    "sd21": Family(
+        save_sd21,
+        "2-1",
+        "up-level1-repeat1-vit-block0-cross-q",
+        UP,
+        8,
+        pipeline="StableDiffusionImg2ImgPipeline",
+        call=IMG2IMG,
+    ),
+    "sdxl": Family(
+        save_sdxl,
+        "xl",
+        "up-level0-repeat0-vit-block0-cross-q",
+        "up-level0-repeat{0..2}-vit-block{0,1}-self-map",
+        8,
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        call=IMG2IMG,
+    ),
+    "pixart": Family(
+        save_pixart,
+        "pixart-alpha",
+        "vit-block1-cross-q",
+        VIT,
+        4,
+        prompt=((0, 2, 4), 120),
+        pipeline="PixArtAlphaPipeline",
+        call=FROM_NOISE | {"height": 32, "width": 32},
+    ),
+    "hunyuan": Family(
+        save_hunyuan,
+        "hunyuan",
+        "vit-block2-cross-q",
+        VIT,
+        4,
+        64,
+        ((1, 77, 3, 79, 5, 81), 77 + 256),
+        pipeline="HunyuanDiTPipeline",
+        call=FROM_NOISE | {"height": 64, "width": 64},
+    ),
+    "flux": Family(
+        save_flux,
+        "flux",
+        "vit-block2-attn-out",
+        VIT,
+        4,
+        prompt=((0, 2, 4), 512),
+        pipeline="FluxImg2ImgPipeline",
+        call=FLOW,
+        t=150,
+    ),
+    "sd3": Family(
+        save_sd3,
+        "sd3",
+        "vit-block1-attn-out",
+        VIT,
+        4,
+        prompt=((1, 3, 5), 12 + 256),
+        pipeline="StableDiffusion3Img2ImgPipeline",
+        call=FLOW,
+        t=150,
+    ),
+}
 
 
 class Everything:

@@ -139,8 +139,19 @@ class AttentionTap(TorchFunctionMode):
             self._see(self.asking, result, *args, **(kwargs or {}))
         return result
 
-    def _see(self, layer, result, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
-             enable_gqa=False) -> None:  # fmt: skip
+    def _see(
+        self,
+        layer,
+        result,
+        query,
+        key,
+        value,
+        attn_mask=None,
+        dropout_p=0.0,
+        is_causal=False,
+        scale=None,
+        enable_gqa=False,
+    ) -> None:
         if is_causal or key.shape[1] != query.shape[1]:
             raise AttentionNotSeen(f"{layer.block}: causal or grouped attention cannot be read as image attention")
         self.seen[layer.block, layer.layout] += 1

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from goca.bounded import JSONUnreadable, parse_json
-from goca.reading import read_text
+from goca.files.bounded_json import JSONUnreadable, parse_json
+from goca.files.text import read_text
 
 NAME = re.compile(r"[\w-][\w.-]*")  # an image's name within its folder
 CAPTION_COLUMNS = ("caption", "text", "prompt")  # of a CSV table, the first that is there
@@ -90,8 +90,10 @@ def from_json(content: Any, path: Path) -> list[tuple[Any, Any]]:
     if not isinstance(content, dict):
         raise wrong_shape(path, type(content).__name__)
     if "annotations" not in content:
-        return [(Path(name).stem, entry["caption"] if isinstance(entry, dict) and "caption" in entry else entry)
-                for name, entry in content.items()]  # fmt: skip
+        return [
+            (Path(name).stem, entry["caption"] if isinstance(entry, dict) and "caption" in entry else entry)
+            for name, entry in content.items()
+        ]
     try:
         first: dict[int, str] = {}
         for each in content["annotations"]:

@@ -55,8 +55,9 @@ def kernel_distance(x: Array, y: Array, subsets: int = 100, size: int = 1000, se
     if x.shape[1] != y.shape[1]:
         raise DistanceError(f"features of {x.shape[1]} and {y.shape[1]} numbers cannot be compared")
     random, size = np.random.default_rng(seed), min(size, len(x), len(y))
-    pick = [(random.choice(len(x), size, replace=False), random.choice(len(y), size, replace=False))
-            for _ in range(subsets)]  # fmt: skip
+    pick = [
+        (random.choice(len(x), size, replace=False), random.choice(len(y), size, replace=False)) for _ in range(subsets)
+    ]
     distances = [squared_mmd(x[rows], y[others]) for rows, others in pick]
     return float(np.mean(distances)), float(np.std(distances))
 

@@ -19,8 +19,8 @@ from diffusion_feature.loading import pick_device
 from distances import frechet_distance, kernel_distance, statistics
 from features import FILTERS, NETWORKS, clip_scores, features_of, images_of, read_statistics
 from generate import SettingsError, parse, run
-from goca.bounded import read_json
-from goca.evaluation.store import write_text
+from goca.benchmark.run_store import write_text
+from goca.files.bounded_json import read_json
 from omegaconf import MISSING
 
 
@@ -86,8 +86,13 @@ def distances(settings: Settings, files: Sequence[Path]) -> tuple[dict[str, floa
     network, reference = read(settings.weights), Path(str(settings.reference))
     device = pick_device(settings.device)
     ours = features_of(files, network, side, settings.resize, settings.batch, device)
-    origin = {"network": settings.features, "side": side, "resize": settings.resize, "reference": str(reference),
-              "width": ours.shape[1]}  # fmt: skip
+    origin = {
+        "network": settings.features,
+        "side": side,
+        "resize": settings.resize,
+        "reference": str(reference),
+        "width": ours.shape[1],
+    }
     if reference.suffix == ".npz":
         return {"fid": frechet_distance(statistics(ours), read_statistics(reference))}, origin
     real = images_of(reference)

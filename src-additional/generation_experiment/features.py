@@ -74,8 +74,10 @@ def features_of(
 ) -> Array:
     """[n, d] in float64"""
     network = network.to(device)
-    parts = [network(torch.stack([read(file, side, resize) for file in some]).to(device)).double().cpu().numpy()
-             for some in chunks(files, batch, "features")]  # fmt: skip
+    parts = [
+        network(torch.stack([read(file, side, resize) for file in some]).to(device)).double().cpu().numpy()
+        for some in chunks(files, batch, "features")
+    ]
     return np.concatenate(parts)
 
 
@@ -101,8 +103,14 @@ def clip_scores(files: Sequence[Path], captions: Sequence[str], model: str, batc
     length = min(processor.tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
     for some in chunks(files, batch, "CLIP"):
         pictures = [read_image_of(file) for file in some]
-        inputs = processor(text=[texts[file] for file in some], images=pictures, return_tensors="pt",
-                           padding="max_length", truncation=True, max_length=length).to(device)  # fmt: skip
+        inputs = processor(
+            text=[texts[file] for file in some],
+            images=pictures,
+            return_tensors="pt",
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+        ).to(device)
         output = clip(**inputs)
         cosine = torch.nn.functional.cosine_similarity(output.image_embeds.double(), output.text_embeds.double())
         scores.append(100 * cosine.cpu().numpy())

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from captions import CaptionsError, read_captions
+from goca.benchmark.run_store import RunError, RunStore
 from goca.config import SegmenterConfig, load_config
 from goca.embedded import resolve
-from goca.evaluation.store import RunError, RunStore
 from goca.guidance import GuidanceError, SemanticGuidance
 from goca.segmentation import save_picture
 from omegaconf import MISSING, OmegaConf
@@ -34,12 +34,20 @@ from tqdm import tqdm
 METHODS: dict[str, str | None] = {"cfg": None, "s-cfg": "s-cfg", "goca": "goca"}  # -> SemanticGuidance's segmentor
 STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, as in the paper
 # what is not a pipeline's default: pictures of exactly the size asked for
-CALLS: dict[str, dict[str, Any]] = {
-    name: {"use_resolution_binning": False, "clean_caption": False} for name in STEPS
-}  # fmt: skip
+CALLS: dict[str, dict[str, Any]] = {name: {"use_resolution_binning": False, "clean_caption": False} for name in STEPS}
 # what masks depend on, of a config
-GUIDING = ("img_size", "feat_size", "ref_layer", "cross_layers", "self_layers", "head_method", "layer_method",
-           "rescale_method", "affinity_order", "self_map_rows")  # fmt: skip
+GUIDING = (
+    "img_size",
+    "feat_size",
+    "ref_layer",
+    "cross_layers",
+    "self_layers",
+    "head_method",
+    "layer_method",
+    "rescale_method",
+    "affinity_order",
+    "self_map_rows",
+)
 
 
 CLEANING = ("bs4", "ftfy")  # modules without which diffusers leaves captions as they are
@@ -129,9 +137,13 @@ def one_batch(
     with SemanticGuidance(pipe, config, prompts, segmentor) as guidance:
         recorder = Recorder(guidance, steps // 2) if segmentor and record else None
         images = pipe(
-            prompts, guidance_scale=settings.guidance_scale, num_inference_steps=steps, generator=generators,
-            **size, **CALLS.get(type(pipe).__name__, {}),
-        ).images  # fmt: skip
+            prompts,
+            guidance_scale=settings.guidance_scale,
+            num_inference_steps=steps,
+            generator=generators,
+            **size,
+            **CALLS.get(type(pipe).__name__, {}),
+        ).images
         if recorder is not None:
             recorder.close()
     return images, recorder
@@ -202,14 +214,18 @@ def provenance(settings: Settings, config: SegmenterConfig, pipe: Any) -> dict[s
     chosen = ("model", "method", "guidance_scale", "seed", "shared_noise")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     values = config.to_dict() | {"self_map_rows": config.protocol.self_map_rows}
-    return {name: getattr(settings, name) for name in chosen} | {
-        "steps": steps_of(settings, pipe),
-        "pipeline": settings.pipeline or config.pipeline,
-        "scheduler": type(pipe.scheduler).__name__,
-        "dtype": str(denoiser.dtype).removeprefix("torch."),
-        "captions": hashlib.sha256(Path(settings.captions).read_bytes()).hexdigest()[:16],
-        "config": {name: values[name] for name in (GUIDING if METHODS[settings.method] else ("img_size",))},
-    } | ({"clean_captions": True} if settings.clean_captions else {})
+    return (
+        {name: getattr(settings, name) for name in chosen}
+        | {
+            "steps": steps_of(settings, pipe),
+            "pipeline": settings.pipeline or config.pipeline,
+            "scheduler": type(pipe.scheduler).__name__,
+            "dtype": str(denoiser.dtype).removeprefix("torch."),
+            "captions": hashlib.sha256(Path(settings.captions).read_bytes()).hexdigest()[:16],
+            "config": {name: values[name] for name in (GUIDING if METHODS[settings.method] else ("img_size",))},
+        }
+        | ({"clean_captions": True} if settings.clean_captions else {})
+    )
 
 
 def steps_of(settings: Settings, pipe: Any) -> int:

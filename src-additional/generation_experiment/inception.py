@@ -69,19 +69,24 @@ def block_a(inputs: int, pooled: int) -> Branches:
     """35 x 35"""
     units = {
         "branch1x1": Unit(inputs, 64, 1),
-        "branch5x5_1": Unit(inputs, 48, 1), "branch5x5_2": Unit(48, 64, 5, padding=2),
-        "branch3x3dbl_1": Unit(inputs, 64, 1), "branch3x3dbl_2": Unit(64, 96, 3, padding=1),
-        "branch3x3dbl_3": Unit(96, 96, 3, padding=1), "branch_pool": Unit(inputs, pooled, 1),
-    }  # fmt: skip
+        "branch5x5_1": Unit(inputs, 48, 1),
+        "branch5x5_2": Unit(48, 64, 5, padding=2),
+        "branch3x3dbl_1": Unit(inputs, 64, 1),
+        "branch3x3dbl_2": Unit(64, 96, 3, padding=1),
+        "branch3x3dbl_3": Unit(96, 96, 3, padding=1),
+        "branch_pool": Unit(inputs, pooled, 1),
+    }
     return Branches(units, [["branch1x1"], chain("branch5x5", 2), chain("branch3x3dbl", 3)], "average")
 
 
 def block_b(inputs: int) -> Branches:
     """35 x 35 to 17 x 17"""
     units = {
-        "branch3x3": Unit(inputs, 384, 3, 2), "branch3x3dbl_1": Unit(inputs, 64, 1),
-        "branch3x3dbl_2": Unit(64, 96, 3, padding=1), "branch3x3dbl_3": Unit(96, 96, 3, 2),
-    }  # fmt: skip
+        "branch3x3": Unit(inputs, 384, 3, 2),
+        "branch3x3dbl_1": Unit(inputs, 64, 1),
+        "branch3x3dbl_2": Unit(64, 96, 3, padding=1),
+        "branch3x3dbl_3": Unit(96, 96, 3, 2),
+    }
     return Branches(units, [["branch3x3"], chain("branch3x3dbl", 3)], "stride")
 
 
@@ -89,22 +94,29 @@ def block_c(inner: int, inputs: int = 768) -> Branches:
     """17 x 17"""
     units = {
         "branch1x1": Unit(inputs, 192, 1),
-        "branch7x7_1": Unit(inputs, inner, 1), "branch7x7_2": Unit(inner, inner, **ROW),
+        "branch7x7_1": Unit(inputs, inner, 1),
+        "branch7x7_2": Unit(inner, inner, **ROW),
         "branch7x7_3": Unit(inner, 192, **COLUMN),
-        "branch7x7dbl_1": Unit(inputs, inner, 1), "branch7x7dbl_2": Unit(inner, inner, **COLUMN),
-        "branch7x7dbl_3": Unit(inner, inner, **ROW), "branch7x7dbl_4": Unit(inner, inner, **COLUMN),
-        "branch7x7dbl_5": Unit(inner, 192, **ROW), "branch_pool": Unit(inputs, 192, 1),
-    }  # fmt: skip
+        "branch7x7dbl_1": Unit(inputs, inner, 1),
+        "branch7x7dbl_2": Unit(inner, inner, **COLUMN),
+        "branch7x7dbl_3": Unit(inner, inner, **ROW),
+        "branch7x7dbl_4": Unit(inner, inner, **COLUMN),
+        "branch7x7dbl_5": Unit(inner, 192, **ROW),
+        "branch_pool": Unit(inputs, 192, 1),
+    }
     return Branches(units, [["branch1x1"], chain("branch7x7", 3), chain("branch7x7dbl", 5)], "average")
 
 
 def block_d(inputs: int = 768) -> Branches:
     """17 x 17 to 8 x 8"""
     units = {
-        "branch3x3_1": Unit(inputs, 192, 1), "branch3x3_2": Unit(192, 320, 3, 2),
-        "branch7x7x3_1": Unit(inputs, 192, 1), "branch7x7x3_2": Unit(192, 192, **ROW),
-        "branch7x7x3_3": Unit(192, 192, **COLUMN), "branch7x7x3_4": Unit(192, 192, 3, 2),
-    }  # fmt: skip
+        "branch3x3_1": Unit(inputs, 192, 1),
+        "branch3x3_2": Unit(192, 320, 3, 2),
+        "branch7x7x3_1": Unit(inputs, 192, 1),
+        "branch7x7x3_2": Unit(192, 192, **ROW),
+        "branch7x7x3_3": Unit(192, 192, **COLUMN),
+        "branch7x7x3_4": Unit(192, 192, 3, 2),
+    }
     return Branches(units, [chain("branch3x3", 2), chain("branch7x7x3", 4)], "stride")
 
 
@@ -112,12 +124,16 @@ def block_e(inputs: int, pool: str) -> Branches:
     """8 x 8"""
     row, column = {"kernel": (1, 3), "padding": (0, 1)}, {"kernel": (3, 1), "padding": (1, 0)}
     units = {
-        "branch1x1": Unit(inputs, 320, 1), "branch3x3_1": Unit(inputs, 384, 1),
-        "branch3x3_2a": Unit(384, 384, **row), "branch3x3_2b": Unit(384, 384, **column),
-        "branch3x3dbl_1": Unit(inputs, 448, 1), "branch3x3dbl_2": Unit(448, 384, 3, padding=1),
-        "branch3x3dbl_3a": Unit(384, 384, **row), "branch3x3dbl_3b": Unit(384, 384, **column),
+        "branch1x1": Unit(inputs, 320, 1),
+        "branch3x3_1": Unit(inputs, 384, 1),
+        "branch3x3_2a": Unit(384, 384, **row),
+        "branch3x3_2b": Unit(384, 384, **column),
+        "branch3x3dbl_1": Unit(inputs, 448, 1),
+        "branch3x3dbl_2": Unit(448, 384, 3, padding=1),
+        "branch3x3dbl_3a": Unit(384, 384, **row),
+        "branch3x3dbl_3b": Unit(384, 384, **column),
         "branch_pool": Unit(inputs, 192, 1),
-    }  # fmt: skip
+    }
     wide = ["branch3x3_1", ("branch3x3_2a", "branch3x3_2b")]
     double = [*chain("branch3x3dbl", 2), ("branch3x3dbl_3a", "branch3x3dbl_3b")]
     return Branches(units, [["branch1x1"], wide, double], pool)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from goca.files import write_arrays
+from goca.files.atomic import write_arrays
 from goca.guidance import SemanticGuidance
 
 

@@ -15,14 +15,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_feature.images import read_image
-from goca.bounded import read_json
-from goca.files import whole_file
+from goca.files.atomic import whole_file
+from goca.files.bounded_json import read_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-WORDS = ("ball", "star", "tree", "house", "car", "fish", "flower", "mushroom",
-         "sky", "wall", "forest", "grass", "sand", "water", "road", "snow")  # fmt: skip
+WORDS = (
+    "ball",
+    "star",
+    "tree",
+    "house",
+    "car",
+    "fish",
+    "flower",
+    "mushroom",
+    "sky",
+    "wall",
+    "forest",
+    "grass",
+    "sand",
+    "water",
+    "road",
+    "snow",
+)
 WIDTH, EPOCHS, BATCH, RATE = 64, 8, 32, 3e-3
 
 
@@ -31,10 +47,12 @@ class SceneNetwork(nn.Module):
 
     def __init__(self, words: int = len(WORDS)) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride, padding=1), nn.GroupNorm(8, b), nn.ReLU())
-            for (a, b), stride in zip(pairwise((3, 32, WIDTH, WIDTH, WIDTH)), (2, 2, 1, 2))
-        ))  # fmt: skip
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, stride, padding=1), nn.GroupNorm(8, b), nn.ReLU())
+                for (a, b), stride in zip(pairwise((3, 32, WIDTH, WIDTH, WIDTH)), (2, 2, 1, 2))
+            )
+        )
         self.words = nn.Linear(WIDTH, words)
 
     def forward(self, pictures: Tensor) -> Tensor:

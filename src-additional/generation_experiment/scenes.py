@@ -24,11 +24,11 @@ from distances import Array, frechet_distance, kernel_distance, statistics
 from features import features_of, images_of, read
 from generate import METHODS, generate, parse, run
 from generate import Settings as Generation
-from goca.bounded import read_json
+from goca.benchmark.run_store import write_text
+from goca.drawing.figures import save_figure
 from goca.embedded import resolve
-from goca.evaluation.store import write_text
+from goca.files.bounded_json import read_json
 from goca.prompts import parse_brackets
-from goca.visualize import save_figure
 from sheet import sheet
 
 HERE = Path(__file__).resolve().parent
@@ -71,8 +71,18 @@ def main(arguments: Sequence[str]) -> None:
     for scale in settings.scales:
         for method in METHODS:
             folder = work / f"{method}-{scale:g}"
-            generate(Generation(model="mini-sd", method=method, captions=str(captions_file), guidance_scale=scale,
-                                n=settings.n, steps=settings.steps, batch=settings.batch, out=str(folder)))  # fmt: skip
+            generate(
+                Generation(
+                    model="mini-sd",
+                    method=method,
+                    captions=str(captions_file),
+                    guidance_scale=scale,
+                    n=settings.n,
+                    steps=settings.steps,
+                    batch=settings.batch,
+                    out=str(folder),
+                )
+            )
             folders[folder.name] = folder
     reference = features_of(images_of(real / "JPEGImages"), network, 64, "bicubic", 64)
     unit = reference.std(0) + 1e-6  # each feature in units of its deviation among drawn pictures
@@ -94,8 +104,9 @@ def main(arguments: Sequence[str]) -> None:
 def write_captions(file: Path) -> Path:
     """The committed test captions as prompts: the words, without the brackets of the labels' grammar."""
     labels = read_json(REPOSITORY / "gpt_output/scenes.json")
-    words = {name: [word for group in parse_brackets(entry["caption"]) for word in group]
-             for name, entry in labels.items()}  # fmt: skip
+    words = {
+        name: [word for group in parse_brackets(entry["caption"]) for word in group] for name, entry in labels.items()
+    }
     write_text(file, json.dumps({name: {"caption": ", ".join(each)} for name, each in words.items()}, indent=1))
     return file
 
@@ -119,8 +130,13 @@ def row(name: str, own: Outcome, outcomes: dict[str, Outcome], reference: Array,
     """One line of the table; differences are to plain guidance of the same scale, image by image."""
     real = statistics(reference)
     kid, deviation = kernel_distance(own.features, reference)
-    scores = {"name": name, "images": len(texts), "fid": frechet_distance(statistics(own.features), real),
-              "kid": kid, "kid_deviation": deviation}  # fmt: skip
+    scores = {
+        "name": name,
+        "images": len(texts),
+        "fid": frechet_distance(statistics(own.features), real),
+        "kid": kid,
+        "kid_deviation": deviation,
+    }
     scores |= scene_network.faithfulness(own.seen, texts)
     method, _, scale = name.rpartition("-")
     plain = outcomes.get(f"cfg-{scale}") if method in METHODS and method != "cfg" else None
@@ -141,12 +157,25 @@ def bootstrap(own: Outcome, plain: Outcome, real: Any, texts: list[str]) -> dict
 
 
 def table(rows: list[dict[str, Any]], settings: Settings) -> str:
-    head = ["images of", "FID", "KID", "words found, %", "just the words, %",
-            "FID - CFG's", "found - CFG's", "just - CFG's"]  # fmt: skip
+    head = [
+        "images of",
+        "FID",
+        "KID",
+        "words found, %",
+        "just the words, %",
+        "FID - CFG's",
+        "found - CFG's",
+        "just - CFG's",
+    ]
     lines = [head, ["---"] * len(head)]
     for each in rows:
-        cells = [each["name"], f"{each['fid']:.2f}", f"{each['kid']:.2f} ± {each['kid_deviation']:.2f}",
-                 f"{100 * each['found']:.1f}", f"{100 * each['exact']:.1f}"]  # fmt: skip
+        cells = [
+            each["name"],
+            f"{each['fid']:.2f}",
+            f"{each['kid']:.2f} ± {each['kid_deviation']:.2f}",
+            f"{100 * each['found']:.1f}",
+            f"{100 * each['exact']:.1f}",
+        ]
         for key, factor in (("fid", 1), ("found", 100), ("exact", 100)):
             span = each.get(f"{key}_difference")
             cells.append(f"{factor * span[0]:+.2f} to {factor * span[1]:+.2f}" if span else "")

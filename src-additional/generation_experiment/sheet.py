@@ -15,9 +15,9 @@ import numpy as np
 from captions import read_captions
 from diffusion_feature.images import read_image
 from generate import SettingsError, parse, run
-from goca.colours import bright_palette
+from goca.drawing.figures import save_figure
+from goca.drawing.palettes import bright_palette
 from goca.guidance.rate import HIGHEST, LOWEST
-from goca.visualize import save_figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -58,8 +58,9 @@ def sheet(folders: dict[str, Path], captions: dict[str, str], count: int) -> Fig
         top = 1 - (2 * LINE + row * (CELL + LINE)) / height
         drawn.text(0.004, top - (CELL + 0.5 * LINE) / height, captions[name], fontsize=6, va="center")
         for column, (title, kind) in enumerate(columns):
-            axes = drawn.add_axes((column / len(columns) + 0.002, top - CELL / height,
-                                   1 / len(columns) - 0.004, CELL / height))  # fmt: skip
+            axes = drawn.add_axes(
+                (column / len(columns) + 0.002, top - CELL / height, 1 / len(columns) - 0.004, CELL / height)
+            )
             axes.axis("off")
             show(axes, folders[title], name, kind)
             if row == 0:

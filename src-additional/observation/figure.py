@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
-from goca.colours import colourise, overlay
-from goca.visualize import (
+from goca.drawing.figures import (
     HEAD,
     INK,
     MARGIN,
@@ -20,6 +19,7 @@ from goca.visualize import (
     legend_lines,
     palette_of,
 )
+from goca.drawing.palettes import colourise, overlay
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -57,7 +57,7 @@ class Panel:
 
 
 def draw(settings: Mapping[str, Numbers], title: str = "", ranking: bool = False) -> Figure:
-    """A figure of one setting, or of several side by side; savefig or goca.visualize.save_figure writes it.
+    """A figure of one setting, or of several side by side; savefig or goca.drawing.figures.save_figure writes it.
 
     ranking   show each word's place among the words at every pixel, in place of the view "own scale"
     """
@@ -79,8 +79,14 @@ def draw(settings: Mapping[str, Numbers], title: str = "", ranking: bool = False
         rules = json.loads(str(numbers["settings"]))
         page.text(panel.left, MARGIN + 0.5 * HEAD, f"{name}: {title}", PANEL - MARGIN, size=11, weight="bold")
         chosen = ", ".join(f"{key.removesuffix('_method')}: {rules[key]}" for key in rules if key.endswith("_method"))
-        page.text(panel.left, MARGIN + 1.4 * HEAD, f"{numbers['prompt']}   |   {chosen}", PANEL - MARGIN,
-                  size=SMALL, colour=PALE)
+        page.text(
+            panel.left,
+            MARGIN + 1.4 * HEAD,
+            f"{numbers['prompt']}   |   {chosen}",
+            PANEL - MARGIN,
+            size=SMALL,
+            colour=PALE,
+        )
         top = 2 * MARGIN + 2 * HEAD
         draw_picture(panel, top)
         draw_segmentation(panel, top, legend[name])
@@ -177,10 +183,19 @@ def draw_heads(panel: Panel, top: float) -> None:
         x = panel.left + left + number % columns * (side + 2 * GAP)
         y = top + 1.6 * LINE + number // columns * (side * panel.shape + LINE)
         mark = number == int(panel.numbers["head"])
-        panel.page.text(x + side / 2, y + LINE / 2, f"{number}: {mean:.2f}", side + 2 * GAP, "center", 5.5,
-                        ACCENT if mark else INK, "bold" if mark else "normal")
-        panel.page.picture(weight, x, y + LINE, side, side * panel.shape,
-                           cmap="RdBu_r", vmin=even - far, vmax=even + far)
+        panel.page.text(
+            x + side / 2,
+            y + LINE / 2,
+            f"{number}: {mean:.2f}",
+            side + 2 * GAP,
+            "center",
+            5.5,
+            ACCENT if mark else INK,
+            "bold" if mark else "normal",
+        )
+        panel.page.picture(
+            weight, x, y + LINE, side, side * panel.shape, cmap="RdBu_r", vmin=even - far, vmax=even + far
+        )
     bar = panel.page.axes(panel.left + left + 0.4, top + UNDER + LARGE - 0.08, width - 0.95, 0.07)
     bar.imshow(np.linspace(0, 1, 256)[None], cmap="RdBu_r", aspect="auto")
     bar.set_axis_off()
@@ -206,8 +221,17 @@ def heads_columns(count: int, width: float, height: float, shape: float) -> int:
 def draw_words(panel: Panel, top: float) -> None:
     numbers, page = panel.numbers, panel.page
     titles = [f"head {numbers['head']}", "layer", "heads", "layers", "rescaled", "refined", *VIEWS]
-    notes = ["of one layer", "mean of its heads", "aggregated", "aggregated", "per pixel", "the score",
-             "layers aggregated", "the same", "by its score"]  # fmt: skip
+    notes = [
+        "of one layer",
+        "mean of its heads",
+        "aggregated",
+        "aggregated",
+        "per pixel",
+        "the score",
+        "layers aggregated",
+        "the same",
+        "by its score",
+    ]
     if panel.ranking:
         titles[OWN_SCALE], notes[OWN_SCALE] = "ranking", "place among words"
     for number, (title, note) in enumerate(zip(titles, notes)):

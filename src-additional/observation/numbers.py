@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_feature.errors import layer_not_found
-from goca.aggregation import Aggregator
-from goca.files import write_arrays
+from goca.files.atomic import write_arrays
+from goca.method.aggregation import Aggregator
+from goca.method.rescaling import rescale
 from goca.prompts import PromptAnnotation
 from goca.prompts.words import PromptWords
-from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND
 from goca.segmenter import Segmenter, within
 from PIL import Image

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from diffusion_feature import Attention
-from goca.aggregation import Aggregator, weigh_heads
+from goca.method.aggregation import Aggregator, weigh_heads
 from torch import Tensor
 
 

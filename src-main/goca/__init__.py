@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from goca.config import SegmenterConfig, load_config
+    from goca.generation.trace import trace
     from goca.prompts import PromptAnnotation
     from goca.protocol import Protocol
     from goca.segmentation import Segmentation
     from goca.segmenter import Segmenter
-    from goca.tracing import trace
 
 _HOME = {
     "Protocol": "goca.protocol",
@@ -24,7 +24,7 @@ _HOME = {
     "Segmenter": "goca.segmenter",
     "SegmenterConfig": "goca.config",
     "load_config": "goca.config",
-    "trace": "goca.tracing",
+    "trace": "goca.generation.trace",
 }
 __all__ = ["PromptAnnotation", "Protocol", "Segmentation", "Segmenter", "SegmenterConfig", "load_config", "trace"]
 

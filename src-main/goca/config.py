@@ -9,16 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from goca.heads import HEAD_RULES
-from goca.layers import LAYER_RULES
+from goca.files.text import read_yaml
+from goca.method.heads import HEAD_RULES
+from goca.method.layers import LAYER_RULES
+from goca.method.rescaling import RESCALE_RULES, TOKEN_RULES
 from goca.open.presence import PRESENCE_RULES
 from goca.open.rest import REST_RULES
 from goca.open.vocabulary import VocabularyError, background_words
 from goca.protocol import ASK as ASK
 from goca.protocol import Protocol
-from goca.reading import read_yaml
 from goca.refine.chain import ChainError, Step, read_chain
-from goca.rescaling import RESCALE_RULES, TOKEN_RULES
 from goca.schema import ConfigError, Count, OneOf, Pair, Range, Text, check_fields, is_list, is_number, nearest, shown
 
 RULES: dict[str, Mapping[str, Any]] = {
@@ -29,9 +29,18 @@ RULES: dict[str, Mapping[str, Any]] = {
     "rest": REST_RULES,
     "presence": PRESENCE_RULES,
 }
-METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.predictor.SEGMENTERS
-OPEN_FIELDS = ("ask", "rest", "presence", "calibration", "least_presence", "floor",
-               "half_share", "background_words", "separator")  # fmt: skip
+METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.benchmark.predictor.SEGMENTERS
+OPEN_FIELDS = (
+    "ask",
+    "rest",
+    "presence",
+    "calibration",
+    "least_presence",
+    "floor",
+    "half_share",
+    "background_words",
+    "separator",
+)
 CURVE = ("slope", "midpoint")
 SHARED = "_defaults"  # the file that all configs start from
 Size = int | tuple[int, int]
@@ -63,8 +72,9 @@ class SegmenterConfig:
     refine          steps of refinement, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
     affinity_order  how often the step `affinity` applies the space map; 0: not at all
     keep_all_objects    one map per background entity, instead of one background map that is their maximum
-    flips, draws, timesteps    further looks whose maps are averaged with the first (goca.views): mirrored; that many
-                    noise draws in all, seeded by the image's id and their number; timesteps besides t
+    flips, draws, timesteps    further looks whose maps are averaged with the first (goca.method.augmentation):
+                    mirrored; that many noise draws in all, seeded by the image's id and their number; timesteps
+                    besides t
     method          one of METHODS
     class_prompt    of the method diffsegmentor: the prompt of one class, with {name} and {caption} filled in
     ask             "complete": a prompt names all that is in the picture; "open": it names what is looked for; None:
@@ -163,8 +173,9 @@ class SegmenterConfig:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(SegmenterConfig))
-REQUIRED = tuple(f.name for f in dataclasses.fields(SegmenterConfig)
-                 if f.default is f.default_factory is dataclasses.MISSING)  # fmt: skip
+REQUIRED = tuple(
+    f.name for f in dataclasses.fields(SegmenterConfig) if f.default is f.default_factory is dataclasses.MISSING
+)
 
 
 def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: Any) -> SegmenterConfig:

@@ -15,8 +15,8 @@ from diffusion_feature.images import image_size, is_file, read_image
 from PIL import Image
 from torch import Tensor
 
-from goca.colours import overlay, voc_palette
-from goca.files import whole_file
+from goca.drawing.palettes import overlay, voc_palette
+from goca.files.atomic import whole_file
 
 BACKGROUND = 0
 
@@ -84,10 +84,15 @@ class Segmentation:
         """
         label, names = self.label_map() if label is None else label, self.classes()
         return [
-            {"id": class_id, "name": names[class_id], "area": float(mask.double().mean()),
-             **self._scores_of(class_id, label), **self._presence_of(class_id)}
+            {
+                "id": class_id,
+                "name": names[class_id],
+                "area": float(mask.double().mean()),
+                **self._scores_of(class_id, label),
+                **self._presence_of(class_id),
+            }
             for class_id, mask in self.masks(label).items()
-        ]  # fmt: skip
+        ]
 
     def classes(self) -> dict[int, str]:
         """Class id -> name, in the order of the maps."""

@@ -14,18 +14,18 @@ from diffusion_feature.images import is_file, read_image
 from diffusion_feature.tap import Consumer
 from torch import Tensor
 
-from goca.aggregation import Aggregator, Plan
 from goca.config import ASK, ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
+from goca.method.aggregation import Aggregator, Plan
+from goca.method.augmentation import Capture, View, averaged, views
+from goca.method.rescaling import rescale
 from goca.open import Answer, NoClass, Query
 from goca.open.finding import Finder
 from goca.prompts import LearntTokens, PromptAnnotation, annotate, blanked, parse_brackets
 from goca.prompts.grammar import names_nothing
 from goca.prompts.tokens import as_read
 from goca.refine.chain import Sources, run_chain
-from goca.rescaling import rescale
 from goca.segmentation import BACKGROUND, Segmentation, size_and_image
-from goca.views import Capture, View, averaged, views
 
 Picture = Any  # what `diffusion_feature.read_image` takes
 FORWARD_RULES = {"noise_rule": "noise", "posterior": "posterior", "palette_resize": "palette_resize"}  # -> the switch
@@ -58,12 +58,16 @@ class Segmenter:
         self.max_bytes, self.taken = max_bytes, 0  # bytes that a capture may hold; that one picture was seen to take
         self.extractor, self.config, self.protocol = extractor, config, config.protocol
         if config.method != self.method:
-            raise ConfigError(f"method {config.method!r} is another's: goca.predictor.SEGMENTERS has its class")
+            raise ConfigError(
+                f"method is {config.method!r}; use goca.benchmark.predictor.SEGMENTERS[{config.method!r}]"
+            )
         ids, where = extractor.layer_ids(), extractor.where
-        self.blocks = [name.removesuffix("-cross-map") for name in
-                       expand_layers(config.cross_layers, ids, "-cross-map", where)]  # fmt: skip
-        self.space_blocks = [name.removesuffix("-self-map") for name in
-                             expand_layers(config.self_layers, ids, "-self-map", where)]  # fmt: skip
+        self.blocks = [
+            name.removesuffix("-cross-map") for name in expand_layers(config.cross_layers, ids, "-cross-map", where)
+        ]
+        self.space_blocks = [
+            name.removesuffix("-self-map") for name in expand_layers(config.self_layers, ids, "-self-map", where)
+        ]
         expand_layers([config.ref_layer], ids, "", where)
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from goca.colours import bright_palette, overlay
+from goca.drawing.palettes import bright_palette, overlay
 from goca.segmentation import BACKGROUND, Segmentation
 
 LEAST, MOST = 512, 1024  # longer side of the pictures shown; labels are decided at that size
@@ -42,16 +42,19 @@ def decided(segmentation: Segmentation, threshold: float) -> tuple[Image.Image, 
     left = Image.fromarray(labels == BACKGROUND).convert("L")
     colours = bright_palette()
     entries = [
-        Entry(row["name"], "" if row["id"] == BACKGROUND else "#{:02x}{:02x}{:02x}".format(*colours[row["id"]]),
-              row["area"])
+        Entry(
+            row["name"],
+            "" if row["id"] == BACKGROUND else "#{:02x}{:02x}{:02x}".format(*colours[row["id"]]),
+            row["area"],
+        )
         for row in segmentation.summary(label)
-    ]  # fmt: skip
+    ]
     return Image.composite(picture, painted, left), entries
 
 
 def word_maps(segmentation: Segmentation) -> list[tuple[Image.Image, str]]:
     """A heat map over the picture for each word, and the word."""
-    from goca.visualize import heat_overlay  # matplotlib
+    from goca.drawing.figures import heat_overlay  # matplotlib
 
     named = zip(segmentation.scores, segmentation.class_ids, segmentation.names)
     return [(heat_overlay(segmentation.image, np.asarray(heat)), name) for heat, id_, name in named if id_]

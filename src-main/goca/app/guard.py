@@ -81,8 +81,10 @@ class SameSite:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        given = {wanted: [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
-                 for wanted in (b"host", b"origin")}  # fmt: skip
+        given = {
+            wanted: [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+            for wanted in (b"host", b"origin")
+        }
         reason = self.names.refusal(given[b"host"], given[b"origin"])
         if not reason:
             return await self.app(scope, receive, send)

@@ -16,9 +16,9 @@ from diffusion_feature.loading import pick_device, pick_dtype
 from diffusion_feature.places import Place
 from diffusion_feature.reading import LIBRARIES, named_error, read_pipeline
 
+from goca.benchmark.predictor import SEGMENTERS
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
-from goca.predictor import SEGMENTERS
 from goca.segmenter import Segmenter
 
 PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker

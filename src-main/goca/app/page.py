@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 
 from goca.app.drawing import at_page_size, decided, word_maps
-from goca.app.look import heading, legend, said
 from goca.app.models import Choice, Models, known_models
 from goca.app.runs import Result, Settings, attempt, generate, segment
+from goca.app.theme import heading, legend, said
 from goca.cli.segment import EMBEDDED, embedded_words
 from goca.embedded import resolve
 
@@ -36,12 +36,20 @@ def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
     with gr.Blocks(title="GoCA", analytics_enabled=False, delete_cache=(HOUR, DAY)) as page:
         gr.Markdown(TITLE, elem_id="goca-title")
         with gr.Row(equal_height=True):
-            model = gr.Dropdown(known_models(), value=start.model, label="Model", scale=1, min_width=220,
-                                elem_id="goca-model")  # fmt: skip
+            model = gr.Dropdown(
+                known_models(), value=start.model, label="Model", scale=1, min_width=220, elem_id="goca-model"
+            )
             place = place_of(models, start)
         told = gr.HTML(about(start.model, start.place), elem_classes="goca-about", padding=False)
-        gr.on([model.change, place.change], about, [model, place], told, show_progress="hidden", queue=False,
-              api_visibility="private")  # fmt: skip
+        gr.on(
+            [model.change, place.change],
+            about,
+            [model, place],
+            told,
+            show_progress="hidden",
+            queue=False,
+            api_visibility="private",
+        )
         with gr.Tab("Your picture"):
             picture_tab(models, model, place)
         with gr.Tab("A generated picture"):
@@ -78,18 +86,33 @@ def described(choice: Choice) -> str:
 def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            picture = gr.Image(label="Picture", type="filepath", height=300, sources=["upload", "clipboard"],
-                               buttons=[], elem_id="goca-picture", elem_classes="goca-fill")  # fmt: skip
+            picture = gr.Image(
+                label="Picture",
+                type="filepath",
+                height=300,
+                sources=["upload", "clipboard"],
+                buttons=[],
+                elem_id="goca-picture",
+                elem_classes="goca-fill",
+            )
             # the file as it was given, not opened by Gradio: `read_image` reads it, and says what is wrong with it
             setattr(picture, "preprocess", lambda given: None if given is None else given.path)  # noqa: B010
-            words = gr.Textbox(label="Words, separated by commas", placeholder="cat, grass, wall", max_lines=3,
-                               info="What is looked for; the rest is background.",
-                               elem_id="goca-words")  # fmt: skip
+            words = gr.Textbox(
+                label="Words, separated by commas",
+                placeholder="cat, grass, wall",
+                max_lines=3,
+                info="What is looked for; the rest is background.",
+                elem_id="goca-words",
+            )
             run = gr.Button("Segment", variant="primary", elem_id="goca-segment")
             told = gr.HTML(visible=False, elem_id="goca-picture-said", padding=False)
             folder = Path(resolve("goca:scenes")) / "JPEGImages"
-            gr.Examples([[str(folder / file), text] for file, text in EXAMPLES.items()], [picture, words],
-                        label="Examples, for the embedded model", api_visibility="private")  # fmt: skip
+            gr.Examples(
+                [[str(folder / file), text] for file, text in EXAMPLES.items()],
+                [picture, words],
+                label="Examples, for the embedded model",
+                api_visibility="private",
+            )
         panel = Panel.make("picture", told)
 
     def work(model: str, place: str | None, file: str | None, words: str, threshold: float) -> dict[Any, Any]:
@@ -102,18 +125,34 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(label="Prompt", placeholder=PROMPTS[0], max_lines=4, elem_id="goca-prompt")
-            words = gr.Textbox(label="Words to show", placeholder="all words of the prompt that name something",
-                               info="Some of the prompt's, separated by commas.", elem_id="goca-shown")  # fmt: skip
+            words = gr.Textbox(
+                label="Words to show",
+                placeholder="all words of the prompt that name something",
+                info="Some of the prompt's, separated by commas.",
+                elem_id="goca-shown",
+            )
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="goca-seed")
                 steps = gr.Number(30, label="Steps", precision=0, min_width=90, elem_id="goca-steps")
                 guidance = gr.Number(4.0, label="Guidance", step=0.5, min_width=90, elem_id="goca-guidance")
             run = gr.Button("Generate", variant="primary", elem_id="goca-generate")
             told = gr.HTML(visible=False, elem_id="goca-generated-said", padding=False)
-            gr.Examples([[text] for text in PROMPTS], [prompt], label="Examples, for the embedded model",
-                        api_visibility="private")  # fmt: skip
-            made = gr.Image(label="Generated picture", visible=False, interactive=False, height=300, format="png",
-                            buttons=["download"], elem_id="goca-made", elem_classes="goca-fill")  # fmt: skip
+            gr.Examples(
+                [[text] for text in PROMPTS],
+                [prompt],
+                label="Examples, for the embedded model",
+                api_visibility="private",
+            )
+            made = gr.Image(
+                label="Generated picture",
+                visible=False,
+                interactive=False,
+                height=300,
+                format="png",
+                buttons=["download"],
+                elem_id="goca-made",
+                elem_classes="goca-fill",
+            )
         panel = Panel.make("generated", told)
 
     def work(
@@ -144,17 +183,41 @@ class Panel:
     @classmethod
     def make(cls, name: str, told: gr.HTML) -> Panel:
         with gr.Column(scale=3, min_width=300):
-            overlay = gr.Image(label="Words over the picture", show_label=False, interactive=False, height=420,
-                               format="png", buttons=["download", "fullscreen"], alt_text="Words over the picture",
-                               elem_id=f"goca-{name}-overlay", elem_classes="goca-result goca-fill")  # fmt: skip
+            overlay = gr.Image(
+                label="Words over the picture",
+                show_label=False,
+                interactive=False,
+                height=420,
+                format="png",
+                buttons=["download", "fullscreen"],
+                alt_text="Words over the picture",
+                elem_id=f"goca-{name}-overlay",
+                elem_classes="goca-result goca-fill",
+            )
             with gr.Column(visible=False) as details:
                 shown = gr.HTML(elem_id=f"goca-{name}-legend", padding=False)
-                threshold = gr.Slider(-0.4, 1, value=0, step=0.05, label="Background threshold", info=BELOW,
-                                      elem_id=f"goca-{name}-threshold")  # fmt: skip
+                threshold = gr.Slider(
+                    -0.4,
+                    1,
+                    value=0,
+                    step=0.05,
+                    label="Background threshold",
+                    info=BELOW,
+                    elem_id=f"goca-{name}-threshold",
+                )
                 gr.HTML(heading("Word maps"), padding=False)
-                maps = gr.Gallery(label="Word maps", show_label=False, height="auto", format="png", interactive=False,
-                                  allow_preview=False, container=False, buttons=[], elem_id=f"goca-{name}-maps",
-                                  elem_classes="goca-maps")  # fmt: skip
+                maps = gr.Gallery(
+                    label="Word maps",
+                    show_label=False,
+                    height="auto",
+                    format="png",
+                    interactive=False,
+                    allow_preview=False,
+                    container=False,
+                    buttons=[],
+                    elem_id=f"goca-{name}-maps",
+                    elem_classes="goca-maps",
+                )
         return cls(told, overlay, details, shown, threshold, maps, gr.State(time_to_live=DAY))
 
     def wire(self, events: list[Any], work: Any, inputs: list[Any], more: Sequence[Any] = ()) -> None:
@@ -163,10 +226,25 @@ class Panel:
         more   outputs of `work` beside the panel's
         """
         outputs = [self.told, self.overlay, self.details, self.legend, self.maps, self.kept, *more]
-        gr.on(events, work, [*inputs, self.threshold], outputs, concurrency_limit=1, concurrency_id="model",
-              show_progress_on=[self.overlay], trigger_mode="once", api_visibility="private")  # fmt: skip
-        self.threshold.change(redraw, [self.kept, self.threshold], [self.overlay, self.legend],
-                              show_progress="hidden", trigger_mode="always_last", api_visibility="private")  # fmt: skip
+        gr.on(
+            events,
+            work,
+            [*inputs, self.threshold],
+            outputs,
+            concurrency_limit=1,
+            concurrency_id="model",
+            show_progress_on=[self.overlay],
+            trigger_mode="once",
+            api_visibility="private",
+        )
+        self.threshold.change(
+            redraw,
+            [self.kept, self.threshold],
+            [self.overlay, self.legend],
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_visibility="private",
+        )
 
     def show(self, result: Result, threshold: float) -> dict[Any, Any]:
         """What each part of the panel becomes; after an error the words of it alone."""

@@ -14,11 +14,11 @@ from goca.app.models import Choice, Models
 from goca.cli import named
 from goca.cli.segment import embedded_words, kept_warnings, words_of
 from goca.config import ConfigError
+from goca.generation.trace import trace
 from goca.prompts import parse_brackets
 from goca.prompts.grammar import names_nothing
 from goca.segmentation import Segmentation
 from goca.segmenter import NoClass
-from goca.tracing import trace
 
 LARGEST = 1 << 24  # pixels that a picture is read with: four times as many as on the page's own maps, and more
 TOLD_HERE = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words says in plainer words

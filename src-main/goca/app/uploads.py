@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from goca.files import is_running
+from goca.files.atomic import is_running
 
 PREFIX = "goca-app-"
 

@@ -59,9 +59,12 @@ def make_parser() -> argparse.ArgumentParser:
         command = import_module(module)
         summary, _, rest = (inspect.getdoc(command) or "").partition("\n\n")
         own = commands.add_parser(
-            name, help=summary[:1].lower() + summary[1:].rstrip("."), description=summary, epilog=rest,
+            name,
+            help=summary[:1].lower() + summary[1:].rstrip("."),
+            description=summary,
+            epilog=rest,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        )
         own.add_argument("--debug", action="store_true", help="show tracebacks, and warnings of other libraries")
         own.set_defaults(run=command.run)
         command.add_arguments(own)

@@ -32,10 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="also at a public address, through Gradio's servers")
-    parser.add_argument("--place", action="append", default=[], metavar="PLACE",
-                        help="a further pipeline folder or hub id that visitors may choose")  # fmt: skip
-    parser.add_argument("--name", action="append", default=[], metavar="NAME",
-                        help="a further host name under which the page is reached, such as a proxy's")  # fmt: skip
+    parser.add_argument(
+        "--place",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="a further pipeline folder or hub id that visitors may choose",
+    )
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further host name under which the page is reached, such as a proxy's",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,9 +69,9 @@ def serve(args: argparse.Namespace) -> tuple[Blocks, str]:
     from starlette.middleware import Middleware
 
     from goca.app.guard import Names, SameSite, hostname, is_loopback
-    from goca.app.look import look
     from goca.app.models import Choice, Models
     from goca.app.page import make_page
+    from goca.app.theme import look
     from goca.config import load_config
 
     load_config(model)
@@ -70,10 +80,17 @@ def serve(args: argparse.Namespace) -> tuple[Blocks, str]:
     page = make_page(Models(args.device, args.dtype, None if alone else named), Choice(model, args.pipeline or ""))
     names = Names(args.host, args.name)
     _, local, public = page.launch(
-        server_name=args.host, server_port=args.port, share=args.share, max_file_size=LARGEST,
+        server_name=args.host,
+        server_port=args.port,
+        share=args.share,
+        max_file_size=LARGEST,
         app_kwargs={"middleware": [Middleware(SameSite, names=names)]},
-        prevent_thread_lock=True, quiet=True, ssr_mode=False, inbrowser=False, **look(),
-    )  # fmt: skip
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        inbrowser=False,
+        **look(),
+    )
     if public:
         names.shared.add(hostname(public))
     return page, public or local

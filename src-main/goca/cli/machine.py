@@ -55,8 +55,13 @@ def requirements(extra: str | None) -> list[Any]:
     parsed = [Requirement(text) for text in metadata.requires("goca") or []]
     if extra is None:
         return [each for each in parsed if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return [each for each in parsed if each.marker is not None and not each.marker.evaluate({"extra": ""})
-            and each.marker.evaluate({"extra": extra})]  # fmt: skip
+    return [
+        each
+        for each in parsed
+        if each.marker is not None
+        and not each.marker.evaluate({"extra": ""})
+        and each.marker.evaluate({"extra": extra})
+    ]
 
 
 def version_line(requirement: Any) -> Line:
@@ -181,7 +186,7 @@ class Footprint:
 
 def footprints() -> list[Footprint]:
     """One per entry of footprint.yaml, smallest first; the method's own as docs/benchmark.json has it, if it does."""
-    from goca.reading import read_yaml
+    from goca.files.text import read_yaml
 
     entries: Any = read_yaml(Path(__file__).with_name("footprint.yaml"))
     found = []
@@ -194,7 +199,7 @@ def footprints() -> list[Footprint]:
 
 def measured_bytes(model: str, file: Path = MEASURED) -> float | None:
     """The method's peak beyond the forward, in bytes, from the benchmark's figures."""
-    from goca.bounded import read_json
+    from goca.files.bounded_json import read_json
 
     try:
         value = read_json(file)["models"][model]["held bytes"]
@@ -209,7 +214,8 @@ def models(found: Memory, dtype: str) -> Iterator[Line]:
     fits = [each for each in footprints() if each.bytes(width) <= found.free]
     for each in footprints():
         what = f"{each.bytes(width) / GB:5.1f} GB in {name}, of it {each.method / GB:.2f} the method's" + (
-            "" if each.measured else " at most")  # fmt: skip
+            "" if each.measured else " at most"
+        )
         yield Line(each.model, what, None if each in fits else remedy(each, found, fits))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goca.bounded import read_json
 from goca.cli.machine import Line
+from goca.files.bounded_json import read_json
 
 if TYPE_CHECKING:
     from goca.datasets import DatasetConfig
@@ -120,7 +120,7 @@ def dataset_config(name: str, root: str | None) -> DatasetConfig:
     """configs/dataset/NAME.yaml, with another root if one is given."""
     from goca.config import folder
     from goca.datasets import DatasetConfig
-    from goca.reading import read_yaml
+    from goca.files.text import read_yaml
 
     fields: Any = read_yaml(folder().parent / "dataset" / f"{name}.yaml")
     return DatasetConfig.of({**fields, **({"root": root} if root else {})})

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from goca.bounded import read_json
-from goca.colours import overlay, voc_palette
-from goca.evaluation.store import write_text
+from goca.benchmark.run_store import write_text
+from goca.drawing.palettes import overlay, voc_palette
+from goca.files.bounded_json import read_json
 from goca.segmentation import Segmentation, label_image, save_picture
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')

@@ -46,12 +46,21 @@ class ModelNotChosen(ValueError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, patterns such as 'photos/*.jpg'")
     words.add_arguments(parser)
-    parser.add_argument("--ask", choices=ASK, help="open (default): the words are what is looked for, the rest is "
-                        "background; complete: they name everything in the pictures")  # fmt: skip
+    parser.add_argument(
+        "--ask",
+        choices=ASK,
+        help="open (default): the words are what is looked for, the rest is "
+        "background; complete: they name everything in the pictures",
+    )
     add_model_arguments(parser)
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help="which formulas (default: paper)")
-    parser.add_argument("--threshold", type=float, default=0.0, metavar="T",
-                        help="pixels where no class scores T (0 to 1) are background, label 0; default 0")  # fmt: skip
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="pixels where no class scores T (0 to 1) are background, label 0; default 0",
+    )
     parser.add_argument("--frame", type=int, metavar="N", help="which frame of animated pictures, from 0")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: the current folder")
 
@@ -67,9 +76,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from goca.cli.pictures import find
+    from goca.cli.images import find
     from goca.cli.results import places_of
-    from goca.files import sweep
+    from goca.files.atomic import sweep
 
     pictures = find(args.images)
     places = places_of(pictures, args.out)
@@ -95,8 +104,8 @@ def chosen_model(model: str | None, pipeline: str | None) -> str:
 
 
 def load(model: str, args: argparse.Namespace) -> Segmenter:
+    from goca.benchmark.predictor import SEGMENTERS
     from goca.config import load_config
-    from goca.predictor import SEGMENTERS
 
     config = load_config(model, protocol=getattr(args, "protocol", "paper"))
     files = {"variant": None if args.variant == "plain" else args.variant, "denoiser": args.denoiser}

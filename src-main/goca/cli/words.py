@@ -128,10 +128,12 @@ def without_repeats(caption: str) -> str:
 def three_ways(ways: list[str], labeler: list[str]) -> str:
     """What is wrong with the arguments, and what is right."""
     told = (
-        f"--{' and --'.join(ways)} were given; give one of them" if len(ways) > 1
-        else "--labeler says which server --describe asks; give --describe too" if labeler
+        f"--{' and --'.join(ways)} were given; give one of them"
+        if len(ways) > 1
+        else "--labeler says which server --describe asks; give --describe too"
+        if labeler
         else "nothing says what to look for"
-    )  # fmt: skip
+    )
     return (
         f"{told}. There are three ways:\n"
         '  --prompt "cat, grass, wall"   words of your own\n'
@@ -180,8 +182,8 @@ def labeler(given: Iterable[str]) -> LabelerConfig:
 def labeler_file(name: str) -> dict[str, Any]:
     """The fields of configs/labeler/NAME.yaml, its bases first, or of a file. Raises LabelingError."""
     from goca.config import folder
+    from goca.files.text import FileUnreadable, read_yaml
     from goca.labeling import LabelingError
-    from goca.reading import FileUnreadable, read_yaml
 
     known = {file.stem: file for file in (folder().parent / "labeler").glob("*.yaml")}
     path = known.get(name, Path(name).expanduser())

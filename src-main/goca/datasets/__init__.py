@@ -1,8 +1,8 @@
 """Benchmarks as data: pictures, label maps, class names. Loads without torch.
 
-    dataset = load_dataset({"name": "voc", "reader": "voc", "root": "/data/VOCdevkit/VOC2012", "split": "train"})
-    sample = dataset.sample(dataset.ids[0])
-    sample.image, sample.label, sample.present      # PIL image, [H, W] class ids, ids of the classes that are there
+dataset = load_dataset({"name": "voc", "reader": "voc", "root": "/data/VOCdevkit/VOC2012", "split": "train"})
+sample = dataset.sample(dataset.ids[0])
+sample.image, sample.label, sample.present      # PIL image, [H, W] class ids, ids of the classes that are there
 """
 
 from collections.abc import Callable, Mapping

@@ -20,8 +20,8 @@ from diffusion_feature.images import (
 from numpy.typing import NDArray
 from PIL import Image
 
-from goca.bounded import read_json
 from goca.embedded import resolve
+from goca.files.bounded_json import read_json
 from goca.schema import Different, Filled, OneOf, Text, Threshold, check
 
 VOID = 255  # in every label map: not to be counted, or background; the protocol's switch `void` says which
@@ -113,7 +113,7 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
 
 def ids_of_colours(rgb: NDArray[np.uint8], classes: int) -> NDArray[np.uint8] | None:
     """Class ids [H, W] of a label in PASCAL VOC's colours [H, W, 3]; None where a colour is neither class nor void."""
-    from goca.colours import voc_palette
+    from goca.drawing.palettes import voc_palette
 
     known = np.array([*range(min(classes, VOID)), VOID])
     codes = voc_palette()[known].astype(np.int64) @ CODE
@@ -237,8 +237,10 @@ def class_table(classes: str, root: Path) -> list[list[str]]:
         table = read_json(path)
     except ValueError as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None
-    if not isinstance(table, list) or len(table) < 2 or not all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in table
+    if (
+        not isinstance(table, list)
+        or len(table) < 2
+        or not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in table)
     ):
         raise DatasetError(f"{path}: expected a list with a list of names per class id, [] for background")
     return table

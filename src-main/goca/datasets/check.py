@@ -51,15 +51,20 @@ class Report:
         steps = [FIXES[kind] for kind in FIXES if kind in self.found]
         if not self.counts_match:
             wanted = " or ".join(map(str, self.expected))
-            steps.insert(0, f"the list has {self.listed} images instead of {wanted}: take the list, or the folder, of"
-                            " the split that dataset.split names (docs/datasets.md)")  # fmt: skip
+            steps.insert(
+                0,
+                f"the list has {self.listed} images instead of {wanted}: take the list, or the folder, of"
+                " the split that dataset.split names (docs/datasets.md)",
+            )
         return steps
 
 
 def examine(
-    dataset: Dataset, config: DatasetConfig, limit: int | None = None,
+    dataset: Dataset,
+    config: DatasetConfig,
+    limit: int | None = None,
     progress: Callable[[Sequence[str]], Iterable[str]] = iter,
-) -> Report:  # fmt: skip
+) -> Report:
     """Open every picture and label of a data set.
 
     limit     only the first images of the list

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goca.bounded import read_json
 from goca.datasets.base import DatasetError, DatasetNotFound, SampleError, pixels
 from goca.datasets.encodings import Encoding, by_value, label_values
 from goca.datasets.folders import FolderDataset, Place
+from goca.files.bounded_json import read_json
 
 IMAGES = tuple(Place(folder, ".jpg", r"\d+") for folder in ("{list}", "images/{list}"))
 THINGS = by_value(label_values("coco-object"))  # COCO's category ids, which run to 90 and leave ten out
@@ -115,10 +115,14 @@ class CocoStuffDataset(FolderDataset):
     encodings = (
         Encoding.of("0-181", "fine labels counted from 0, 255 void", by_value(FINE), [255], unused=UNUSED),
         Encoding.of(
-            "1-182", "fine labels counted from 1, 0 and 255 void", by_value(FINE, shift=1), [0, 255],
-            unused=[value + 1 for value in UNUSED], unusual=[255],
+            "1-182",
+            "fine labels counted from 1, 0 and 255 void",
+            by_value(FINE, shift=1),
+            [0, 255],
+            unused=[value + 1 for value in UNUSED],
+            unusual=[255],
         ),
-    )  # fmt: skip
+    )
     strays = {  # noqa: RUF012
         "*/*/*_labelTrainIds.png": "There are labelTrainIds (171 classes), from which the fine labels cannot be told;"
         " unpack stuffthingmaps_trainval2017.zip anew",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, SampleError, class_table
 from goca.datasets.encodings import Encoding, label_values
 from goca.datasets.folders import FolderDataset, Place, read_list
-from goca.reading import read_text
+from goca.files.text import read_text
 
 RAW = [row[0] for row in label_values("context")]  # raw id per class id
 RAW_CLASSES = 459  # the raw ids that have no class are background, 0 and `unknown` among them
@@ -85,8 +85,12 @@ class ContextDataset(FolderDataset):
     def _ids(self) -> list[str]:
         """Those of the list, in ImageSets/ or in the root."""
         name = f"{self.listed}.txt"
-        places = [self.folder / "ImageSets" / name, self.folder / "ImageSets/Segmentation" / name, self.folder / name,
-                  self.folder / Path(name).name]  # fmt: skip
+        places = [
+            self.folder / "ImageSets" / name,
+            self.folder / "ImageSets/Segmentation" / name,
+            self.folder / name,
+            self.folder / Path(name).name,
+        ]
         path = next((path for path in places if path.is_file()), None)
         if path is None:
             known = sorted((self.folder / "ImageSets").glob("Seg*/*.txt"))

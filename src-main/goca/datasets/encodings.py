@@ -38,9 +38,16 @@ class Encoding:
 
     @classmethod
     def of(
-        cls, name: str, about: str, classes: Mapping[int, int], void: Iterable[int] = (), *,
-        unused: Iterable[int] = (), unusual: Iterable[int] = (), usual: Iterable[int] = (),
-    ) -> Encoding:  # fmt: skip
+        cls,
+        name: str,
+        about: str,
+        classes: Mapping[int, int],
+        void: Iterable[int] = (),
+        *,
+        unused: Iterable[int] = (),
+        unusual: Iterable[int] = (),
+        usual: Iterable[int] = (),
+    ) -> Encoding:
         """From value -> class id, and the values that mean nothing."""
         table = np.full(SIZE, UNKNOWN, np.uint8)
         table[list(void)] = VOID

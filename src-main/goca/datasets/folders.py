@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from goca.datasets.base import DatasetConfig, DatasetError, DatasetNotFound, Sample, SampleError, class_table, pixels
 from goca.datasets.encodings import Encoding, agreed_encoding, candidates, find_encoding
 from goca.datasets.memory import remembered
-from goca.reading import read_lines
+from goca.files.text import read_lines
 
 ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 READERS = 8  # label files that are read at a time, where all are
@@ -127,9 +127,10 @@ class FolderDataset:
             return find_encoding(possible, self._looked_at(), repr(self.name), promised)
         paths = sorted(self.labels.values())
         found = remembered(
-            [*(each.name for each in possible), *map(str, paths)], paths,
+            [*(each.name for each in possible), *map(str, paths)],
+            paths,
             lambda: agreed_encoding(possible, self._held_by(paths), repr(self.name), promised).name,
-        )  # fmt: skip
+        )
         return next(each for each in possible if each.name == found)
 
     @property

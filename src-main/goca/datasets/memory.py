@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from goca.files import whole_file
+from goca.files.atomic import whole_file
 
 
 def cache_folder() -> Path:

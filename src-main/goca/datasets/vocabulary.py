@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from goca.bounded import JSONUnreadable, parse_json
 from goca.datasets.base import TABLES, DatasetError, class_table
-from goca.reading import read_text
+from goca.files.bounded_json import JSONUnreadable, parse_json
+from goca.files.text import read_text
 
 ALIASES = {"coco": "coco-object"}
 MARKS = ",;()[]{}"  # what separates or groups words in a prompt, and so is in no name
-FORM = "one name per line, or JSON with a list of names per class: [[], [\"cat\"], [\"person\", \"man\"]]"
+FORM = 'one name per line, or JSON with a list of names per class: [[], ["cat"], ["person", "man"]]'
 
 
 class VocabularyError(DatasetError):
@@ -64,8 +64,9 @@ def from_json(path: Path, text: str) -> list[list[str]]:
         raise VocabularyError(f"{path}: found {shown(wrong)}; expected {FORM}")
     if empty := [number for number, names in enumerate(table) if number and not names]:
         raise VocabularyError(f"{path}: class {empty[0]} has no name; only class 0, the background, may have none")
-    return checked(path, [(f"class {number}", [" ".join(name.split()) for name in names])
-                          for number, names in enumerate(table)])  # fmt: skip
+    return checked(
+        path, [(f"class {number}", [" ".join(name.split()) for name in names]) for number, names in enumerate(table)]
+    )
 
 
 def is_names(names: Any) -> bool:

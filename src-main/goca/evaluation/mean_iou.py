@@ -1,8 +1,8 @@
 """Mean intersection over union of a data set, for every background threshold in one pass.
 
-    metric = MeanIoU(21, background="offset", thresholds=[-0.1, 0, 0.1], ignore_index=255, absent="skip")
-    metric.update(scores, label, class_ids=[8, 15])      # once per image
-    metric.compute()                                     # {-0.1: 0.51, 0: 0.55, 0.1: 0.53}
+metric = MeanIoU(21, background="offset", thresholds=[-0.1, 0, 0.1], ignore_index=255, absent="skip")
+metric.update(scores, label, class_ids=[8, 15])      # once per image
+metric.compute()                                     # {-0.1: 0.51, 0: 0.55, 0.1: 0.53}
 """
 
 from __future__ import annotations

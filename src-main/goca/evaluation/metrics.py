@@ -121,9 +121,13 @@ def bootstrap(
 def resampling(images: int) -> dict[str, Any]:
     """How a run's intervals came about, for results.json."""
     return {
-        "resampled": "images", "images": images, "resamples": RESAMPLES,
-        "confidence": CONFIDENCE, "interval": "percentile", "seed": SEED,
-    }  # fmt: skip
+        "resampled": "images",
+        "images": images,
+        "resamples": RESAMPLES,
+        "confidence": CONFIDENCE,
+        "interval": "percentile",
+        "seed": SEED,
+    }
 
 
 def resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -1,8 +1,8 @@
 """How well a run tells the classes that are in an image from those that are not: precision, recall, AUC.
 
-    presence = Presence(num_classes=21)
-    presence.update([Word(8, 0.91, True), Word(12, 0.04, False)], present=[8, 15])      # once per image
-    presence.precision(), presence.recall(), presence.auc()                             # 1.0, 0.5, 1.0
+presence = Presence(num_classes=21)
+presence.update([Word(8, 0.91, True), Word(12, 0.04, False)], present=[8, 15])      # once per image
+presence.precision(), presence.recall(), presence.auc()                             # 1.0, 0.5, 1.0
 """
 
 from __future__ import annotations
@@ -101,11 +101,15 @@ class Presence:
         for number in range(BINS):
             here = which == number
             words = int((absent + present)[here].sum())
-            found.append({
-                "from": number / BINS, "to": (number + 1) / BINS, "words": words,
-                "mean_presence": float((scores * (absent + present))[here].sum() / words) if words else None,
-                "present": float(present[here].sum() / words) if words else None,
-            })  # fmt: skip
+            found.append(
+                {
+                    "from": number / BINS,
+                    "to": (number + 1) / BINS,
+                    "words": words,
+                    "mean_presence": float((scores * (absent + present))[here].sum() / words) if words else None,
+                    "present": float(present[here].sum() / words) if words else None,
+                }
+            )
         return found
 
     def _levels(self) -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -1,7 +1,7 @@
 """Semantic-aware guidance (S-CFG): each region of the picture is guided as strongly as the foreground, from any masks.
 
-    with SemanticGuidance(pipe, "sd15", prompt) as guidance:
-        image = pipe(prompt, guidance_scale=5).images[0]
+with SemanticGuidance(pipe, "sd15", prompt) as guidance:
+    image = pipe(prompt, guidance_scale=5).images[0]
 """
 
 from goca.guidance.context import SemanticGuidance

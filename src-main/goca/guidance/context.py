@@ -247,8 +247,11 @@ def prompt_tokens(prompt: str, extractor: FeatureExtractor, length: int | None =
     read = READ.get(type(extractor.denoiser).__name__, str)(prompt)
     tokens = tokenise(read, tokenizers, lengths)
     unweighted = blanked(read)  # the digits of a weight own no region
-    words = [token for token in tokens if is_word(token) and (unweighted[slice(*token.span)].strip() or
-             not read[slice(*token.span)].strip())]  # fmt: skip
+    words = [
+        token
+        for token in tokens
+        if is_word(token) and (unweighted[slice(*token.span)].strip() or not read[slice(*token.span)].strip())
+    ]
     if not words:
         raise GuidanceError(f"the prompt {prompt!r} has no words, so there is nothing to be guided to")
     whole = tokenise(read, tokenizers, [LONG] * len(lengths))

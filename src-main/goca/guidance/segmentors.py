@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from diffusion_feature import Attention, Consumer
 from torch import Tensor, nn
 
-from goca.aggregation import Aggregator, aggregate_heads
 from goca.guidance.rate import smooth
+from goca.method.aggregation import Aggregator, aggregate_heads
+from goca.method.rescaling import gaussian_blur, min_max, rescale
+from goca.method.resizing import Grid, positions
 from goca.refine import affinity
-from goca.rescaling import gaussian_blur, min_max, rescale
-from goca.resizing import Grid, positions
 from goca.segmenter import Segmenter
 
 
@@ -83,8 +83,9 @@ class GocaSegmentor:
     def token_maps(self, attention: Tensor, S: Tensor, tokens: PromptTokens) -> Tensor:
         """Each token as a class of its own, rescaled over all words   [kept, g, g]"""
         entities = [[token] for token in tokens.kept]
-        return affinity(rescale(attention, entities, tokens.words, self.config.rescale_method), S,
-                        self.config.affinity_order)  # fmt: skip
+        return affinity(
+            rescale(attention, entities, tokens.words, self.config.rescale_method), S, self.config.affinity_order
+        )
 
     def foreground(self, uncond: Tensor, text: Tensor, S: Tensor, tokens: PromptTokens) -> Tensor:
         """Where the sentence's token gets less than half of its range   [1, g, g]"""

@@ -1,9 +1,9 @@
 """Captions for a benchmark's pictures: asked of a vision-language model, or imported. Loads without torch and openai.
 
-    labeler = Labeler(LabelerConfig.of({"model": "gpt-4o"}), dataset, vocabulary("voc", dataset.class_names))
-    with AnswerLog(Path("voc.answers.jsonl"), labeler.asked()) as log:
-        labeler.run(log.to_ask(labeler.names), log, labeler.config.key())
-        write_labels(Path("voc.json"), log, labeler.names)
+labeler = Labeler(LabelerConfig.of({"model": "gpt-4o"}), dataset, vocabulary("voc", dataset.class_names))
+with AnswerLog(Path("voc.answers.jsonl"), labeler.asked()) as log:
+    labeler.run(log.to_ask(labeler.names), log, labeler.config.key())
+    write_labels(Path("voc.json"), log, labeler.names)
 """
 
 from goca.labeling.answers import AnswerLog, Answers, check_own, write_labels

@@ -10,9 +10,9 @@ from PIL import Image
 
 from goca.labeling.answers import AnswerLog
 from goca.labeling.config import LabelerConfig
+from goca.labeling.images import as_jpeg
 from goca.labeling.instruction import CAPTION_LEN, FREE, Vocabulary, read_template
 from goca.labeling.labeler import answer
-from goca.labeling.pictures import as_jpeg
 from goca.labeling.server import Server
 
 LOG = "descriptions.jsonl"

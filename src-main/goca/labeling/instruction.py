@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from goca.files.text import read_text
 from goca.labeling.errors import LabelingError
-from goca.reading import read_text
 
 FOLDER = Path(__file__).parent / "vocabulary"
 CAPTION_LEN = 20
@@ -19,7 +19,8 @@ EXAMPLE = "(person, clothes), bicycle, dog, grass, tree, sky"
 OWN_WORDS = """\
 - Where one of the following words fits, use exactly that word; of words joined by "/", use one: {words}.
 - Call everything else by its common name."""
-TEMPLATE = """\
+TEMPLATE = (
+    """\
 Look at this picture and name what is in it. Your answer is read by a program, so it must be one plain list.
 
 - Name the things in the foreground and what is behind and around them (ground, wall, sky and the like).
@@ -28,10 +29,13 @@ Look at this picture and name what is in it. Your answer is read by a program, s
 - Name each category once, in the singular, however often it is seen.
 - Put commas between things. Where one object is made of parts, or wears or carries something, put the object and its \
 parts into one pair of round brackets: (person, clothes).
-""" + OWN_WORDS + """
+"""
+    + OWN_WORDS
+    + """
 
 Answer with the list alone. An example, for another picture:
 {example}"""
+)
 FREE = TEMPLATE.replace(OWN_WORDS, "- Call everything by its common name.")  # where the model chooses the words
 
 

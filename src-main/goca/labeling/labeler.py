@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import Any
 
+from goca.benchmark.run_store import Record
 from goca.datasets import Dataset, SampleError
-from goca.evaluation.store import Record
 from goca.labeling.answers import AnswerLog
 from goca.labeling.config import LabelerConfig
 from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
+from goca.labeling.images import as_jpeg, picture_size
 from goca.labeling.instruction import TEMPLATE, Vocabulary, read_template
-from goca.labeling.pictures import as_jpeg, picture_size
 from goca.labeling.pricing import Estimate, Prices, estimate
 from goca.labeling.replies import KEPT, read_caption, read_reply
 from goca.labeling.server import Server

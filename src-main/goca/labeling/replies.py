@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from goca.bounded import JSONUnreadable, parse_json
+from goca.files.bounded_json import JSONUnreadable, parse_json
 from goca.labeling.errors import NoCaption
 from goca.prompts import parse_brackets
 
@@ -94,8 +94,8 @@ def clean(text: str) -> str:
         lines = [", ".join(BULLET.sub("", line).strip().rstrip(",;.") for line in lines)]
     line = " ".join(" ".join(lines).encode("utf-8", "replace").decode().split())
     line = "".join(" " if unicodedata.category(character) == "Cc" else character for character in line)
-    line = TITLE.sub("", line.strip().strip("`\"“”").strip())
-    return " ".join(line.strip("`\"“”").split())
+    line = TITLE.sub("", line.strip().strip('`"“”').strip())
+    return " ".join(line.strip('`"“”').split())
 
 
 def shown(text: str, length: int = 120) -> str:

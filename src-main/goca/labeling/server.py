@@ -45,9 +45,7 @@ class Server:
         self._not_before = 0.0
         self._random = random.Random()
 
-    def ask(
-        self, instruction: str, jpeg: bytes, before: Callable[[], None] = lambda: None
-    ) -> tuple[bytes, int]:
+    def ask(self, instruction: str, jpeg: bytes, before: Callable[[], None] = lambda: None) -> tuple[bytes, int]:
         """The reply's body, and how often was tried.
 
         before  called before each request

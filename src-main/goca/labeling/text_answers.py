@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from goca.files.text import read_text
 from goca.labeling.errors import LabelingError, NoCaption
 from goca.labeling.published import PUBLISHED
 from goca.labeling.replies import Reply, read_caption
-from goca.reading import read_text
 
 MOST_WORDS = 200  # of a caption; what is longer is no list of things
 MOST_BYTES = 100_000  # of a file; no answer is longer

@@ -1,8 +1,8 @@
 """Open queries: words are looked for in an image, without knowing what else is in it (docs/open.md).
 
-    answer = segmenter.look_for([image], [Query.of_words(["cat", "dog"])])[0]
-    answer.presence                      # (0.97, 0.02)
-    answer.scores                        # [3, g, g]: cat, dog (0 everywhere, if it is not there), background
+answer = segmenter.look_for([image], [Query.of_words(["cat", "dog"])])[0]
+answer.presence                      # (0.97, 0.02)
+answer.scores                        # [3, g, g]: cat, dog (0 everywhere, if it is not there), background
 """
 
 from goca.open.finding import Answer

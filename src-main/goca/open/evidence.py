@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from goca.method.rescaling import TOKEN_RULES, divide
 from goca.prompts import PromptAnnotation
-from goca.rescaling import TOKEN_RULES, divide
 
 
 @dataclass(frozen=True)

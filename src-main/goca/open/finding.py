@@ -20,8 +20,8 @@ from goca.prompts import PromptAnnotation
 from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 
 if TYPE_CHECKING:
+    from goca.method.augmentation import Capture
     from goca.segmenter import Picture, Segmenter
-    from goca.views import Capture
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from goca.method.rescaling import divide, gaussian_blur, min_max
 from goca.open.evidence import Evidence
-from goca.rescaling import divide, gaussian_blur, min_max
 
 LEAST = 1e-6  # of the background's map, so that a class that scores 0 never holds a pixel
 STEEPNESS = 3  # of `weight`

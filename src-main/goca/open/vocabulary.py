@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from goca.reading import read_yaml
+from goca.files.text import read_yaml
 from goca.schema import nearest, shown
 
 

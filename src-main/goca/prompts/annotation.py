@@ -1,8 +1,8 @@
 """What a prompt says, as token positions: which tokens name which class, and the file that keeps it per image.
 
-    annotation = PromptAnnotation.from_json(json.loads(text))
-    annotation.existent_objects          # {8: [1], 18: [3]}: class id -> positions in the tokenised caption
-    annotation.lost_classes()            # classes that are present but have no token left
+annotation = PromptAnnotation.from_json(json.loads(text))
+annotation.existent_objects          # {8: [1], 18: [3]}: class id -> positions in the tokenised caption
+annotation.lost_classes()            # classes that are present but have no token left
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from goca.bounded import JSONUnreadable, NotText, read_json
-from goca.files import whole_file
+from goca.files.atomic import whole_file
+from goca.files.bounded_json import JSONUnreadable, NotText, read_json
 from goca.schema import shown
 
 LARGEST, DIGITS = 2**31, 9  # token positions and class ids lie below it; class ids as text have at most so many digits

@@ -52,9 +52,13 @@ def annotate(
 
 
 def _request(
-    caption: str, class_names: Sequence[Sequence[str]], present: Iterable[int], background: bool, missing: bool,
+    caption: str,
+    class_names: Sequence[Sequence[str]],
+    present: Iterable[int],
+    background: bool,
+    missing: bool,
     learnt: LearntTokens,
-) -> Request:  # fmt: skip
+) -> Request:
     if not isinstance(caption, str):
         raise CaptionError(f"a caption is a text; found {caption!r}")
     if wrong := [names for names in class_names if isinstance(names, str)]:

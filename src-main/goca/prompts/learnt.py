@@ -20,10 +20,10 @@ LETTERS = 0x10600  # Linear A: letters that no prompt holds
 class LearntTokens:
     """The tokens that were added to some tokenizers, in texts.
 
-        learnt = LearntTokens([tokenizer])
-        hidden = learnt.hide("a <toy> on grass")    # one letter in place of <toy>
-        learnt.show(hidden)                         # "a <toy> on grass"
-        learnt.written_out(hidden, tokenizer)       # "a <toy> <toy>_1 on grass", and where each character comes from
+    learnt = LearntTokens([tokenizer])
+    hidden = learnt.hide("a <toy> on grass")    # one letter in place of <toy>
+    learnt.show(hidden)                         # "a <toy> on grass"
+    learnt.written_out(hidden, tokenizer)       # "a <toy> <toy>_1 on grass", and where each character comes from
     """
 
     def __init__(self, tokenizers: Sequence[Any]):
@@ -79,8 +79,9 @@ class LearntTokens:
 def added_tokens(tokenizer: Any) -> dict[str, int]:
     """Tokens that were added to a tokenizer's vocabulary, without the special ones."""
     special = set(getattr(tokenizer, "all_special_tokens", ()))
-    return {name: number for name, number in getattr(tokenizer, "added_tokens_encoder", {}).items()
-            if name not in special}  # fmt: skip
+    return {
+        name: number for name, number in getattr(tokenizer, "added_tokens_encoder", {}).items() if name not in special
+    }
 
 
 def vectors(text: str, tokenizer: Any) -> dict[str, str]:

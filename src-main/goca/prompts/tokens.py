@@ -1,7 +1,7 @@
 """A prompt as the text encoder's tokens, and which entity owns each of them.
 
-    tokens = tokenise("cat, grass", [clip_tokenizer], [77])     # position, piece, span in the prompt, kind
-    owners = SPANS["offsets"].own(entities, prompt, tokens)     # index of the entity per token, or None
+tokens = tokenise("cat, grass", [clip_tokenizer], [77])     # position, piece, span in the prompt, kind
+owners = SPANS["offsets"].own(entities, prompt, tokens)     # index of the entity per token, or None
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SEQUENCES = {
 
 
 def family_of(tokenizer: Any) -> str:
-    """"clip", "t5" or "bert", from the special tokens it has. Raises CaptionError for any other."""
+    """ "clip", "t5" or "bert", from the special tokens it has. Raises CaptionError for any other."""
     if getattr(tokenizer, "cls_token", None) and getattr(tokenizer, "sep_token", None):
         return "bert"
     if getattr(tokenizer, "eos_token", None):

@@ -1,8 +1,8 @@
 """The words of a free prompt, and where they are among its tokens.
 
-    words = PromptWords("a dog on the grass", tokenizer)
-    words.content             # {"dog": [2], "grass": [5]}
-    words.positions("dog")    # [2]
+words = PromptWords("a dog on the grass", tokenizer)
+words.content             # {"dog": [2], "grass": [5]}
+words.positions("dog")    # [2]
 """
 
 from __future__ import annotations

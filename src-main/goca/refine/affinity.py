@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goca.layers import Reference
+from goca.method.layers import Reference
+from goca.method.rescaling import min_max
+from goca.method.resizing import Grid, self_map
 from goca.refine.errors import RefineError
-from goca.rescaling import min_max
-from goca.resizing import Grid, self_map
 
 
 def affinity(scores: Tensor, space_map: Tensor, order: int) -> Tensor:

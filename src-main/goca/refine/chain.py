@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from torch import Tensor
 
+from goca.method.rescaling import RESCALE_RULES, rescale_scores
 from goca.protocol import PRESETS, Protocol
 from goca.refine.affinity import activation_affinity, affinity
 from goca.refine.crf import dense_crf
@@ -20,12 +21,11 @@ from goca.refine.errors import ChainError, MapNotCaptured, PictureMissing, Refin
 from goca.refine.merging import merge_maps
 from goca.refine.pamr import filtered_pamr, median
 from goca.refine.prototypes import prototypes
-from goca.rescaling import RESCALE_RULES, rescale_scores
 from goca.schema import nearest, refusal, shown
 
 if TYPE_CHECKING:
     from goca.config import SegmenterConfig
-    from goca.views import Capture
+    from goca.method.augmentation import Capture
 
 
 @dataclass(frozen=True)

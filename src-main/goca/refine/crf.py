@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from goca.method.rescaling import min_max
 from goca.refine.errors import DenseCRFMissing, RefineError
-from goca.refine.pictures import bounded, check_maps, of_finite, read_picture
-from goca.rescaling import min_max
+from goca.refine.images import bounded, check_maps, of_finite, read_picture
 
 BGR_MEAN = (104.008, 116.669, 122.675)
 LEAST_PROBABILITY = 1e-5  # unary energies are -log of at least this

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from goca.method.resizing import Grid
 from goca.refine.errors import RefineError
-from goca.refine.pictures import check_maps, of_finite
-from goca.resizing import Grid
+from goca.refine.images import check_maps, of_finite
 
 EPSILON = 1e-4  # added before the logarithm
 ACCEPTED = 0.5  # a region goes to its best map only if the map's mean there is above
@@ -39,9 +39,7 @@ def merge_maps(scores: Tensor, space_map: Tensor, threshold: float = 2e-4, strid
     return of_finite(scores, assign)
 
 
-def merge_proposals(
-    space_map: Tensor, grid: Grid, threshold: float = 2e-4, stride: int = 4, rounds: int = 3
-) -> Tensor:
+def merge_proposals(space_map: Tensor, grid: Grid, threshold: float = 2e-4, stride: int = 4, rounds: int = 3) -> Tensor:
     """Self-attention maps of every `stride`-th pixel, merged while they are alike.
 
     space_map   row = query   [h*w, h*w] or [h, w, h, w]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goca.refine.errors import RefineError
-from goca.refine.pictures import bounded, check_maps, read_picture
+from goca.refine.images import bounded, check_maps, read_picture
 
 SOFTNESS = 0.1  # colour distances are measured in this share of the local standard deviation
 PLACES = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]

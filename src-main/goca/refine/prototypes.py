@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goca.refine.errors import RefineError
-from goca.refine.pictures import check_maps, of_finite
+from goca.refine.images import check_maps, of_finite
 
 EPSILON = 1e-6
 SAME = "same"

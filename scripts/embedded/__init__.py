@@ -1,0 +1,1 @@
+"""The embedded models and their worlds: drawing scenes, and training the small models."""

@@ -1,0 +1,306 @@
+"""Tables of runs: which runs make a table of configs/tables, and how it is written down."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from goca.config import RULES
+from goca.evaluation.decision import BACKGROUND_RULES
+from goca.protocol import SWITCHES
+
+RULES_OF = {**{f"model.{name}": rules for name, rules in RULES.items()}, "dataset.background": BACKGROUND_RULES}
+NOT_RUN = "not run"
+TOLD = "Classes come from the ground truth; the sweep is on the evaluated split."
+LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "~": r"\textasciitilde{}"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: what it is called, what it sets (None: it is no run of ours), and what others found (mIoU in %)."""
+
+    labels: tuple[str, ...]
+    overrides: tuple[str, ...] | None
+    figure: float | None = None
+    rerun: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run found, in %: at the best threshold with its 95 % bootstrap interval, and at the fixed one."""
+
+    best: float
+    threshold: float
+    interval: tuple[float, float] | None
+    fixed: float
+    fixed_threshold: float
+    images: int
+    listed: int
+    run_dir: str
+    pipeline: str
+    auc: float | None = None
+
+    @classmethod
+    def of(cls, results: Mapping[str, Any], run_dir: str) -> Cell:
+        best, fixed = results["mIoU"]["best"], results["mIoU"]["fixed"]
+        around = results.get("metrics", {}).get("best", {}).get("mIoU", {}).get("interval")
+        images, config = results["images"], results["config"]
+        auc = results.get("presence", {}).get("auc", {}).get("value")
+        percent = [float("nan") if each["mIoU"] is None else 100 * each["mIoU"] for each in (best, fixed)]
+        return cls(
+            percent[0],
+            best["threshold"],
+            (100 * around[0], 100 * around[1]) if around else None,
+            percent[1],
+            fixed["threshold"],
+            images["counted"],
+            images["listed"],
+            run_dir,
+            config["model"]["pipeline"],
+            None if auc is None else 100 * auc,
+        )
+
+    def __str__(self) -> str:
+        around = f" [{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else ""
+        presence = "" if self.auc is None else f"; AUC {self.auc:.1f}"
+        return f"{self.best:.1f}{around} at {self.threshold:g}; {self.fixed:.1f}{presence}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows x columns of runs.
+
+    definition  a file of configs/tables
+    given       overrides of the command, which hold for every run
+    cells       (row, column) -> what its run found
+    """
+
+    definition: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    given: tuple[str, ...]
+    cells: dict[tuple[Row, str], Cell] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Table:
+        rows = dict.fromkeys(BUILDERS[definition["build"]](definition, given, grid))
+        return cls(definition, tuple(rows), tuple(given))
+
+    def runs(self) -> Iterator[tuple[tuple[Row, str], list[str]]]:
+        """The overrides of each cell's run; later ones beat earlier ones."""
+        for row, (column, overrides) in product(self.rows, self.definition["columns"].items()):
+            chosen_by = CHOSEN_BY_ROWS.get(self.definition["build"], ())
+            own = [each for each in self.given if choice(each) not in chosen_by]
+            if row.overrides is not None:
+                yield (row, column), [*own, *overrides, *row.overrides]
+
+    @property
+    def heads(self) -> list[str]:
+        named = {"paper": self.definition.get("published", "paper")}
+        others = [named.get(name, name) for name, known in self._others().items() if known]
+        return [*self.definition["labels"], *others, *(f"ours: {column}" for column in self.definition["columns"])]
+
+    def lines(self) -> list[list[str]]:
+        columns, others = list(self.definition["columns"]), self._others()
+        return [
+            [
+                *row.labels,
+                *(shown(getattr(row, name)) for name in FOUND.values() if others[TITLES[name]]),
+                *(
+                    str(self.cells.get((row, column), NOT_RUN if row.overrides is not None else ""))
+                    for column in columns
+                ),
+            ]
+            for row in self.rows
+        ]
+
+    def _others(self) -> dict[str, bool]:
+        return {title: any(getattr(row, name) is not None for row in self.rows) for title, name in FOUND.items()}
+
+
+CHOSEN_BY_ROWS = {"main": ("model", "dataset"), "open": ("dataset", "words")}  # groups that the rows of a table choose
+FOUND = {"paper": "figure", "rerun": "rerun"}  # title of a column -> field of Row
+TITLES = {name: title for title, name in FOUND.items()}
+
+
+def shown(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:g}"
+
+
+def choice(override: str) -> str:
+    return override.split("=")[0]
+
+
+def chosen(given: Sequence[str], group: str, default: str) -> list[str]:
+    """The choices of a group among the arguments; several stand between commas."""
+    values = [each.split("=", 1)[1] for each in given if choice(each) == group]
+    return (values[-1] if values else default).split(",")
+
+
+# --- which rows a table has ----------------------------------------------------------------------------------------
+
+
+def main_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """Methods x data sets; `model=` and `dataset=` leave those out that are not named."""
+    known = [*definition["datasets"], "scenes"]
+    datasets = chosen(given, "dataset", ",".join(known))
+    models = chosen(given, "model", ",".join(row["labels"][1] for row in definition["rows"]))
+    rows = [row for row in definition["rows"] if row["labels"][1] in models]
+    for row, dataset in product(rows, known):
+        if dataset in row.get("datasets", definition["datasets"]) and dataset in datasets:
+            found = (row.get(name, {}).get(dataset) for name in ("figures", "reruns"))
+            yield Row((*row["labels"], dataset), (f"dataset={dataset}", *row["overrides"]), *found)
+
+
+def ablation_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """Parts on and off, then every rule alone; or every combination of rules."""
+    model, dataset = chosen(given, "model", "mini-sd")[0], chosen(given, "dataset", "scenes")[0]
+    figures, reruns = (definition[name].get(dataset, {}).get(model, {}) for name in ("figures", "reruns"))
+    parts, alone = definition["parts"], definition["alone"]
+    if grid == "full":
+        for rules in product(*(RULES_OF[alone[part]] for part in parts)):
+            yield Row(tuple(rules), tuple(f"{alone[part]}={rule}" for part, rule in zip(parts, rules)))
+        return
+    for on in sorted(product((False, True), repeat=len(parts)), key=sum):
+        labels = tuple("ours" if each else "vanilla" for each in on)
+        overrides = tuple(each for is_on, own in zip(on, parts.values()) if not is_on for each in own)
+        yield Row(labels, overrides, figures.get(", ".join(labels)), reruns.get(", ".join(labels)))
+        if not any(on) and (manual := definition["manual"].get(model)):
+            labels = tuple(manual["labels"])
+            yield Row(labels, tuple(manual["overrides"]), figures.get(", ".join(labels)))
+    for part, key in alone.items():
+        for rule in RULES_OF[key]:
+            named = tuple(rule if each == part else "ours" for each in parts)
+            labels = named if part in parts else (*named[:-1], f"ours; {part}: {rule}")
+            yield Row(labels, (f"{key}={rule}",))
+
+
+def switch_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """Each preset, then with each switch at the other's value; from `released` with seeded noise but for `seed`."""
+    for preset, kept, values in (("paper", (), 1), ("released", ("protocol.seed=image",), 0)):
+        base = (f"protocol={preset}", *kept)
+        yield Row((preset, "as it is" + "".join(f", {each.removeprefix('protocol.')}" for each in kept)), base)
+        for switch, pair in SWITCHES.items():
+            value = "none" if switch == "seed" else pair[values]
+            quoted = f"'{value}'" if value == "nan" else value  # Hydra takes a bare nan for a number
+            yield Row((preset, f"{switch}: {value}"), (*base, f"protocol.{switch}={quoted}"))
+
+
+def timestep_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """A row per timestep; `timesteps=20,50` chooses others."""
+    own = chosen(given, "timesteps", ",".join(map(str, definition["timesteps"])))
+    yield from (Row((t,), (f"model.t={t}",)) for t in own)
+
+
+def open_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
+    """For each data set the figures of other systems, and ours by what it is told.
+
+    `dataset=` and `words=` choose among them, `model=` replaces the data set's own.
+    """
+    datasets, model = definition["datasets"], chosen(given, "model", "")[0]
+    known = definition["ours"]
+    ours = {words: known.get(words, words) for words in chosen(given, "words", ",".join(known))}
+    for dataset in chosen(given, "dataset", ",".join(datasets)):
+        for other in definition["others"]:
+            if dataset in other["figures"]:
+                yield Row((other["system"], other["told"], dataset), None, other["figures"][dataset])
+        for words, told in ours.items():
+            own = [each for each in datasets.get(dataset, ()) if not (model and choice(each) == "model")]
+            yield Row(("ours", told, dataset), (f"dataset={dataset}", f"words={words}", *own))
+
+
+BUILDERS = {
+    "main": main_rows,
+    "ablation": ablation_rows,
+    "switches": switch_rows,
+    "timesteps": timestep_rows,
+    "open": open_rows,
+}
+
+
+# --- how a table is written ----------------------------------------------------------------------------------------
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    text = "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
+    return f"{text}\n\n" + "\n".join(f"* {note}" for note in notes) + "\n"
+
+
+def latex(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    rows = [" & ".join(each.translate(LATEX) for each in line) + r" \\" for line in (heads, *lines)]
+    below = "\n".join(f"% {note}" for note in notes)
+    start = rf"\begin{{tabular}}{{{'l' * len(heads)}}}"
+    return "\n".join([start, r"\hline", rows[0], r"\hline", *rows[1:], r"\hline", r"\end{tabular}", below, ""])
+
+
+def written(table: Table) -> dict[str, str]:
+    """The table in every form, by the suffix of its file."""
+    content = table.heads, table.lines(), notes(table)
+    return {"md": markdown(*content), "csv": comma_separated(table), "tex": latex(*content)}
+
+
+def comma_separated(table: Table) -> str:
+    """One line per run; figures in %, empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    own = (
+        "mIoU_best",
+        "threshold",
+        "low",
+        "high",
+        "mIoU_fixed",
+        "fixed_threshold",
+        "images",
+        "listed",
+        "run_dir",
+        "presence_auc",
+    )
+    writer.writerow([*table.definition["labels"], *FOUND, "column", *own])
+    for row, column in product(table.rows, table.definition["columns"]):
+        cell, found = table.cells.get((row, column)), [shown(getattr(row, name)) for name in FOUND.values()]
+        values: list[Any] = [NOT_RUN] if row.overrides is not None else []
+        if cell is not None:
+            low, high = cell.interval or ("", "")
+            values = [
+                cell.best,
+                cell.threshold,
+                low,
+                high,
+                cell.fixed,
+                cell.fixed_threshold,
+                cell.images,
+                cell.listed,
+                cell.run_dir,
+                "" if cell.auc is None else cell.auc,
+            ]
+        writer.writerow([*row.labels, *found, column, *(f"{v:.4f}" if isinstance(v, float) else v for v in values)])
+    return out.getvalue()
+
+
+FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex"}  # name -> suffix
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader must know: what the figures are, under which protocol, on what."""
+    found = [
+        "Ours: mIoU in % at the best background threshold of the sweep [95 % bootstrap interval over images] at that "
+        "threshold; then at the fixed one. " + table.definition.get("told", TOLD)
+    ]
+    if any(table._others().values()) and "published" not in table.definition:
+        found.append(
+            "paper: the paper's figures (arXiv 2603.06178), read from a published note on it; rerun: a third "
+            "party's rerun of the released code."
+        )
+    named = table.definition["columns"].items()
+    columns = [f"{name} = {' '.join(own) or 'the config as it is'}" for name, own in named]
+    found.append(f"Columns: {'; '.join(columns)}. All runs: {' '.join(table.given) or 'no further argument'}.")
+    images = sorted({f"{cell.images} of {cell.listed}" for cell in table.cells.values()})
+    found += [f"Images counted: {', '.join(images)}."] if images else []
+    pipelines = sorted({cell.pipeline for cell in table.cells.values()})
+    found += [f"Pipelines: {', '.join(pipelines)}."] if pipelines else []
+    missing = sum(1 for _ in table.runs()) - len(table.cells)
+    found += [f'{missing} of the runs are "{NOT_RUN}".'] if missing else []
+    return [*found, *table.definition.get("notes", [])]

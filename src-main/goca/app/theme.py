@@ -1,0 +1,84 @@
+"""How the page looks: theme, style, and the two pieces of HTML that it writes itself. Fonts are the reader's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from goca.app.drawing import Entry
+
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
+#goca-title h1 { font-size: 1.5rem; font-weight: 650; margin: 0; }
+#goca-title p { margin: .15rem 0 0; color: var(--body-text-color-subdued); }
+.goca-about p { color: var(--body-text-color-subdued); font-size: .9rem; line-height: 1.45; margin: 0; }
+.goca-fill img { width: 100%; height: 100%; object-fit: contain; }
+.goca-result .empty::after { content: "The result appears here."; color: var(--body-text-color-subdued); }
+.goca-result .empty { flex-direction: column; gap: .4rem; }
+.goca-maps .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; padding: 0; }
+.goca-maps .grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) !important; padding: 0;
+  grid-template-rows: none !important; grid-auto-rows: auto !important; height: auto !important; align-items: start; }
+.goca-maps .gallery-item { height: auto !important; }
+.goca-maps .thumbnail-item { aspect-ratio: auto !important; height: auto !important; cursor: default; }
+.goca-maps .caption-label { position: static !important; max-width: none !important; border: 0 !important;
+  text-align: left; white-space: normal !important; }
+.goca-maps .thumbnail-item img { height: auto !important; object-fit: contain !important; }
+.tabs button.selected { color: var(--body-text-color); font-weight: 600; }
+.goca-heading { font-size: .9rem; font-weight: 600; margin: .4rem 0 0; color: var(--body-text-color); }
+.goca-said { font-size: .92rem; line-height: 1.45; border-left: 3px solid var(--border-color-primary);
+  padding: .1rem .75rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.goca-said.goca-error { border-color: #c2410c; color: var(--body-text-color); }
+.goca-legend { list-style: none; margin: 0; padding: 0; }
+.goca-legend li { display: grid; grid-template-columns: 1rem minmax(4rem, 1fr) 2fr 3.6rem; gap: .7rem;
+  align-items: center; padding: .28rem 0; color: var(--body-text-color); font-size: .95rem; }
+.goca-legend .swatch { width: 1rem; height: 1rem; border-radius: 3px; border: 1px solid rgb(128 128 128 / .55); }
+.goca-legend .word { overflow-wrap: anywhere; }
+.goca-legend .bar { height: .4rem; border-radius: .2rem; background: rgb(128 128 128 / .16); overflow: hidden; }
+.goca-legend .bar span { display: block; height: 100%; background: var(--neutral-400); }
+.goca-legend .share { text-align: right; font-variant-numeric: tabular-nums; }
+"""
+
+
+def look() -> dict[str, Any]:
+    """Arguments of `Blocks.launch`."""
+    theme = gr.themes.Default(primary_hue="sky", neutral_hue="slate", radius_size="sm", font=FONT, font_mono=MONO)
+    pale, pale_dark = "*neutral_600", "*neutral_400"  # at least 4.5 : 1 on the page's ground
+    theme.set(
+        body_text_color_subdued=pale,
+        body_text_color_subdued_dark=pale_dark,
+        block_info_text_color=pale,
+        block_info_text_color_dark=pale_dark,
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+    )
+    return {"theme": theme, "css": CSS, "footer_links": []}
+
+
+def heading(text: str) -> str:
+    return f'<h2 class="goca-heading">{escape(text)}</h2>'
+
+
+def legend(entries: Sequence[Entry]) -> str:
+    """Swatch, word, and share of the picture."""
+    return f'<ul class="goca-legend" aria-label="Legend">{"".join(map(line, entries))}</ul>'
+
+
+def line(entry: Entry) -> str:
+    colour, share = entry.colour or "transparent", f"{entry.share:.1%}"
+    bar = f'<span style="width:{entry.share:.2%};{f"background:{colour}" if entry.colour else ""}"></span>'
+    return (
+        f'<li><span class="swatch" style="background:{colour}"></span><span class="word">{escape(entry.word)}</span>'
+        f'<span class="bar">{bar}</span><span class="share">{share}</span></li>'
+    )
+
+
+def said(remarks: Sequence[str], error: str = "") -> str:
+    """Remarks on a result, or what went wrong; nothing if there is nothing to say."""
+    lines = "<br>".join(map(escape, [error] if error else remarks))
+    kind, role = (" goca-error", "alert") if error else ("", "status")
+    return f'<div class="goca-said{kind}" role="{role}">{lines}</div>' if lines else ""

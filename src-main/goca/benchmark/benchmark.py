@@ -1,0 +1,362 @@
+"""A configuration in, results out: the segmenter on a benchmark, counted, resumed and summed up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diffusion_feature.loading import pick_device
+
+from goca.benchmark import fingerprints
+from goca.benchmark.counting import Segmentor, collect, count_images, metric_for
+from goca.benchmark.fingerprints import MadeFrom
+from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
+from goca.benchmark.label_maps import LabelMaps
+from goca.benchmark.offers import Offers
+from goca.benchmark.run_store import Record, RunStore
+from goca.benchmark.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
+from goca.benchmark.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
+from goca.config import FIELDS, OPEN_FIELDS, SegmenterConfig, read_fields
+from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
+from goca.evaluation import MeanIoU
+from goca.open.vocabulary import background_words
+from goca.prompts import PromptAnnotation, annotate
+from goca.protocol import ASK, Protocol
+from goca.report.provenance import revision, versions
+from goca.report.results import summarise, write_results
+from goca.schema import ConfigError, check, defaults, shown
+
+if TYPE_CHECKING:
+    from goca.open.tagging import Tagger
+    from goca.segmenter import Segmenter
+
+Kind = TypeVar("Kind", bound="Segmenter")
+Source = AnnotationFile | Captions | Offers
+# fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
+LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None}
+# values of fields that folders of before do not say: their defaults
+ASSUMED = {"model": defaults(SegmenterConfig), "dataset": defaults(DatasetConfig)}
+PROJECT = Path(__file__).resolve().parents[3]  # labels that a config names relative to the project are found here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(RunSettings):
+    """One run's configuration, read and checked. `Benchmark.of(config).run()`.
+
+    values  every value of the configuration, for results.json; the other fields are read from it
+    """
+
+    run_dir: Path
+    model: SegmenterConfig
+    dataset: DatasetConfig
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Benchmark:
+        """From the fields of configs/config.yaml; `task` picks the class. ConfigError, DatasetError, ProtocolError."""
+        own, model, dataset = checked(config)
+        if own.get("task") == "unsupervised":
+            from goca.benchmark.unsupervised import UnsupervisedBenchmark
+
+            cls = UnsupervisedBenchmark
+        return cls(
+            **own
+            | {
+                "run_dir": Path(own["run_dir"]),
+                "merging": Merging.of(own.get("merging")),
+                "tagger": TaggerConfig.of(own.get("tagger")),
+                "ask": model.ask or ASK[0],
+            },
+            model=model,
+            dataset=dataset,
+            values={**config, "protocol": Protocol.plain(config.get("protocol", "paper"))},
+        )
+
+    def run(
+        self, *, rank: int = 0, world: int = 1, progress: Callable[[list[str]], Iterable[str]] = iter
+    ) -> dict[str, Any] | None:
+        """Count what is not counted yet and write the results; None while other processes still have images to count.
+
+        rank, world  this process's number among all of them; images are dealt out one by one
+        progress     wraps the ids of the images that are left
+        """
+        pick_device(self.device)
+        dataset = load_dataset(self.dataset)
+        ids = dataset.ids[: self.limit]
+        source, metric = self.prompts(dataset), self.metric(dataset)
+        load, made_from = self.loader(dataset, source), self.made_from(dataset, source)
+        with self.store(dataset, rank) as store:
+            count_images(
+                dataset,
+                ids,
+                lambda: load(store),
+                metric,
+                store,
+                rank=rank,
+                world=world,
+                batch_size=self.batch_size,
+                drawn_at=self.drawn_at,
+                label_maps=self.drawn_label_maps(metric),
+                made_from=made_from,
+                progress=progress,
+            )
+            return self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
+
+    def store(self, dataset: Dataset, rank: int = 0) -> RunStore:
+        """The run's folder, opened. Raises RunMismatch for counts of other settings or another class table."""
+        names = {str(class_id): names for class_id, names in enumerate(dataset.class_names)}
+        return RunStore(self.run_dir, {**self.settings(), "class_names": names}, rank, assumed=ASSUMED)
+
+    def made_from(self, dataset: Dataset, source: Source | None) -> MadeFrom:
+        """What tells whether an image's files and prompt are those that its counts were made from."""
+        root = getattr(dataset, "folder", None)
+        return MadeFrom(root) if source is None else MadeFrom(root, source.text)
+
+    def sum_up(
+        self, dataset: Dataset, ids: Sequence[str], metric: MeanIoU, store: RunStore, made_from: MadeFrom | None = None
+    ) -> dict[str, Any] | None:
+        """The results, written to the store; None while images are still to be counted by other processes."""
+        if (records := collect(ids, metric, store, made_from)) is None:
+            return None
+        results = self.results(dataset, metric, records, store)
+        write_results(store, results)
+        return results
+
+    def metric(self, dataset: Dataset) -> MeanIoU:
+        """What counts."""
+        return metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
+
+    def loader(self, dataset: Dataset, source: Source | None) -> Callable[[RunStore], Segmentor]:
+        """What loads the model; noise is read at once, so that its errors come first."""
+        assert source is not None
+        noise = NoiseFile(self.noise_file) if self.noise_file else None
+        return lambda store: self.segmentor(dataset, source, noise, store)
+
+    def results(self, dataset: Dataset, metric: MeanIoU, records: Sequence[Record], store: RunStore) -> dict[str, Any]:
+        """What the counts say."""
+        return summarise(
+            dataset,
+            self.dataset,
+            self.protocol,
+            metric,
+            records,
+            fixed=self.fixed_threshold,
+            settings=self.values,
+            origins=store.origins(),
+            asked=(self.ask or ASK[0], self.words),
+        )
+
+    def drawn_label_maps(self, metric: MeanIoU) -> LabelMaps | None:
+        """What keeps predicted label maps, where they are asked for."""
+        if self.label_maps is None:
+            return None
+        thresholds = metric.thresholds if self.label_maps == "all" else (self.fixed_threshold,)
+        return LabelMaps(self.run_dir, metric, thresholds)
+
+    @property
+    def drawn_at(self) -> float:
+        """The threshold at which images are ranked and drawn for the report."""
+        return self.fixed_threshold
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.model.protocol
+
+    @property
+    def published(self) -> bool:
+        """Whether the published method runs as published: the prompt names what is there by the ground truth."""
+        return self.ask == "complete" and self.words == DEFAULT
+
+    def prompts(self, dataset: Dataset) -> Source | None:
+        """What says what is in a sample: a file of annotations, the captions, or another source of words."""
+        if self.annotations:
+            return AnnotationFile(self.annotations)
+        if self.published:
+            return Captions(self.labels())
+        source = WORD_SOURCES[self.words]
+        captions = Captions(self.labels()) if source.captions else None
+        asked = Asked(dataset.class_names, self.dataset.add_missing, self._tagger(dataset))
+        return Offers(source, asked, captions, self.protocol)
+
+    def _tagger(self, dataset: Dataset) -> Tagger | None:
+        if self.words != "tags":
+            return None
+        from goca.open.tagging import Tagger
+
+        return Tagger(self.tagger, dataset.class_names, _own_device(self.device))
+
+    def labels(self) -> Path:
+        """The labels file: relative to the current folder, else to the project's. Raises DatasetError."""
+        if not self.dataset.labels:
+            raise DatasetError("dataset.labels is not set; give a file of captions, or annotations=FILE")
+        given = Path(self.dataset.labels).expanduser()
+        found = next((path for path in (given, PROJECT / given) if path.is_file()), None)
+        if found is None:
+            raise DatasetError(
+                f"dataset.labels={given} is no file; expected JSON, image file name -> {{'caption': ...}}"
+                " (gpt_output/README.md says how to obtain it), or annotations=FILE"
+            )
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """What the counts depend on: files by their content, folders by their place."""
+        dataset = dataclasses.asdict(self.dataset)
+        reads = WORD_SOURCES[self.words].captions and not self.annotations
+        labels = self.labels() if reads else None
+        inputs = {"annotations": self.annotations, "noise_file": self.noise_file, "labels": labels}
+        places = without_later({name: _placed(getattr(self.model, name)) for name in ("pipeline", "denoiser")})
+        return {
+            "model": self.counted_fields() | places,
+            "dataset": dataset | {"root": _placed(self.dataset.root), "labels": None},
+            **{name: fingerprints.of_file(path) if path else None for name, path in inputs.items()},
+            "weights": fingerprints.of_pipeline(self.model.pipeline),
+            **({"denoiser weights": fingerprints.of_pipeline(self.model.denoiser)} if self.model.denoiser else {}),
+            **{name: getattr(self, name) for name in ("seed", "fixed_threshold", "device", "dtype", "int8_text")},
+            **{name: value for name in ("variant", "vae_dtype") if (value := getattr(self, name)) != "auto"},
+            **({} if self.published else {"ask": self.ask, "words": self.words}),
+            **({"tagger": self.tagger_fields()} if self.words == "tags" else {}),
+        }
+
+    def counted_fields(self) -> dict[str, Any]:
+        """The model's fields that the counts depend on.
+
+        Fields that came later are left out where they change nothing, so that a folder of before goes on.
+        """
+        fields = self.model.to_dict()
+        if self.ask != "open":
+            fields = {name: value for name, value in fields.items() if name not in OPEN_FIELDS}
+        else:
+            fields |= {"ask": "open", "background_words": background_words(self.model.background_words)}
+        fields["protocol"] = without_later(fields["protocol"])
+        return without_later(fields)
+
+    def tagger_fields(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
+
+    def segmentor(self, dataset: Dataset, source: Source, noise: NoiseFile | None, store: RunStore) -> Segmentor:
+        """Load the model, and segment samples with it; the store is told what it runs on."""
+        from goca.benchmark.predictor import SEGMENTERS, OpenPredictor, Predictor
+        from goca.variants.diffsegmentor import DiffSegmentor
+
+        if isinstance(source, Offers) and source.asked.tagger is not None:
+            source.asked.tagger.load()
+
+        segmenter = self.load(SEGMENTERS[self.model.method], store)
+        if isinstance(segmenter, DiffSegmentor):
+            names = dataset.class_names
+            segmenter.class_names = {class_id: class_label(names, class_id) for class_id in range(len(names))}
+        if isinstance(source, Captions):
+            source.annotate = self.annotator(dataset, segmenter.extractor.parts)
+        if not isinstance(source, Offers):
+            return Predictor(segmenter, source, noise, self.seed)
+        if self.ask == "open":
+            return OpenPredictor(segmenter, source.query, noise, self.seed)
+        source.annotate = self.offer_annotator(dataset, segmenter.extractor.parts)
+        return Predictor(segmenter, source, noise, self.seed, told=False)
+
+    def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
+        """The model; the store is told what it runs on."""
+        given = {name: getattr(self, name) for name in ("max_bytes", "offload", "int8_text", "variant", "vae_dtype")}
+        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **given)
+        if store is not None:
+            store.declare(origin(segmenter))
+        return segmenter
+
+    def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
+        """Caption and present classes -> annotation, with the model's own tokenizers."""
+        of_offer = self.offer_annotator(dataset, parts)
+        return lambda caption, present: of_offer(Offer(caption, present, self.dataset.add_missing))
+
+    def offer_annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[Offer], PromptAnnotation]:
+        """The same from an offer."""
+        from diffusion_feature.families import backbone
+
+        tokenizers = backbone(self.model.version).tokenizers(parts)
+        return lambda offer: annotate(
+            offer.caption,
+            dataset.class_names,
+            offer.class_ids,
+            **tokenizers,
+            add_background=self.dataset.add_background,
+            add_missing=offer.add_missing,
+            protocol=self.protocol,
+        )
+
+
+def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:
+    """A run's own keys as they are given, its model and its data set, each value of its type.
+
+    Raises ConfigError, DatasetError or ProtocolError; nothing is loaded, nothing is looked for on the disk.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"the configuration is {shown(config)}; expected a mapping of {', '.join(KEYS)}")
+    check(RunSettings, config, ConfigError, beside=[*GROUPS, *BESIDES])
+    own = {key: value for key, value in config.items() if key not in (*GROUPS, *BESIDES)}
+    for key in ("run_dir", "model", "dataset"):
+        if config.get(key) is None:
+            raise ConfigError(f"{key} is not set")
+    Merging.of(own.get("merging"))
+    TaggerConfig.of(own.get("tagger"))
+    model = config["model"]
+    if not isinstance(model, str | Mapping):
+        raise ConfigError(f"model is {shown(model)}; expected a mapping of {', '.join(FIELDS)}, or a name")
+    protocol = Protocol.of(config.get("protocol", "paper"))
+    fields = read_fields(model)
+    if "protocol" in fields and Protocol.of(fields["protocol"]) != protocol:
+        raise ConfigError("model.protocol and protocol differ; a run has one, so set protocol alone")
+    fields["protocol"] = protocol
+    if own.get("ask") is not None:
+        fields["ask"] = own["ask"]
+    check(SegmenterConfig, fields, ConfigError, "model")
+    found = SegmenterConfig(**fields)
+    if found.keep_all_objects:
+        raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
+    check_asked(found, own)
+    return own, found, DatasetConfig.of(config["dataset"])
+
+
+def without_later(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if LATER.get(name, ...) != value}
+
+
+def check_asked(model: SegmenterConfig, own: Mapping[str, Any]) -> None:
+    """Whether a run can ask as it is told to. Raises ConfigError."""
+    given = [f"words={own['words']}"] if own.get("words", DEFAULT) != DEFAULT else []
+    if model.ask == "open":
+        given.append("ask=open")
+        if model.method != "goca":
+            raise ConfigError(f"ask=open is not for method {model.method!r}; choose ask=complete")
+    if given and own.get("annotations"):
+        raise ConfigError(f"annotations=FILE says what is looked for; {' and '.join(given)} cannot say it too")
+    if given and own.get("task") == "unsupervised":
+        raise ConfigError(f"task=unsupervised looks for no words; leave out {' and '.join(given)}")
+
+
+def _placed(location: str | None) -> str | None:
+    """A folder by its full path, so that the same relative path from elsewhere is not mistaken for it."""
+    return str(Path(location).resolve()) if location and Path(location).is_dir() else location
+
+
+def _own_device(device: str) -> str:
+    """Under a launcher that starts several processes, this one's accelerator; where they are more, they take turns."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    if device != "auto" or not local or not torch.cuda.is_available():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+def origin(segmenter: Segmenter) -> dict[str, Any]:
+    """What the model really runs on, and the code."""
+    import torch
+    from diffusion_feature.devices import like
+
+    weight = like(segmenter.extractor.denoiser)
+    name = f" ({torch.cuda.get_device_name(weight.device)})" if weight.is_cuda else ""
+    place = {"device": f"{weight.device.type}{name}", "dtype": str(weight.dtype).removeprefix("torch.")}
+    return {**place, "revision": revision(), "versions": versions()}

@@ -1,0 +1,302 @@
+"""A run's folder: its settings, and one line of counts per image, written as the run goes.
+
+    settings.json     what the counts depend on; a run with other settings is refused
+    counts.jsonl      one line per image, with a checksum; further processes write counts.1.jsonl, counts.2.jsonl, ...
+
+        {"origin": id, "device": ..., "revision": ..., ...}     where the counts with that id come from
+        {"image": name, "cells": [...], "by": id, ...}          or {"image": name, "skipped": reason}
+
+A line is on disk when its image is done, whole or not at all: what a lost process leaves half-written is dropped, and
+its image done again. An image that was changed since is counted again in a line with "again": 1, 2, ...; the highest
+counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from goca.files.atomic import sweep, whole_file
+from goca.files.bounded_json import read_json
+
+SEAL = b'"crc32":'  # a quote within a text has a backslash before it, so that this stands at a line's end alone
+Record = dict[str, Any]  # one line of a log
+LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # file systems of some clusters know no locks
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used; the message says why and what to do."""
+
+
+class RunMismatch(RunError):
+    """A run folder that holds counts made with other settings; the message shows the difference."""
+
+
+OURS = ("counts*.jsonl", "results.json", "evaluation.txt", "report.html", "gallery", "label_maps")  # what a run writes
+LATER = ("class_names", "weights", "denoiser weights")  # settings that folders of earlier versions do not hold
+PER_IMAGE = ("annotations", "labels")  # files of prompts: what of them was changed is counted again
+
+
+class RunStore:
+    """The run folder of one process. Raises RunMismatch for other settings, RunError where it cannot be used.
+
+    settings  whatever the counts depend on, as nested mappings that JSON can hold
+    rank      this process's number; each writes a file of its own and reads all of them
+    assumed   settings of folders that do not say them, as nested mappings
+    A run that ends with an error before anything is counted leaves no folder that was not there.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        rank: int = 0,
+        assumed: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.folder = Path(folder)
+        self._made = not self.folder.exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_others()
+            self._new = self._check_settings(_plain(settings), _plain(assumed))
+        except OSError as error:
+            raise RunError(f"run_dir={folder} cannot be made: {error}") from None
+        self._origin: str | None = None
+        self._path = self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")
+        try:
+            self._file = open_log(self._path)
+        except BlockingIOError:
+            busy = f"another process is writing to {self._path}; wait for it, or choose another run_dir"
+            raise RunError(busy) from None
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be opened: {error}") from None
+        for place in (self.folder, self.folder / "gallery"):
+            sweep(place)
+
+    def records(self) -> dict[str, Record]:
+        """Everything known by now, of all processes, by image; counts beat a "skipped", a later one an earlier one.
+
+        Raises RunError if the folder is gone.
+        """
+        self._check_there()
+        known: dict[str, Record] = {}
+        for record in self._lines("image"):
+            earlier = known.get(record["image"])
+            order = _order(record)
+            if earlier is None or order > _order(earlier) or (order == _order(earlier) and "skipped" in record):
+                known[record["image"]] = record
+        return known
+
+    def origins(self) -> dict[str, Record]:
+        """Where counts come from, by the id that their records have under "by"."""
+        return {record.pop("origin"): record for record in self._lines("origin")}
+
+    def declare(self, origin: Mapping[str, Any]) -> None:
+        """Say where the counts come from that are appended after this: device, versions, ..."""
+        line = json.dumps(origin, sort_keys=True)
+        self._origin = f"{zlib.crc32(line.encode()):08x}"
+        if self._origin not in self.origins():
+            self._write({"origin": self._origin, **json.loads(line)})
+
+    def append(self, record: Record) -> None:
+        """Add one image; on disk when this returns. Raises RunError if it cannot be; the file is then as it was."""
+        self._write({**record, "by": self._origin} if self._origin and "cells" in record else record)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        empty = os.fstat(self._file.fileno()).st_size == 0
+        self.close()
+        if kind is not None and empty and self._new:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Remove what this process made, unless another one is at work in the folder."""
+        names = {path.name for path in self.folder.glob("*")}
+        if names <= {"settings.json", self._path.name}:
+            with contextlib.suppress(OSError):
+                for name in names:
+                    (self.folder / name).unlink()
+                if self._made:
+                    self.folder.rmdir()
+
+    def _refuse_others(self) -> None:
+        """Nothing is written over that no run has made, and nothing outside the folder."""
+        found = sorted(path for pattern in OURS for path in self.folder.glob(pattern))
+        if found and not (self.folder / "settings.json").exists():
+            raise RunError(
+                f"run_dir={self.folder} is no run's folder: it has no settings.json, and a run would write over"
+                f" {', '.join(path.name for path in found)}; choose another run_dir"
+            )
+        if links := [path.name for path in found if path.is_symlink()]:
+            raise RunError(f"run_dir={self.folder}: {links[0]} is a link to elsewhere; put the file in its place")
+
+    def _check_there(self) -> None:
+        """Raises RunError if the log that is being written is no longer in the folder."""
+        own = os.fstat(self._file.fileno())
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+            raise RunError(
+                f"run_dir={self.folder} was removed or moved while the run was writing to it; the run ends here."
+                " Moved, it goes on from its counts: run again with its new place as run_dir"
+            )
+
+    def _check_settings(self, settings: dict[str, Any], assumed: dict[str, Any]) -> bool:
+        """Whether they are new. Raises RunMismatch."""
+        path = self.folder / "settings.json"
+        try:
+            stored = read_json(path)
+        except FileNotFoundError:
+            write_text(path, json.dumps(settings, indent=1) + "\n")
+            return True
+        except ValueError as error:
+            raise RunError(f"{path} is not JSON ({error}); move run_dir={self.folder} away and run again") from None
+        if not isinstance(stored, dict):
+            raise RunError(f"{path} holds no settings; move run_dir={self.folder} away and run again")
+        added = {key: settings[key] for key in LATER if key in settings and key not in stored}
+        changed = _differences(_filled({**stored, **added}, assumed, settings), settings)
+        prompts = {key: new for key, old, new in changed if key in PER_IMAGE and old and new}
+        if (others := [each for each in changed if each[0] not in prompts]) or (prompts and not self._say_prompts()):
+            lines = "\n".join(f"    {key}: {old!r} in the folder, {new!r} now" for key, old, new in others or changed)
+            raise RunMismatch(
+                f"run_dir={self.folder} holds counts made with other settings:\n{lines}\n"
+                "Choose another run_dir, or run with the settings of the folder to go on with it."
+            )
+        if added or prompts:
+            write_text(path, json.dumps({**stored, **added, **prompts}, indent=1) + "\n")
+        return False
+
+    def _say_prompts(self) -> bool:
+        """Whether all counts say which prompt they were made with, so that changed ones are found."""
+        return all("prompt" in record for record in self._lines("image") if "cells" in record)
+
+    def _lines(self, kind: str) -> Iterator[Record]:
+        for path in sorted(self.folder.glob("counts*.jsonl")):
+            yield from (record for record in sealed_lines(path) if kind in record)
+
+    def _write(self, record: Record) -> None:
+        self._check_there()
+        try:
+            append_line(self._file, sealed(record))
+        except OSError as error:
+            raise RunError(
+                f"{self._file.name} cannot be written ({error}); make room and run again: what is counted stays counted"
+            ) from error
+
+
+def open_log(path: Path) -> FileIO:
+    """A file of lines to add to, locked for this process; what another one left half-written is dropped.
+
+    Raises BlockingIOError while another process has it, OSError if it cannot be opened or is a link.
+    """
+    file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    try:
+        _lock(file)
+        file.seek(0)
+        content = file.readall()
+        if (end := content.rfind(b"\n") + 1) < len(content):
+            file.truncate(end)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _lock(file: FileIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise  # without locks two writers would do work twice, but checksums still keep counts right
+
+
+def append_line(file: FileIO, line: bytes) -> None:
+    """Add a line to a log; it is on disk when this returns. Raises OSError if it cannot be; the log is as it was."""
+    before = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(line) != len(line):
+            raise OSError("the disk took only a part of the line")
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # what stays of it is dropped when the log is opened again
+            file.truncate(before)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file in UTF-8 that is there whole or not at all. Raises RunError."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all; its folder is made. Raises RunError."""
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}") from error
+
+
+def sealed(record: Record) -> bytes:
+    body = json.dumps(record, separators=(",", ":"))
+    return json.dumps({**record, "crc32": zlib.crc32(body.encode())}, separators=(",", ":")).encode() + b"\n"
+
+
+def sealed_lines(path: Path) -> Iterator[Record]:
+    """The records of a file whose checksum is right; whatever else is in it was never finished."""
+    for line in path.read_bytes().splitlines(keepends=True):
+        head, _, checksum = line.rpartition(SEAL)
+        body = head.removesuffix(b",") + b"}"
+        if checksum != b"%d}\n" % zlib.crc32(body):
+            continue
+        try:
+            record = json.loads(body)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _order(record: Record) -> tuple[int, bool]:
+    """Of two records of an image the later one: counted again more often, or counted where the other was skipped."""
+    return record.get("again", 0), "skipped" not in record
+
+
+_ABSENT = "nothing"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+def _filled(stored: Any, assumed: Any, settings: Any) -> Any:
+    """What is stored, and what is assumed for those settings that it does not say."""
+    if not isinstance(stored, dict) or not isinstance(assumed, dict) or not isinstance(settings, dict):
+        return stored
+    absent = {key: assumed[key] for key in settings if key in assumed and key not in stored}
+    return absent | {key: _filled(old, assumed.get(key), settings.get(key)) for key, old in stored.items()}
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(name for name in new if name not in old)]
+        prefix = f"{key}." if key else ""
+        found = (_differences(old.get(name, _ABSENT), new.get(name, _ABSENT), f"{prefix}{name}") for name in keys)
+        return [each for part in found for each in part]
+    return [] if old == new else [(key, old, new)]

@@ -1,0 +1,197 @@
+"""Segmentation without a prompt: self-attention alone is merged into regions, which are scored by what they overlap.
+
+Regions have no names. For each image they are matched to the classes of its label (Hungarian), one class per region and
+one region per class; a region that is left over counts as an error of the classes that are there, and of no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from goca.benchmark.benchmark import Benchmark
+from goca.benchmark.counting import Prediction, Segmentor, metric_for
+from goca.benchmark.inputs import NoiseFile
+from goca.benchmark.run_store import Record, RunStore
+from goca.benchmark.settings import Merging
+from goca.config import ConfigError
+from goca.datasets import VOID, Dataset, Sample, SampleError
+from goca.evaluation import MeanIoU, MetricError
+from goca.evaluation.mean_iou import as_array
+from goca.evaluation.metrics import as_cells
+from goca.evaluation.upsample import upsample
+from goca.method.aggregation import Plan
+from goca.prompts import PromptAnnotation
+from goca.refine import UNMATCHED, hungarian_match, merge_proposals
+from goca.report.results import summarise
+from goca.segmenter import Picture, Segmenter
+
+THRESHOLD = 0.0  # results keep the form of the other task, with one threshold that decides nothing
+ORACLE = {"matching": "each image's regions are matched to the classes of its own label (Hungarian)"}
+
+
+class RegionFinder(Segmenter):
+    """A model's self-attention as regions. `RegionFinder.from_pretrained(None, "mini-sd").regions(["photo.jpg"])`"""
+
+    def plan(self, head_rules: Sequence[str] = (), layer_rules: Sequence[str] = ()) -> Plan:
+        """The space map alone."""
+        return dataclasses.replace(super().plan(), blocks=(), head_rules=(), layer_rules=(), dense=())
+
+    @torch.no_grad()
+    def regions(
+        self,
+        images: Sequence[Picture],
+        merging: Merging = Merging(),  # noqa: B008 - frozen
+        noise: Sequence[Tensor | None] | None = None,
+        image_ids: Sequence[str | None] | None = None,
+    ) -> list[Tensor]:
+        """For each image its merged self-attention maps; argmax over P gives regions   [P, g, g]
+
+        The forward's prompt is empty. noise, image_ids: as in `Segmenter.__call__`, one each.
+        """
+        if not self.space_blocks:
+            raise ConfigError("regions are merged from self-attention; name its maps in self_layers")
+        grid = self.config.grid
+        captures = self.captures(images, [PromptAnnotation("")] * len(images), noise, image_ids)
+        return [
+            merge_proposals(capture.space_map()[number], grid, **dataclasses.asdict(merging))
+            for capture, number in captures
+        ]
+
+
+@dataclass(frozen=True)
+class RegionPredictor:
+    """A region finder and its noise: a `goca.evaluation.Segmentor`, whose predictions are for a `MatchedIoU`."""
+
+    finder: RegionFinder
+    merging: Merging
+    noise: Callable[[Sample], NDArray[np.floating]] | None = None
+    seed: int = 0
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
+        found: dict[int, Prediction | SampleError] = {}
+        noises: dict[int, Tensor | None] = {}
+        for number, sample in enumerate(samples):
+            try:
+                noises[number] = None if self.noise is None else torch.from_numpy(self.noise(sample))
+            except SampleError as error:
+                found[number] = error
+        wanted = [samples[number] for number in noises]
+        ids = [f"{sample.id}/{self.seed}" if self.seed else sample.id for sample in wanted]
+        images = [sample.image for sample in wanted]
+        for number, maps in zip(noises, self.finder.regions(images, self.merging, list(noises.values()), ids)):
+            found[number] = Prediction(maps, (), notes=samples[number].notes)
+        return [found[number] for number in range(len(samples))]
+
+
+class MatchedIoU(MeanIoU):
+    """Mean IoU and pixel accuracy of regions, matched image by image.
+
+    num_classes   classes that may be matched: label values 0..num_classes-1
+    Pixels of unmatched regions have a column of their own behind the classes: they belong to no prediction.
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int | None = None, absent: Literal["zero", "skip"] = "zero"
+    ) -> None:
+        super().__init__(num_classes, "exact", (THRESHOLD,), ignore_index, absent)
+        self._cells = np.zeros((2, num_classes, num_classes + 1), np.int64)
+
+    def update(self, scores: Any, label: ArrayLike, class_ids: Sequence[int] = ()) -> NDArray[np.int64]:
+        """Count one image: regions [P, g, h], upsampled bilinearly, argmax, matched; rows (label, class, 1, pixels)."""
+        maps = np.ascontiguousarray(as_array(scores), np.float32)
+        if maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all():
+            raise MetricError(f"regions have the shape {list(maps.shape)}; expected finite maps [P, g, g]")
+        label = self.checked_label(label)
+        matched = hungarian_match(upsample(maps, *label.shape).argmax(0), label, self.num_classes)
+        predicted = np.where(matched == UNMATCHED, self.num_classes, matched)
+        kept = np.ones(label.shape, bool) if self.ignore_index is None else label != self.ignore_index
+        pairs, pixels = np.unique(np.stack([label[kept], predicted[kept]]), axis=1, return_counts=True)
+        cells = np.stack([*pairs, np.ones_like(pixels), pixels], axis=1).astype(np.int64)
+        self.add(cells)
+        return cells
+
+    def add(self, cells: ArrayLike) -> None:
+        cells = as_cells(cells)
+        label, predicted, wins, pixels = cells.T
+        if (cells < 0).any() or (cells[:, :3] >= [self.num_classes, self.num_classes + 1, 2]).any():
+            raise MetricError(f"counts lie outside {self.num_classes} classes")
+        np.add.at(self._cells, (wins, label, predicted), pixels)
+
+    def predict(
+        self, scores: Any, label: NDArray[np.integer], class_ids: Sequence[int] = (), threshold: float = THRESHOLD
+    ) -> NDArray[np.integer]:
+        """The matched classes [H, W] of a checked label; VOID where a region is unmatched."""
+        regions = upsample(np.ascontiguousarray(as_array(scores), np.float32), *label.shape).argmax(0)
+        matched = hungarian_match(regions, label, self.num_classes)
+        return np.where(matched == UNMATCHED, VOID, matched)
+
+    def empty_copy(self) -> MatchedIoU:
+        return MatchedIoU(self.num_classes, self.ignore_index, self.absent)
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        confusion = self.confusion  # [1, C, C + 1]
+        predicted = confusion.sum(axis=1)[:, : self.num_classes]
+        return predicted + confusion.sum(axis=2) - confusion.diagonal(axis1=1, axis2=2)
+
+    def pixel_accuracy(self) -> float:
+        """The share of counted pixels whose matched class is their own; NaN if nothing was counted."""
+        total = int(self._cells.sum())
+        return float(self.intersection.sum() / total) if total else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnsupervisedBenchmark(Benchmark):
+    """A run with `task=unsupervised`: no captions, no thresholds; resumed and shared among processes like the other."""
+
+    def metric(self, dataset: Dataset) -> MatchedIoU:
+        counted = metric_for(dataset, self.dataset, self.protocol)
+        return MatchedIoU(counted.num_classes, counted.ignore_index, counted.absent)
+
+    def prompts(self, dataset: Dataset) -> None:
+        """There are none."""
+
+    def loader(self, dataset: Dataset, source: Any = None) -> Callable[[RunStore], Segmentor]:
+        noise, merging = NoiseFile(self.noise_file) if self.noise_file else None, self.merging
+        return lambda store: RegionPredictor(self.load(RegionFinder, store), merging, noise, self.seed)
+
+    @property
+    def drawn_at(self) -> float:
+        return THRESHOLD
+
+    def labels(self) -> None:  # type: ignore[override]
+        """There are none to read."""
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "task": "unsupervised", "merging": dataclasses.asdict(self.merging)}
+
+    def results(self, dataset: Dataset, metric: MeanIoU, records: Sequence[Record], store: RunStore) -> dict[str, Any]:
+        """Those of the other task at one threshold, with the pixel accuracy and what the matching knows."""
+        assert isinstance(metric, MatchedIoU)
+        one = dataclasses.replace(self.dataset, thresholds=[THRESHOLD])
+        results = summarise(
+            dataset,
+            one,
+            self.protocol,
+            metric,
+            records,
+            fixed=THRESHOLD,
+            settings=self.values,
+            origins=store.origins(),
+        )
+        accuracy = metric.pixel_accuracy()
+        results["warnings"]["no_class"] = []
+        return {
+            "task": "unsupervised",
+            "pixel_accuracy": None if np.isnan(accuracy) else accuracy,
+            **results,
+            "oracle": dict(ORACLE),
+        }

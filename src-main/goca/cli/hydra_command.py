@@ -1,0 +1,163 @@
+"""What commands composed by Hydra share: arguments checked first, values without secrets, errors in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from goca.benchmark.settings import GROUPS, KEYS
+from goca.cli import INTERRUPTED, named
+from goca.files.text import read_yaml
+from goca.schema import ConfigError, nearest, shown
+from goca.schema import named as short
+
+ENVIRONMENT = "oc.env"
+WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+CONFIG_DIRS = ("--config-dir", "-cd")
+CHOICES = (*GROUPS, "labeler")
+Names = Callable[[], Iterable[str]]
+
+
+def fields_of(module: str, name: str) -> Names:
+    """The fields of a dataclass, imported when they are asked for."""
+
+    def names() -> list[str]:
+        found = getattr(__import__(module, fromlist=[name]), name)
+        return [field.name for field in dataclasses.fields(found)]
+
+    return names
+
+
+# keys of a run -> what may follow them behind a dot; None: anything
+RUN_KEYS: dict[str, Names | None] = {
+    **dict.fromkeys(KEYS),
+    "model": fields_of("goca.config", "SegmenterConfig"),
+    "dataset": fields_of("goca.datasets", "DatasetConfig"),
+    "protocol": lambda: ["preset", *fields_of("goca.protocol", "Protocol")()],
+    "merging": fields_of("goca.benchmark.settings", "Merging"),
+}
+
+
+@contextmanager
+def told(interrupted: str = "") -> Iterator[None]:
+    """End the command with a sentence for errors that have one: exit status 1; 130 where it was interrupted."""
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted{interrupted and f'; {interrupted}'}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not named(error):
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+            INTERRUPT.clear()
+
+
+INTERRUPT = threading.Event()  # Ctrl-C was pressed while a command was at work
+
+
+def _interrupt(*_: Any) -> None:
+    INTERRUPT.set()
+    raise KeyboardInterrupt
+
+
+def interruptible(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, until Ctrl-C was pressed: also where the exception itself was lost in somebody's clean-up."""
+    for item in items:
+        if INTERRUPT.is_set():
+            raise KeyboardInterrupt
+        yield item
+
+
+def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] = RUN_KEYS) -> None:
+    """Raise ConfigError for an argument whose key is not known, with the nearest one, or whose value cannot be read.
+
+    What Hydra itself says plainly (a choice that is not there, a bracket that does not close) is left to it.
+    """
+    parser = OverridesParser.create()
+    before = ""
+    for argument in arguments:
+        flag, before = before, argument
+        option, _, value = argument.partition("=")
+        if flag in CONFIG_DIRS or option in CONFIG_DIRS:
+            check_files(argument if flag in CONFIG_DIRS else value)
+        if flag in WITH_VALUE or argument.startswith("-"):
+            continue
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:
+            continue
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{shown(argument)} cannot be read: {error}; expected key=value") from None
+        check_key(override.key_or_group, keys)
+        plain = not (override.is_sweep_override() or override.is_delete())
+        if plain and override.key_or_group in CHOICES and not isinstance(override.value(), str | list | dict):
+            raise ConfigError(f"{argument}: expected the name of a file in configs/{override.key_or_group}")
+
+
+def check_files(folder: str) -> None:
+    """Raise FileUnreadable for YAML files that stand for more values than fit into memory, before Hydra reads them."""
+    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        read_yaml(path)
+
+
+def check_key(key: str, keys: Mapping[str, Names | None]) -> None:
+    head, _, rest = key.partition(".")
+    if head.split("/")[0] == "hydra":
+        return
+    if head not in keys:
+        near = nearest(head, keys)
+        raise ConfigError(f"there is no key {short(key)} (nearest: {near}); keys: {', '.join(keys)}")
+    names = keys[head]
+    if rest and names is not None and (first := rest.split(".")[0]) not in (known := list(names())):
+        near = nearest(first, known)
+        raise ConfigError(f"there is no key {short(key)} (nearest: {head}.{near}); {head} has: {', '.join(known)}")
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain values, as it will be stored with the results. Raises ConfigError.
+
+    An interpolation of the environment is refused, since a key that stands in it would be stored.
+    """
+    OmegaConf.clear_resolver(ENVIRONMENT)
+    OmegaConf.register_new_resolver(ENVIRONMENT, _refused)
+    try:
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = error.full_key or "the configuration"
+        if REFUSED in str(error):
+            raise ConfigError(f"{key} {REFUSED}") from None
+        raise ConfigError(f"{key} cannot be read: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError("the configuration is nested too deeply, or its interpolations go in a circle") from None
+    finally:
+        OmegaConf.clear_resolver(ENVIRONMENT)
+        OmegaConf.register_new_resolver(ENVIRONMENT, oc.env)
+
+
+REFUSED = (
+    "asks for a variable of the environment (${oc.env:...}); values are stored with the results, where no key may"
+    " stand. Let the shell fill in what is no secret: key=$NAME"
+)
+
+
+def _refused(*_: Any) -> Any:
+    raise ConfigError(REFUSED)

@@ -1,0 +1,296 @@
+"""Pictures of results: heat maps over an image, and a figure with one row per image.
+
+    row = Row(image, truth, {"vanilla": before, "GoCA": after}, words=[("cat", heat)], caption="cat, grass")
+    figure([row], class_names=["background", "cat"]).savefig("rows.pdf")
+
+Drawn with matplotlib's Agg canvas and without pyplot: no window, no state beside the figure itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from goca.drawing.palettes import (
+    VOID,
+    Array,
+    PictureError,
+    array_of,
+    as_picture,
+    colourise,
+    labels_of,
+    overlay,
+    palette_of,
+)
+from goca.files.atomic import whole_file
+
+
+def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 0.9) -> Image.Image:
+    """A word's map over the greyed image: the hotter, the more opaque. heat [g, g], any range; NaN counts as cold."""
+    picture = as_picture(image)
+    scaled = Image.fromarray(_unit(heat).astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
+    warmth = np.asarray(scaled).clip(0, 1)[..., None]
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    base = np.broadcast_to(0.55 + 0.4 * grey, (*grey.shape[:2], 3))
+    hot = matplotlib.colormaps[colours](0.1 + 0.75 * warmth[..., 0])[..., :3]
+    opacity = alpha * warmth**0.6
+    return Image.fromarray((255 * (base * (1 - opacity) + hot * opacity)).round().astype(np.uint8))
+
+
+def pca_image(feature: Any) -> Image.Image:
+    """A dense feature's first three principal components as red, green and blue, each stretched to 0..255.
+
+    feature   [C, h, w], any range; fewer than three channels leave the other colours at 0
+    returns   RGB, h x w. A component's sign is fixed by its largest loading being positive.
+    errors    PictureError for another shape, or values that are not finite
+    """
+    values = array_of(feature).astype(np.float64)
+    if values.ndim != 3 or not values.size or not np.isfinite(values).all():
+        raise PictureError(f"a dense feature is [C, h, w], finite; found shape {values.shape}")
+    channels = values.reshape(len(values), -1)  # [C, h*w]
+    channels = channels - channels.mean(1, keepdims=True)
+    shorter = channels if len(channels) <= channels.shape[1] else channels.T
+    axes = np.linalg.eigh(shorter @ shorter.T)[1][:, ::-1][:, :3]  # the largest eigenvalue first
+    loadings = axes if shorter is channels else channels @ axes  # [C, <= 3]
+    largest = loadings[np.abs(loadings).argmax(0), range(loadings.shape[1])]
+    components = channels.T @ (loadings * np.sign(largest))
+    spread = np.ptp(components, axis=0)
+    unit = (components - components.min(0)) / np.where(spread > 0, spread, 1)
+    colours = np.zeros((channels.shape[1], 3))
+    colours[:, : unit.shape[1]] = unit
+    return Image.fromarray((255 * colours).round().astype(np.uint8).reshape(*values.shape[1:], 3))
+
+
+def _unit(heat: Any) -> Array:
+    values = array_of(heat).astype(float)
+    if values.ndim != 2 or not values.size:
+        raise PictureError(f"a heat map is [g, g]; found shape {values.shape}")
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros_like(values)
+    low, high = values[finite].min(), values[finite].max()
+    return np.where(finite, (values - low) / (high - low or 1), 0)
+
+
+# --- the figure --------------------------------------------------------------------------------------------------
+
+CELL, GAP, HEAD, MARGIN = 1.5, 0.08, 0.24, 0.18  # inches: width of a picture, between two, a line of text, the rim
+INK, PALE = "#20242a", "#68707a"
+
+
+@dataclass
+class Row:
+    """One image of a figure. Label maps and heat maps may have any size; they are drawn in the image's.
+
+    predictions  title -> label map; the columns of a figure are all titles that occur, in order of appearance
+    words        (word, map [g, g]) pairs, drawn at the end of the row under their words
+    caption      a line under the row
+    """
+
+    image: Any
+    truth: Any = None
+    predictions: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[tuple[str, Any]] = ()
+    caption: str = ""
+
+
+def figure(
+    rows: Sequence[Row],
+    class_names: Sequence[str] = (),
+    palette: str | Any = "bright",
+    title: str = "",
+    alpha: float = 0.75,
+) -> Figure:
+    """Rows of image, truth, predictions and word maps, with a legend of the classes that are seen.
+
+    class_names  class id -> name in the legend; an id beyond it is shown as "class 7"
+    alpha        how strongly labels cover the image
+    Returns a matplotlib Figure; use its savefig, or save_figure. Raises PictureError if there is nothing to draw.
+    """
+    if not rows:
+        raise PictureError("a figure needs one row at least")
+    columns = _columns(rows)
+    pictures = [as_picture(row.image) for row in rows]
+    heights = [CELL * min(max(p.height / p.width, 0.4), 1.8) for p in pictures]
+    above = [HEAD if number == 0 or row.words else 0.0 for number, row in enumerate(rows)]
+    below = [HEAD if row.caption else 0.0 for row in rows]
+    width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
+    drawn = Figure(dpi=200, facecolor="white")
+    FigureCanvasAgg(drawn)
+    legend = legend_lines(drawn, _seen(rows, class_names), width - 2 * MARGIN)
+    top = MARGIN + (1.5 * HEAD if title else 0)
+    height = top + sum(heights) + sum(above) + sum(below) + len(rows) * GAP + len(legend) * HEAD + MARGIN
+    drawn.set_size_inches(width, height)
+    page = Page(drawn, width, height)
+    if title:
+        page.text(MARGIN, MARGIN + 0.6 * HEAD, title, width - 2 * MARGIN, size=10, weight="bold")
+    for number, (row, picture, tall) in enumerate(zip(rows, pictures, heights)):
+        top += above[number]
+        for at, (heading, panel) in enumerate(_panels(row, picture, columns, palette, alpha)):
+            left = MARGIN + at * (CELL + GAP)
+            if heading and (number == 0 or at >= len(columns) - _most_words(rows)):
+                page.text(left + CELL / 2, top - 0.42 * HEAD, heading, CELL, align="center")
+            if panel is not None:
+                page.picture(panel, left, top, CELL, tall)
+        if row.caption:
+            page.text(MARGIN, top + tall + 0.5 * HEAD, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
+        top += tall + below[number] + GAP
+    for line in legend:
+        draw_legend_line(page, line, MARGIN, top + 0.7 * HEAD, palette_of(palette))
+        top += HEAD
+    return drawn
+
+
+def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
+    """Write a figure in the format its suffix names (png, pdf, svg); to a temporary name first, then renamed."""
+    path = Path(path)
+    kinds = drawn.canvas.get_supported_filetypes()
+    if (kind := path.suffix.lstrip(".").lower()) not in kinds:
+        raise PictureError(f"{path.name}: a figure is saved as one of {', '.join(sorted(kinds))}")
+    with whole_file(path) as temporary:
+        drawn.savefig(temporary, format=kind, dpi=dpi)
+    return path
+
+
+def _most_words(rows: Sequence[Row]) -> int:
+    return max(len(row.words) for row in rows)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """One heading per column; those of the word maps are empty, as each row has its own words."""
+    truth = ["truth"] if any(row.truth is not None for row in rows) else []
+    titles = list(dict.fromkeys(title for row in rows for title in row.predictions))
+    return ["image", *truth, *titles, *[""] * _most_words(rows)]
+
+
+def _panels(
+    row: Row, picture: Image.Image, columns: list[str], palette: Any, alpha: float
+) -> list[tuple[str, Image.Image | None]]:
+    """(heading, picture or None) for each column of one row."""
+    maps = {"truth": row.truth, **row.predictions}
+    grey = picture.convert("L")  # so that classes keep the legend's colours
+    panels: list[tuple[str, Image.Image | None]] = [("image", picture)]
+    words = iter(row.words)
+    for heading in columns[1:]:
+        if not heading:
+            word, heat = next(words, ("", None))
+            panels.append((word, None if heat is None else heat_overlay(picture, heat)))
+        else:
+            labels = maps.get(heading)
+            panels.append((heading, None if labels is None else overlay(grey, labels, palette, alpha)))
+    return panels
+
+
+class Page:
+    """A figure addressed in inches from its upper left corner."""
+
+    def __init__(self, drawn: Figure, width: float, height: float) -> None:
+        self.figure, self.width, self.height = drawn, width, height
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes in a box of the page."""
+        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(box)
+
+    def picture(self, picture: Any, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
+        """A picture or a map in a thin frame, stretched to its box; `options` are imshow's."""
+        axes, pixels = self.axes(left, top, width, height), np.asarray(picture)
+        fine = "nearest" if pixels.shape[1] < 200 else "antialiased"
+        axes.imshow(pixels, **{"interpolation": fine, "aspect": "auto", **options})
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in axes.spines.values():
+            side.set(linewidth=0.4, color="#c5cad0")
+        return axes
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        room: float,
+        align: str = "left",
+        size: float = 8,
+        colour: str = INK,
+        weight: str = "normal",
+    ) -> None:
+        """One line, vertically centred at y, cut with an ellipsis where it is wider than `room`."""
+        shown = self.figure.text(
+            x / self.width,
+            1 - y / self.height,
+            words,
+            ha=align,
+            va="center_baseline",
+            fontsize=size,
+            color=colour,
+            weight=weight,
+            parse_math=False,
+        )
+        kept = " ".join(words.split())
+        shown.set_text(kept)
+        while kept and (wide := shown.get_window_extent().width / self.figure.dpi) > room:
+            kept = kept[: min(len(kept) - 1, int(len(kept) * room / wide) + 2)].rstrip(" ,")
+            shown.set_text(kept + "…")
+
+    def swatch(self, left: float, y: float, side: float, colour: Any) -> None:
+        corner = (left / self.width, 1 - (y + side / 2) / self.height)
+        self.figure.add_artist(
+            Rectangle(
+                corner,
+                side / self.width,
+                side / self.height,
+                linewidth=0.4,
+                facecolor=np.asarray(colour) / 255,
+                edgecolor="#a0a6ad",
+            )
+        )
+
+
+_SWATCH, _LEGEND_SIZE = 0.12, 7.5
+
+
+def _seen(rows: Sequence[Row], class_names: Sequence[str]) -> list[tuple[int, str]]:
+    """The classes of all label maps, and their names."""
+    maps = [labels for row in rows for labels in (row.truth, *row.predictions.values()) if labels is not None]
+    found = []
+    for class_id in sorted({int(class_id) for labels in maps for class_id in np.unique(labels_of(labels))}):
+        name = class_names[class_id] if class_id < len(class_names) else f"class {class_id}"
+        found.append((class_id, "void" if class_id == VOID and class_id >= len(class_names) else name))
+    return found
+
+
+LegendLine = list[tuple[int, str, float]]
+
+
+def legend_lines(drawn: Figure, classes: Sequence[tuple[int, str]], room: float) -> list[LegendLine]:
+    """Legend entries (class id, name, inches) broken into lines that fit into `room`."""
+    lines: list[LegendLine] = []
+    used = room
+    for class_id, name in classes:
+        ruler = drawn.text(0, 0, name, fontsize=_LEGEND_SIZE, parse_math=False)
+        need = _SWATCH + 0.07 + ruler.get_window_extent().width / drawn.dpi + 0.18
+        ruler.remove()
+        if used + need > room or not lines:
+            lines.append([])
+            used = 0
+        lines[-1].append((class_id, name, need))
+        used += need
+    return lines
+
+
+def draw_legend_line(page: Page, line: LegendLine, left: float, y: float, colours: Array) -> None:
+    for class_id, name, need in line:
+        page.swatch(left, y, _SWATCH, colourise(np.array([[class_id]]), colours)[0, 0])
+        page.text(left + _SWATCH + 0.07, y, name, page.width - MARGIN - left, size=_LEGEND_SIZE)
+        left += need

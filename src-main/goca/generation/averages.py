@@ -1,0 +1,182 @@
+"""What is kept of a generation: which steps count, the half with the prompt, means over steps, a word's map."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusion_feature import Attention
+from PIL import Image
+from torch import Tensor
+
+from goca.method.aggregation import Aggregator
+
+
+class TraceError(ValueError):
+    """A generation that cannot be traced, or was not; the message says what to do."""
+
+
+@dataclass
+class Conditional:
+    """A consumer that hands on one part of a batch: `count` images with their prompts.
+
+    part   its number among the parts of `count` images; None: the last, under guidance the half with the prompt
+    """
+
+    consumer: Aggregator
+    count: int
+    part: int | None = None
+
+    @property
+    def features(self) -> Collection[str]:
+        return self.consumer.features
+
+    def attention(self, attention: Attention) -> None:
+        size = len(attention.query)
+        cut = {
+            name: value[self.own]
+            for name in ("query", "key", "value", "mask", "result")
+            if (value := getattr(attention, name)) is not None and value.ndim == 4 and len(value) == size
+        }
+        self.consumer.attention(dataclasses.replace(attention, **cut))
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        self.consumer.feature(layer, feature[self.own])
+
+    @property
+    def own(self) -> slice:
+        if self.part is None:
+            return slice(-self.count, None)
+        return slice(self.part * self.count, (self.part + 1) * self.count)
+
+
+@dataclass
+class Means(Aggregator):
+    """The mean of several forwards' Aggregators, asked as one of them is; memory does not grow with their number."""
+
+    token_mean: Tensor | None = None  # [B, g, g, N]
+    count: int = 0
+
+    def add(self, step: Aggregator) -> None:
+        self.count += 1
+        self.token_mean = self._moved(self.token_mean, step.attention_map())
+        if step.space is not None:
+            self.space = self._moved(self.space, step.space_map())
+        for layer, feature in step.dense.items():
+            self.dense[layer] = self._moved(self.dense.get(layer), feature.float())
+
+    def _moved(self, mean: Tensor | None, value: Tensor) -> Tensor:
+        return value.clone() if mean is None else mean.lerp_(value, 1 / self.count)
+
+    def attention_map(self, head_rule: str | None = None, layer_rule: str | None = None) -> Tensor:
+        """[B, g, g, N]"""
+        assert self.token_mean is not None
+        return self.token_mean
+
+    def space_map(self) -> Tensor:
+        """[B, g*g, g*g], row = query"""
+        assert self.space is not None
+        return self.space
+
+
+@dataclass(frozen=True)
+class WordMap:
+    """Where a word is in a generated picture.
+
+    map      after rescaling   [g, g]; 0..1 under the default rule
+    raw      attention to the word, mean over its tokens, as a share of all tokens   [g, g]
+    """
+
+    word: str
+    tokens: tuple[int, ...]
+    map: Tensor
+    raw: Tensor
+    picture: Any = None
+
+    def overlay(self, picture: Any = None) -> Image.Image:
+        """The map over the generated picture, or over another one. Raises TraceError where none is known."""
+        from goca.drawing.figures import heat_overlay  # matplotlib
+
+        shown = self.picture if picture is None else picture
+        if shown is None:
+            raise TraceError("the pipeline returned no picture (output_type='latent'?); hand it over: overlay(picture)")
+        return heat_overlay(shown, self.map)
+
+
+def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool]:
+    """Whether a step counts, by its number from 0."""
+    if steps is None or steps == "all":
+        return lambda step: True
+    if isinstance(steps, slice):
+        start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
+        if start < 0 or stride < 1 or (stop is not None and stop < 0):
+            raise TraceError(f"steps={steps}: how many steps there will be is not known; count forward, from 0")
+        return lambda step: step >= start and (stop is None or step < stop) and (step - start) % stride == 0
+    if isinstance(steps, str):
+        raise TraceError(f"steps={steps!r} is not known; there are: 'all', a slice, a list of step numbers")
+    numbers = frozenset(steps)
+    if not numbers or any(not isinstance(number, int) or number < 0 for number in numbers):
+        raise TraceError(f"steps={sorted(numbers, key=str)}: expected step numbers from 0 up")
+    return numbers.__contains__
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a denoiser, as far as a trace looks at it.
+
+    latents  what is denoised   [B, c, h, w], or Flux's tokens [B, h*w + beside, 4c]
+    text     the text's hidden states   [B, N, c]
+    side     the latents' (h, w)
+    beside   tokens of another image that follow the latents' own: the one that Flux Kontext edits
+    """
+
+    latents: Tensor
+    text: Tensor
+    side: tuple[int, int]
+    beside: int = 0
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], patch: int) -> Call:
+        """From the arguments of the denoiser's forward. Raises TraceError where its image tokens are not understood."""
+        latents = given["sample"] if "sample" in given else given["hidden_states"]
+        text = given["encoder_hidden_states"]
+        text = text[0] if isinstance(text, tuple) else text  # IP-Adapter's images follow
+        if latents.ndim == 4:
+            return cls(latents, text, (latents.shape[-2], latents.shape[-1]))
+        ids = given["img_ids"].reshape(-1, 3)  # Flux: (image, row, column) of each token; the one generated is 0
+        own = int((ids[:, 0] == 0).sum())
+        h, w = (int(last) + 1 for last in ids[ids[:, 0] == 0][:, 1:].amax(0))
+        if own != h * w or bool((ids[:own, 0] != 0).any()):
+            raise TraceError(
+                f"the denoiser was given {own} tokens of the image, with places for {h} x {w}: their order is not known"
+            )
+        return cls(latents, text, (h * patch, w * patch), len(ids) - own)
+
+    def repeated(self, other: Call) -> bool:
+        """Whether another call is for the same latents, be it with fewer prompts."""
+        shared = min(len(self.latents), len(other.latents))
+        return same(self.latents[:shared], other.latents[:shared])
+
+    def part(self, count: int, perturbed: bool) -> int | None:
+        """Which part of the batch is the images with their prompts, of `count` each; None: the last.
+
+        perturbed   the last part is a copy with perturbed attention (PAG)
+        Raises TraceError for a batch that is not understood.
+        """
+        parts, odd = divmod(len(self.latents), count)
+        if odd or not 1 <= parts <= 2 + perturbed:
+            raise TraceError(
+                f"the denoiser was given a batch of {len(self.latents)} for {count} pictures; understood are {count} "
+                f"(no guidance) and {2 * count} (guidance: without and with the prompt). "
+                "Embeddings? Give trace(pipe, prompt=[...])"
+            )
+        if parts == 2 and same(self.text[:count], self.text[count : 2 * count]):
+            return 0  # one prompt in both: the second is the perturbed one
+        return 1 if parts == 3 else None
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.equal(one, other))

@@ -1,0 +1,126 @@
+"""Layer-wise aggregation: how well a layer's self-attention agrees with the reference affinity of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from goca.method.resizing import Grid, adjoint_keys, among, key_masses, nearest_rows, on_device, self_map
+
+
+class Reference:
+    """Ref = softmax(F F^T / sqrt c), made once; every layer is compared with it.
+
+    feature      F                                      [B, c, h, w]
+    first_only   only the feature's first channel enters, so c = 1
+    normalised   rows of a resized self map are brought back to sum 1
+    """
+
+    def __init__(self, feature: Tensor, first_only: bool, normalised: bool):
+        feature = feature[:, :1] if first_only else feature
+        F = feature.float().flatten(2)  # [B, c, R]
+        self.grid: Grid = (feature.shape[2], feature.shape[3])
+        logits = (F * F.shape[1] ** -0.5).transpose(1, 2) @ F
+        self.affinity = torch.softmax(logits, -1, out=logits)  # [B, R, R]
+        self.normalised = normalised
+        self._adjoints: dict[Grid, Tensor] = {}
+        self._masses: dict[Grid, Tensor] = {}
+
+    def adjoint(self, grid: Grid) -> Tensor:
+        """Ref brought to another grid by the adjoint of resizing, once per grid   [B, n, S]
+
+        <Ref, self_map(rows)> = <adjoint, rows>, the normalisation of rows apart.
+        """
+        if grid not in self._adjoints:
+            keys = adjoint_keys(self.affinity, grid, self.grid)  # [B, R, S]
+            if grid != self.grid:
+                wanted, places = nearest_rows(grid, self.grid)
+                places = on_device(places, keys.device)
+                keys = keys.new_zeros(len(keys), len(wanted), keys.shape[2]).index_add_(1, places, keys)
+            self._adjoints[grid] = keys
+        return self._adjoints[grid]
+
+    def mass(self, grid: Grid) -> Tensor | None:
+        """What each key adds to a resized row's sum   [S]; None where nothing is to be normalised"""
+        if not self.normalised or grid == self.grid:
+            return None
+        if grid not in self._masses:
+            self._masses[grid] = key_masses(grid, self.grid, self.affinity.device, self.affinity.dtype)
+        return self._masses[grid]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.affinity, *self._adjoints.values()]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike the reference and a layer's head-mean self map are, from the map's rows as they come.
+
+    part     (reference, queries [s] in ascending order, their rows [B, s, S], the layer's grid) -> [B, k]
+    finish   the parts' sum over all chunks of rows [B, k] -> [B]
+    """
+
+    part: Callable[[Reference, Tensor, Tensor, Grid], Tensor]
+    finish: Callable[[Tensor], Tensor]
+
+
+def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
+    """sum Ref * S, without resizing S."""
+    wanted, adjoint, mass = nearest_rows(grid, reference.grid)[0], reference.adjoint(grid), reference.mass(grid)
+    if not torch.equal(wanted, queries):
+        used, places = (on_device(index, rows.device) for index in among(wanted, queries))
+        rows, adjoint = rows[:, places], adjoint[:, used]
+    agreement = torch.linalg.vecdot(adjoint, rows)  # [B, n]
+    return (agreement if mass is None else agreement / (rows @ mass)).sum(-1, keepdim=True)
+
+
+def distance(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
+    """sum_i |Ref_i - S_i|"""
+    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised)
+    return (reference.affinity[:, targets] - resized).norm(dim=-1).sum(-1, keepdim=True)
+
+
+def overlap(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
+    """sum min and sum max of Ref and S"""
+    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised)
+    expected = reference.affinity[:, targets]
+    return torch.stack([pick(expected, resized).sum((1, 2)) for pick in (torch.minimum, torch.maximum)], dim=-1)
+
+
+# None: all layers alike, no reference needed
+LAYER_RULES: dict[str, Similarity | None] = {
+    "dot-product similarity": Similarity(dot_product, lambda sums: sums[:, 0]),
+    "mse": Similarity(distance, lambda sums: 1 / sums[:, 0]),
+    "iou-like": Similarity(overlap, lambda sums: sums[:, 0] / (sums[:, 1] + 1e-4)),
+    "vanilla": None,
+}
+
+
+class Comparison:
+    """One layer against the reference, rule by rule, from rows of its head-mean self map as they come."""
+
+    def __init__(self, reference: Reference, rules: Iterable[str], grid: Grid):
+        self.reference, self.grid = reference, grid
+        self.rules = {rule: similarity for rule in rules if (similarity := LAYER_RULES[rule]) is not None}
+        self.sums: dict[str, Tensor] = {}
+        self.queries = nearest_rows(grid, reference.grid)[0]  # whose rows are needed
+
+    def add(self, queries: Tensor, rows: Tensor) -> None:
+        """queries [s] in ascending order, their rows [B, s, S]; some may not be needed"""
+        for rule, similarity in self.rules.items():
+            part = similarity.part(self.reference, queries, rows, self.grid)
+            self.sums[rule] = self.sums[rule] + part if rule in self.sums else part
+
+    def similarities(self) -> dict[str, Tensor]:
+        """rule -> [B]"""
+        return {rule: similarity.finish(self.sums[rule]) for rule, similarity in self.rules.items()}
+
+
+def layer_weights(similarities: Tensor) -> Tensor:
+    """Similarities [B, M], clamped at 0 and divided by their sum over layers."""
+    clamped = similarities.clamp(min=0)
+    return clamped / clamped.sum(-1, keepdim=True)

@@ -1,0 +1,147 @@
+"""Per-pixel rescaling: from token maps to class and background maps, by rules made of a few small steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from goca.method.resizing import positions
+
+BLUR_SIZE, BLUR_SIGMA = 5, 1.1
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What steps may look back at: the maps before any step [K, h, w], the sum over all content words [h, w]."""
+
+    maps: Tensor
+    content: Tensor
+
+
+def share(maps: Tensor, raw: Raw) -> Tensor:
+    """The share of a word among all content words; 0 where none is looked at."""
+    return divide(maps, raw.content)
+
+
+def peak(maps: Tensor, raw: Raw) -> Tensor:
+    """Divided by its maximum over pixels."""
+    return divide(maps, maps.amax((1, 2), keepdim=True))
+
+
+def smooth(maps: Tensor, raw: Raw) -> Tensor:
+    return gaussian_blur(maps)
+
+
+def spread(maps: Tensor, raw: Raw) -> Tensor:
+    return min_max(maps)
+
+
+def rank(maps: Tensor, raw: Raw) -> Tensor:
+    """Each pixel's place among all pixels of its map, 0..1; equal values share their mean place."""
+    return torch.stack([rank_pixels(each) for each in maps])
+
+
+def times_raw(maps: Tensor, raw: Raw) -> Tensor:
+    return maps * raw.maps
+
+
+Step = Callable[[Tensor, Raw], Tensor]
+RESCALE_RULES: dict[str, tuple[Step, ...]] = {
+    "raw": (),
+    "per-token renorm": (peak,),
+    "per-token renorm+": (smooth, spread),
+    "sum-1 rescaling": (share,),
+    "sum-1 rescaling + per-token renorm": (share, peak),
+    "sum-1 rescaling + per-token renorm+": (share, smooth, spread),
+    "sum-1 rescaling + per-token ranking renorm": (share, rank, spread),
+    "sum-1 rescaling + per-token renorm x raw": (share, peak, times_raw),
+    "sum-1 rescaling + per-token renorm+ x raw": (share, smooth, spread, times_raw),
+    "sum-1 rescaling + per-token renorm+ x raw + renorm": (share, smooth, spread, times_raw, smooth, spread),
+}
+
+
+TOKEN_RULES: dict[str, Callable[[Tensor], Tensor]] = {  # maps of an entity's tokens [h, w, n] -> its map [h, w]
+    "mean": lambda maps: maps.mean(-1),
+    "sum": lambda maps: maps.sum(-1),
+}
+
+
+def rescale(
+    attention: Tensor,
+    entities: Sequence[Sequence[int]],
+    content: Sequence[int],
+    rule: str,
+    token_rule: str = "mean",
+) -> Tensor:
+    """One map per entity.
+
+    attention   token maps, sum 1 over tokens        [h, w, N]
+    entities    token positions of each class or background entity
+    content     token positions of all content words
+    token_rule  a name of TOKEN_RULES: what the map of several tokens is. Without tokens the mean is NaN, the sum 0
+    returns     [K, h, w]; in 0..1 after a rule that ends in "renorm+" or "renorm"
+    """
+    if not entities:
+        return attention.new_zeros(0, *attention.shape[:2])
+    maps = torch.stack([TOKEN_RULES[token_rule](tokens_of(attention, tokens)) for tokens in entities])
+    return apply_rule(maps, tokens_of(attention, content).sum(-1), rule)
+
+
+def tokens_of(attention: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The maps of some tokens   [h, w, N] -> [h, w, n]"""
+    return attention[..., positions(tokens, attention.device)]
+
+
+def rescale_scores(scores: Tensor, rule: str = "per-token renorm+") -> Tensor:
+    """A rescaling rule on finished maps [n, h, w]; the content that a share is of is the sum of these maps."""
+    return apply_rule(scores, scores.sum(0), rule)
+
+
+def apply_rule(maps: Tensor, content: Tensor, rule: str) -> Tensor:
+    """Maps [K, h, w] through the steps of a rule; content [h, w]: the sum over all content words."""
+    raw = Raw(maps, content)
+    for step in RESCALE_RULES[rule]:
+        maps = step(maps, raw)
+    return maps
+
+
+def gaussian_blur(maps: Tensor) -> Tensor:
+    """5 x 5, sigma 1.1, borders reflected   [K, h, w]"""
+    margin = BLUR_SIZE // 2
+    kernel = gaussian_kernel(maps.device, maps.dtype)[None, None]
+    padded = F.pad(maps[:, None], (margin,) * 4, mode="reflect")
+    return F.conv2d(padded, kernel)[:, 0]
+
+
+@lru_cache(maxsize=16)
+def gaussian_kernel(device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: B008
+    """[5, 5], sums to 1; made on the CPU, so that it is the same everywhere"""
+    distance = torch.arange(BLUR_SIZE) - (BLUR_SIZE - 1) / 2
+    row = torch.exp(-0.5 * (distance / BLUR_SIGMA) ** 2)
+    row = row / row.sum()
+    return torch.outer(row, row).to(device, dtype)
+
+
+def rank_pixels(pixels: Tensor) -> Tensor:
+    """The mean place of each value among all, 0..1   [h, w]; a map with a NaN becomes NaN"""
+    if bool(pixels.isnan().any()):
+        return torch.full_like(pixels, torch.nan)
+    _, places, counts = pixels.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0)  # values up to and with each distinct one
+    return ((last - (counts + 1) / 2) / max(pixels.numel() - 1, 1)).to(pixels)[places]
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each map brought to 0..1   [K, h, w]; a constant map becomes 0, a NaN stays."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return divide(maps - low, high - low)
+
+
+def divide(maps: Tensor, by: Tensor) -> Tensor:
+    """maps / by, and 0 where `by` is 0."""
+    return maps.new_zeros(()).where(by == 0, maps / by)

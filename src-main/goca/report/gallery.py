@@ -1,0 +1,123 @@
+"""Small pictures of a run's worst and best images: the picture, its truth and its prediction side by side.
+
+    gallery/<sha256 of the image's id, shortened>.webp
+
+A run keeps them as it goes, a few per process; when it is finished, those that the report does not show are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from goca.benchmark.run_store import Record, write_bytes
+from goca.drawing.palettes import as_picture, overlay
+from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation.metrics import image_iou
+
+KEPT = 8  # images at either end
+SIDE = 192  # pixels of a panel, at most
+QUALITIES = (80, 60, 40, 20)  # of WebP, until a strip fits
+BYTES = 20_000
+ALPHA = 0.6
+PALETTE = "bright"
+FADED = 0.55  # how far the picture under the classes goes to white
+GAP = 4  # transparent pixels between panels
+
+OWN = re.compile(r"[0-9a-f]{24}\.webp")  # names of thumbnails; other files are not the run's
+
+Ranked = tuple[float, str]  # image IoU, image id: an order that does not depend on who counted
+
+
+class Gallery:
+    """The folder `gallery` of a run, as one process fills it.
+
+    metric     the run's metric, whose settings decide what is predicted
+    threshold  one of its thresholds, by which images are ranked and drawn
+    known      records of earlier runs in the same folder
+    """
+
+    def __init__(
+        self, run_dir: Path, metric: MeanIoU, threshold: float, known: Sequence[Record] = (), kept: int = KEPT
+    ) -> None:
+        self.folder, self.metric, self.threshold, self.kept = run_dir / "gallery", metric, threshold, kept
+        counted = [record for record in known if "cells" in record]
+        self._ranks = sorted(
+            rank for rank in rank_images(counted, metric, threshold) if thumbnail_path(run_dir, rank[1]).exists()
+        )
+
+    def offer(
+        self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
+    ) -> None:
+        """Keep an image's thumbnail if it is among the worst or the best so far. Raises RunError if that cannot be.
+
+        image, label, scores, class_ids  as in MeanIoU.predict
+        cells                            what MeanIoU.update returned
+        """
+        ranks = rank_images([{"image": image_id, "cells": cells}], self.metric, self.threshold)
+        ranked = sorted({*self._ranks, *ranks})
+        shown = {*ranked[: self.kept], *ranked[-self.kept :]}
+        if not shown.intersection(ranks):
+            return
+        predicted = self.metric.predict(scores, label, class_ids, self.threshold)
+        strip = thumbnail(as_picture(image), label, predicted)
+        write_bytes(thumbnail_path(self.folder.parent, image_id), strip)
+        for _, left_out in set(ranked) - shown:
+            thumbnail_path(self.folder.parent, left_out).unlink(missing_ok=True)
+        self._ranks = sorted(shown)
+
+
+def rank_images(records: Sequence[Record], metric: MeanIoU, threshold: float) -> list[Ranked]:
+    """(image IoU, id) of each image with counts, worst first; those without a labelled pixel have no rank."""
+    counts = metric.image_counts([record["cells"] for record in records], threshold)
+    pairs = zip(image_iou(counts).tolist(), (record["image"] for record in records))
+    return sorted((iou, image_id) for iou, image_id in pairs if iou == iou)
+
+
+def thumbnail_path(run_dir: Path, image_id: str) -> Path:
+    """Where an image's thumbnail lies, whatever characters its id has."""
+    return run_dir / "gallery" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.webp"
+
+
+def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray) -> bytes:
+    """A WebP strip of three panels: picture, truth, prediction; each at most SIDE wide and high, BYTES in all.
+
+    label, predicted  [H, W] class ids; 255 is void
+    Small pictures are enlarged by a whole factor. Classes lie on the picture in faded grey; background is left at that.
+    """
+    small = picture.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if (factor := SIDE // max(small.size)) > 1:
+        small = small.resize((factor * small.width, factor * small.height), Image.Resampling.NEAREST)
+    faded = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size, "white"), FADED)
+    panels = [small, *(_coloured(faded, labels) for labels in (label, predicted))]
+    strip = Image.new("RGBA", (3 * small.width + 2 * GAP, small.height))
+    for number, panel in enumerate(panels):
+        strip.paste(panel, (number * (small.width + GAP), 0))
+    for quality in QUALITIES:
+        file = io.BytesIO()
+        strip.save(file, "WEBP", quality=quality, method=4)
+        if file.tell() <= BYTES:
+            break
+    return file.getvalue()
+
+
+def _coloured(picture: Image.Image, labels: NDArray[np.integer]) -> Image.Image:
+    classes = Image.fromarray(labels != 0).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(overlay(picture, labels, PALETTE, ALPHA), picture, classes)
+
+
+def prune(run_dir: Path, image_ids: Sequence[str]) -> None:
+    """Remove the thumbnails of all other images."""
+    wanted = {thumbnail_path(run_dir, image_id).name for image_id in image_ids}
+    for path in (run_dir / "gallery").glob("*.webp"):
+        if path.name not in wanted and OWN.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,46 @@
+"""Which code made a result: versions of what took part, and the commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("goca", "torch", "diffusers", "transformers", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part, without importing it."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def revision(file: Path = Path(__file__)) -> str | None:
+    """The commit of the checkout that a file belongs to, with -dirty where files were changed; None without one."""
+    try:
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)  # not merely installed below somebody's checkout
+        return _git(file.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env=own | {"GIT_OPTIONAL_LOCKS": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout.strip()
