@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from embedded.mini_data import DATA_SEED, HELD_OUT_SEED, to_unit
 from embedded.mini_family import FAMILY_WORDS, KINDS, TEXT, call_arguments, guided
 from embedded.mini_model import WORDS
-from embedded.scene_drawing import LOWER, OBJECTS, SIZE, UPPER
+from embedded.scene_drawing import LOWER, OBJECTS, UPPER
 from goca.drawing.figures import save_figure
 from goca.files.atomic import whole_file
 from make_scenes import WORLDS
@@ -140,20 +140,20 @@ def sample_figure(pipe: DiffusionPipeline, hard: bool) -> Figure:
 
 
 @torch.no_grad()
-def psnr(pipe: DiffusionPipeline, world: str) -> float:
+def psnr(pipe: DiffusionPipeline, world: str, enlarge: int) -> float:
     """Peak signal-to-noise ratio of encode + decode over test pictures, dB: the mean over pictures."""
     drawn = [WORLDS[world].draw(WORLDS[world].splits["test"], i).picture for i in range(RESTORED)]
-    pictures = to_unit(np.stack(drawn), torch.device("cpu"))
+    pictures = to_unit(np.stack(drawn), torch.device("cpu"), enlarge)
     restored = torch.cat([pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample for p in pictures.split(20)])
     errors = (restored.clamp(-1, 1) - pictures).pow(2).mean((1, 2, 3))
     return float((10 * torch.log10(4 / errors)).mean())
 
 
-def describe(part: torch.nn.Module) -> str:
+def describe(part: torch.nn.Module, image_side: int) -> str:
     """One line about a part, read from its configuration."""
     c, name = part.config, type(part).__name__
     if name == "AutoencoderKL":
-        side = SIZE // 2 ** (len(c.block_out_channels) - 1)
+        side = image_side // 2 ** (len(c.block_out_channels) - 1)
         return f"{name}, {list(c.block_out_channels)} channels, {c.latent_channels} x {side} x {side} latents"
     if name == "UNet2DConditionModel":
         return (
@@ -170,10 +170,12 @@ def describe(part: torch.nn.Module) -> str:
     return f"{name}, {c.num_layers} blocks, {heads}"
 
 
-def parts(pipe: DiffusionPipeline) -> list[tuple[str, str, int]]:
+def parts(pipe: DiffusionPipeline, image_side: int) -> list[tuple[str, str, int]]:
     """(name, description, parameters) of every network of the pipeline."""
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    return [(name, describe(part), sum(p.numel() for p in part.parameters())) for name, part in networks.items()]
+    return [
+        (name, describe(part, image_side), sum(p.numel() for p in part.parameters())) for name, part in networks.items()
+    ]
 
 
 TARGETS = {
@@ -189,7 +191,7 @@ def listed(values: dict[str, str]) -> str:
 
 
 def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path, hardware: str, limits: str) -> str:
-    kind, recipe, table = KINDS[kind_name], RECIPES[kind_name], parts(pipe)
+    kind, recipe, table = KINDS[kind_name], RECIPES[kind_name], parts(pipe, KINDS[kind_name].image_side)
     logs = {
         name: read_log(work / f"{name}.jsonl") for name in ("vae", kind.denoiser) if (work / f"{name}.jsonl").exists()
     }
@@ -229,7 +231,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         losses=listed(losses),
         validation=f" Last validation loss: {validation[-1]['loss']:.4f}." if validation else "",
         count=RESTORED,
-        psnr=listed({world: f"{psnr(pipe, world):.1f} dB" for world in kind.worlds}),
+        psnr=listed({world: f"{psnr(pipe, world, kind.enlarge):.1f} dB" for world in kind.worlds}),
         guidance=GUIDANCE,
         sampling=SAMPLING_STEPS,
         last=SAMPLES - 1,

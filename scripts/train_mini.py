@@ -54,7 +54,7 @@ RECIPES = {
     "mini-sd": Recipe(),
     "mini-sd-small": Recipe(decay="late linear"),
     "mini-pixart": Recipe(decay="late linear", warm_up=400),
-    "mini-flux": Recipe(decay="late linear", vae_steps=2500),
+    "mini-flux": Recipe(decay="late linear"),
 }
 QUICK = {"vae_steps": 6, "steps": 6, "vae_batch": 4, "batch": 4, "save_every": 3, "held_out": 4}
 QUICK_IMAGES = 48
@@ -83,16 +83,14 @@ def train_vae(work: Path, recipe: Recipe, build: Callable[[], AutoencoderKL], im
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents [2N, c, h, w] of N images and their mirror images, the words of the N, and how latents are normalised."""
+    """Latents [2N, c, h, w] of N images and their mirror images, the words of the N, and the scale of latents."""
 
     values: np.ndarray
     words: Sequence[Words]
     scale: float
-    shift: float
 
     def batch(self, picked: np.ndarray, device: torch.device) -> Tensor:
-        raw = torch.from_numpy(self.values[picked].astype(np.float32)).to(device)
-        return (raw - self.shift) * self.scale
+        return torch.from_numpy(self.values[picked].astype(np.float32)).to(device) * self.scale
 
     def caption(self, index: int, random: np.random.Generator) -> str:
         return training_caption(self.words[index % len(self.words)], random)
@@ -108,13 +106,13 @@ def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.de
     else:
         vae, caches = train_vae(work, recipe, kind.vae, images, device), work
     name = "-".join(f"{world}{count}" for world, count in kind.worlds.items())
-    values = encode_images(caches / f"latents-{name}.npy", vae, images, device)
-    held_values = encode_images(caches / f"held-out-{name}.npy", vae, held_out, device)
+    name += f"-x{kind.enlarge}" if kind.enlarge > 1 else ""
+    values = encode_images(caches / f"latents-{name}.npy", vae, images, device, kind.enlarge)
+    held_values = encode_images(caches / f"held-out-{name}.npy", vae, held_out, device, kind.enlarge)
     sample = np.asarray(values[:: max(1, len(values) // 2000)], np.float32)
-    shift = 0.0 if len(kind.worlds) == 1 or isinstance(kind.vae, str) else float(sample.mean())
     scale = vae.config.scaling_factor if isinstance(kind.vae, str) else 1 / float(sample.std())
-    vae.register_to_config(scaling_factor=scale, shift_factor=shift)
-    return vae, Latents(values, words, scale, shift), Latents(held_values, held_words, scale, shift)
+    vae.register_to_config(scaling_factor=scale, shift_factor=0.0)  # FluxPipeline adds it, so it has to be a number
+    return vae, Latents(values, words, scale), Latents(held_values, held_words, scale)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import scaling_study  # noqa: E402
-from embedded.mini_family import KINDS, build_fine_vae  # noqa: E402
+from embedded.mini_family import KINDS  # noqa: E402
 from embedded.mini_model import build_vae  # noqa: E402
 from scaling.measures import PICKED, Sizes, digest, token_kinds  # noqa: E402
 from scaling.points import CHECKPOINTS, Point, find_points  # noqa: E402
@@ -29,7 +29,8 @@ TINY = Sizes(images=3, chosen_on=2, seeds=2, timesteps=(200,), generated=3, step
 def save_random(kind: str, folder: Path) -> Point:
     torch.manual_seed(0)
     parts = KINDS[kind].parts(folder.parent / "parts")
-    vae = build_fine_vae() if kind == "mini-flux" else build_vae()
+    vae = build_vae()
+    vae.register_to_config(shift_factor=0.0)
     vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     export(folder, KINDS[kind].family.assemble(parts, vae))
     return Point(kind, folder.name, folder)

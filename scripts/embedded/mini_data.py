@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from goca.files.atomic import whole_file
 from torch import Tensor
 from tqdm import tqdm
@@ -85,20 +86,22 @@ def draw_images(data: Path, counts: Counts, seed: int = DATA_SEED) -> tuple[np.n
     return np.load(pixels, mmap_mode="r"), json.loads(words.read_text())
 
 
-def to_unit(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, H, W] in -1..1."""
+def to_unit(images: np.ndarray, device: torch.device, enlarge: int = 1) -> Tensor:
+    """uint8 [B, H, W, 3] to float [B, 3, enlarge * H, enlarge * W] in -1..1."""
     tensor = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if enlarge > 1:
+        tensor = F.interpolate(tensor, scale_factor=enlarge, mode="bilinear", align_corners=False)
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def encode_images(file: Path, vae: Any, images: np.ndarray, device: torch.device) -> np.ndarray:
+def encode_images(file: Path, vae: Any, images: np.ndarray, device: torch.device, enlarge: int = 1) -> np.ndarray:
     """Latents [2N, c, h, w] float16 of every image, then of its mirror image; kept in `file` (memory-mapped)."""
     if not file.exists():
         vae = vae.to(device, memory_format=torch.channels_last).eval()
 
         @torch.no_grad()
         def encode(start: int) -> tuple[int, list[np.ndarray]]:
-            pixels = to_unit(images[start : start + 32], device)
+            pixels = to_unit(images[start : start + 32], device, enlarge)
             with mixed_precision(device):
                 means = (vae.encode(each).latent_dist.mean for each in (pixels, pixels.flip(-1)))
                 return start, [mean.float().cpu().numpy() for mean in means]

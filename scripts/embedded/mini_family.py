@@ -3,7 +3,8 @@
 mini-sd         StableDiffusionPipeline, velocities on SD1.5's betas; nouns of scenes only
 mini-sd-small   the same with half the channels, words of both worlds
 mini-pixart     PixArtSigmaPipeline: self- and cross-attention on 16 x 16 tokens, a small T5; velocities, PixArt's betas
-mini-flux       FluxPipeline: double- and single-stream blocks on 16 x 16 tokens, T5 and pooled CLIP; rectified flow
+mini-flux       FluxPipeline: double- and single-stream blocks on 16 x 16 tokens, T5 and pooled CLIP; rectified flow,
+                on images of 128 x 128
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusion_feature.families.flux import pack, places, unpack
-from goca.embedded import resolve
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
@@ -146,7 +146,7 @@ def flux(folder: Path) -> Parts:
     tokenizer, tokenizer_2 = build_tokenizer(folder / "tokenizer", FAMILY_WORDS, TEXT), build_t5_tokenizer()
     clip, t5 = build_text_encoder(tokenizer), build_t5(tokenizer_2)
     transformer = FluxTransformer2DModel(
-        in_channels=4 * FINE_CHANNELS,
+        in_channels=4 * LATENT_CHANNELS,
         num_layers=2,
         num_single_layers=4,
         num_attention_heads=HEADS,
@@ -251,7 +251,7 @@ PIXART = Family(PixArtSigmaPipeline, pixart_networks, call={"use_resolution_binn
 FLUX = Family(
     FluxPipeline,
     flux_networks,
-    call={"height": SIZE, "width": SIZE, "max_sequence_length": TEXT},
+    call={"height": 2 * SIZE, "width": 2 * SIZE, "max_sequence_length": TEXT},
     plain_attention=False,
 )
 FAMILIES = {family.pipeline.__name__: family for family in (SD, PIXART, FLUX)}
@@ -259,36 +259,7 @@ FAMILIES = {family.pipeline.__name__: family for family in (SD, PIXART, FLUX)}
 
 # --- the kinds -------------------------------------------------------------------------------------------------------
 
-FINE_CHANNELS = 4
 BORROWED = "goca:mini-sd"
-
-
-def build_fine_vae() -> AutoencoderKL:
-    """Latents of half the side: Flux takes 2 x 2 of them as one token.
-
-    It begins with mini-sd's outer layers, those at 64 x 64 and 32 x 32, and with next to no noise in its latents.
-    """
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        latent_channels=FINE_CHANNELS,
-        sample_size=SIZE,
-        norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        mid_block_add_attention=False,
-    )
-    borrowed, own = AutoencoderKL.from_pretrained(resolve(BORROWED), subfolder="vae").state_dict(), vae.state_dict()
-    for name, weight in own.items():
-        outer = name.replace("up_blocks.1", "up_blocks.2").replace("up_blocks.0", "up_blocks.1")
-        if outer in borrowed and borrowed[outer].shape == weight.shape:
-            own[name] = borrowed[outer].float()
-    vae.load_state_dict(own)
-    nn.init.zeros_(vae.quant_conv.weight[FINE_CHANNELS:])
-    nn.init.constant_(vae.quant_conv.bias[FINE_CHANNELS:], -6.0)  # of the logarithm of its variance
-    return vae
 
 
 @dataclass(frozen=True)
@@ -299,6 +270,8 @@ class Kind:
     vae       how its VAE is built, or "goca:NAME" to borrow that one's
     denoiser  the trained part that the checkpoint and the loss curve are named after
     worlds    world -> training images
+    enlarge   factor by which images are enlarged before they are encoded. Flux packs 2 x 2 latents into a token, so with
+              the borrowed VAE 16 x 16 tokens need an image of twice the side
     """
 
     family: Family
@@ -306,6 +279,12 @@ class Kind:
     vae: Callable[[], AutoencoderKL] | str
     denoiser: str
     worlds: dict[str, int]
+    enlarge: int = 1
+
+    @property
+    def image_side(self) -> int:
+        """Of the images that the pipeline takes and makes, in pixels."""
+        return self.enlarge * SIZE
 
 
 BOTH = {"scenes": 12_000, "scenes-hard": 28_000}
@@ -313,7 +292,7 @@ KINDS: dict[str, Kind] = {
     "mini-sd": Kind(SD, stable_diffusion((96, 128), tuple(WORDS), CONTEXT), build_vae, "unet", {"scenes": 40_000}),
     "mini-sd-small": Kind(SD, stable_diffusion((48, 64), FAMILY_WORDS, TEXT), BORROWED, "unet", BOTH),
     "mini-pixart": Kind(PIXART, pixart, BORROWED, "transformer", BOTH),
-    "mini-flux": Kind(FLUX, flux, build_fine_vae, "transformer", BOTH),
+    "mini-flux": Kind(FLUX, flux, BORROWED, "transformer", BOTH, enlarge=2),
 }
 
 

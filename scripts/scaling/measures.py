@@ -15,9 +15,9 @@ import torch
 from diffusers import DiffusionPipeline
 from embedded import scenes_hard
 from embedded.mini_data import HELD_OUT_SEED, draw_images, encode_images, to_unit
-from embedded.mini_family import guided, networks_of
+from embedded.mini_family import KINDS, guided, networks_of
 from embedded.resumable_training import pick_device
-from embedded.scene_drawing import LOWER, UPPER
+from embedded.scene_drawing import LOWER, SIZE, UPPER
 from goca import Segmenter
 from goca.evaluation import MeanIoU
 from goca.prompts import PromptAnnotation, annotate
@@ -85,16 +85,16 @@ def generate(pipe: DiffusionPipeline, prompts: Sequence[str], sizes: Sizes, titl
     for start in tqdm(range(0, len(prompts), BATCH), desc=title, unit="batch"):
         some = list(prompts[start : start + BATCH])
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
-        images.append(
-            pipe(
-                some,
-                num_inference_steps=sizes.steps,
-                generator=generators,
-                output_type="np",
-                **guided(pipe, GUIDANCE, len(some)),
-            ).images
-        )
+        arguments = guided(pipe, GUIDANCE, len(some))
+        made = pipe(some, num_inference_steps=sizes.steps, generator=generators, output_type="np", **arguments).images
+        images.append(reduced(made))
     return np.concatenate(images)
+
+
+def reduced(images: np.ndarray) -> np.ndarray:
+    """Images of a multiple of SIZE to SIZE, each pixel the mean of a block   [n, k * 64, k * 64, 3] -> [n, 64, 64, 3]"""
+    factor = images.shape[1] // SIZE
+    return images.reshape(len(images), SIZE, factor, SIZE, factor, 3).mean((2, 4))
 
 
 def measure_generation(point: Point, sizes: Sizes, network: Any, work: Path) -> dict[str, np.ndarray]:
@@ -110,16 +110,16 @@ def measure_generation(point: Point, sizes: Sizes, network: Any, work: Path) -> 
         with torch.no_grad():
             found[f"{world}/features"] = network(tensor).double().numpy()
             found[f"{world}/seen"] = network.seen(tensor).numpy()
-        found[f"{world}/loss"] = np.array(validation_loss(pipe, world, sizes, work))
+        found[f"{world}/loss"] = np.array(validation_loss(pipe, point.kind, world, sizes, work))
     return found
 
 
-def validation_loss(pipe: DiffusionPipeline, world: str, sizes: Sizes, work: Path) -> float:
+def validation_loss(pipe: DiffusionPipeline, kind: str, world: str, sizes: Sizes, work: Path) -> float:
     """The denoiser's own loss on held-out images; kinds with other latents or other targets do not compare."""
     device, vae = pick_device(), pipe.vae
     images, words = draw_images(work.parent.parent / "data", {world: min(64, sizes.real)}, HELD_OUT_SEED)
-    values = encode_images(work / f"held-out-{world}.npy", vae, images, device)
-    latents = Latents(values, words, vae.config.scaling_factor, vae.config.shift_factor or 0.0)
+    values = encode_images(work / f"held-out-{world}.npy", vae, images, device, KINDS[kind].enlarge)
+    latents = Latents(values, words, vae.config.scaling_factor)
     return held_out_loss(networks_of(pipe, device), latents, device)
 
 

@@ -62,7 +62,7 @@ class Point:
         setting = SETTINGS[self.kind]
         return SegmenterConfig(
             version=setting.version,
-            img_size=SIZE,
+            img_size=KINDS[self.kind].image_side,
             feat_size=SIZE // 4,
             t=t,
             ref_layer=setting.reference,
