@@ -33,7 +33,7 @@ RESTORED = 200  # test pictures of each world that the VAE is tried on
 CARD = """\
 # {kind}
 
-A text-to-image latent diffusion model of {parameters:.1f} M parameters for 64 x 64 scenes, in the folder format of
+A text-to-image latent diffusion model of {parameters:.1f} M parameters for {side} x {side} scenes, in the folder format of
 `{pipeline}`. It ships so that the method can be tried, tested and taught without a download; it is no
 model of the world.
 
@@ -209,6 +209,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         kind=kind_name,
         pipeline=type(pipe).__name__,
         parameters=sum(count for *_, count in table) / 1e6,
+        side=kind.image_side,
         parts="\n".join(f"| {name} | {what} | {count / 1e6:.2f} M |" for name, what, count in table),
         words=", ".join(WORDS if kind_name == "mini-sd" else FAMILY_WORDS),
         called=CALLED.format(arguments=arguments) if arguments else "",

@@ -270,8 +270,8 @@ class Kind:
     vae       how its VAE is built, or "goca:NAME" to borrow that one's
     denoiser  the trained part that the checkpoint and the loss curve are named after
     worlds    world -> training images
-    enlarge   factor by which images are enlarged before they are encoded. Flux packs 2 x 2 latents into a token, so with
-              the borrowed VAE 16 x 16 tokens need an image of twice the side
+    enlarge   factor by which images are enlarged before they are encoded. Flux packs 2 x 2 latents into a token, so
+              with the borrowed VAE 16 x 16 tokens need an image of twice the side
     """
 
     family: Family

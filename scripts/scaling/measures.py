@@ -92,7 +92,7 @@ def generate(pipe: DiffusionPipeline, prompts: Sequence[str], sizes: Sizes, titl
 
 
 def reduced(images: np.ndarray) -> np.ndarray:
-    """Images of a multiple of SIZE to SIZE, each pixel the mean of a block   [n, k * 64, k * 64, 3] -> [n, 64, 64, 3]"""
+    """Average blocks of pixels, so that every image is 64 x 64   [n, 64k, 64k, 3] -> [n, 64, 64, 3]"""
     factor = images.shape[1] // SIZE
     return images.reshape(len(images), SIZE, factor, SIZE, factor, 3).mean((2, 4))
 
