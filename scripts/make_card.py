@@ -33,8 +33,8 @@ RESTORED = 200  # test pictures of each world that the VAE is tried on
 CARD = """\
 # {kind}
 
-A text-to-image latent diffusion model of {parameters:.1f} M parameters for {side} x {side} scenes, in the folder format of
-`{pipeline}`. It ships so that the method can be tried, tested and taught without a download; it is no
+A text-to-image latent diffusion model of {parameters:.1f} M parameters for {side} x {side} scenes, in the folder format
+of `{pipeline}`. It ships so that the method can be tried, tested and taught without a download; it is not a
 model of the world.
 
 | part | what | parameters |
