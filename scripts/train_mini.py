@@ -12,6 +12,7 @@ safetensors, goes to --out; the averaged weights of early and middle steps becom
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -176,6 +177,8 @@ def export(out: Path, pipe: DiffusionPipeline) -> None:
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipe.save_pretrained(part, safe_serialization=True)
+    for config in part.glob("text_encoder*/config.json"):  # transformers would load the encoder alone in 16 bit
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     for extra in (p for p in (out.iterdir() if out.exists() else ()) if p.name in ("README.md", "card")):
         shutil.move(extra, part / extra.name)
     shutil.rmtree(out, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from goca.config import SegmenterConfig, load_config
+    from goca.embedded import embedded_pipeline
     from goca.generation.trace import trace
     from goca.prompts import PromptAnnotation
     from goca.protocol import Protocol
@@ -23,10 +24,20 @@ _HOME = {
     "Segmentation": "goca.segmentation",
     "Segmenter": "goca.segmenter",
     "SegmenterConfig": "goca.config",
+    "embedded_pipeline": "goca.embedded",
     "load_config": "goca.config",
     "trace": "goca.generation.trace",
 }
-__all__ = ["PromptAnnotation", "Protocol", "Segmentation", "Segmenter", "SegmenterConfig", "load_config", "trace"]
+__all__ = [
+    "PromptAnnotation",
+    "Protocol",
+    "Segmentation",
+    "Segmenter",
+    "SegmenterConfig",
+    "embedded_pipeline",
+    "load_config",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> Any:
