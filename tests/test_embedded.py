@@ -25,7 +25,7 @@ def test_it_is_a_pipeline_object_that_can_be_traced():
     pipe.set_progress_bar_config(disable=True)
     with goca.trace(pipe) as traced:
         pipe("star, sky, grass", num_inference_steps=2)
-    assert traced.words() == ["star", "sky", "grass"] and traced.word("star").scores.shape == (16, 16)
+    assert traced.words() == ["star", "sky", "grass"] and traced.word("star").map.shape == (16, 16)
 
 
 def test_other_arguments_reach_diffusers_and_unknown_names_are_listed():
