@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import math
 import os
 from dataclasses import dataclass
@@ -15,10 +18,23 @@ from diffusion_feature.images import image_size, is_file, read_image
 from PIL import Image
 from torch import Tensor
 
-from goca.drawing.palettes import overlay, voc_palette
+from goca.drawing.class_colours import class_colours
+from goca.drawing.legend import STRENGTH, Entry, mask_on, painted, with_legend
+from goca.drawing.palettes import voc_palette
 from goca.files.atomic import whole_file
 
 BACKGROUND = 0
+
+
+class ClassNotFound(KeyError):
+    """A class name or id that a segmentation does not have; the message lists those that it has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ImageUnknown(ValueError):
+    """What needs the image was asked of a segmentation that does not know it."""
 
 
 class OnDemand:
@@ -32,7 +48,7 @@ class OnDemand:
         vars(owner)["image"] = given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """Score maps of one image.
 
@@ -111,17 +127,81 @@ class Segmentation:
         number = self.class_ids.index(class_id)
         return {"presence": self.presence[number], "present": self.present[number]}
 
-    def overlay(self, size: tuple[int, int] | None = None, strength: float = 0.6) -> Any:
-        """The picture under the label map's colours, as a PIL image (on white, if the picture is not known)."""
-        label = self.label_map(size).numpy()
-        shape = label.shape[::-1]
-        known = self.image
-        picture = Image.new("RGB", shape, "white") if known is None else read_image(known).image.resize(shape)
-        return overlay(picture, label, alpha=strength)
+    def __getitem__(self, name: str | int) -> Tensor:
+        """The mask of a class, by its name or id   [H, W] bool on the CPU. Raises ClassNotFound."""
+        return self.label_map() == self.class_id(name)
 
-    def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
-        """The label map as a palette PNG of class ids 0..255; written beside `path`, then renamed: never half there."""
-        save_picture(label_image(self.label_map(size)), path)
+    def class_id(self, name: str | int) -> int:
+        """The id of a class that is given by its name (any capitals) or id. Raises ClassNotFound."""
+        wanted = name.strip().lower() if isinstance(name, str) else name
+        for class_id, own in self.classes().items():
+            if wanted in (class_id, own.lower()):
+                return class_id
+        known = ", ".join(self.classes().values())
+        raise ClassNotFound(f"no class {name!r} in this segmentation; expected one of: {known}")
+
+    def cutout(self, name: str | int, threshold: float = 0.0) -> Image.Image:
+        """The image where a class is, transparent elsewhere   RGBA. Raises ClassNotFound, ImageUnknown."""
+        if self.image is None:
+            raise ImageUnknown("a cut-out needs the image; this segmentation was made without it")
+        return mask_on(self.image, (self.label_map(threshold=threshold) == self.class_id(name)).numpy())
+
+    def overlay(
+        self,
+        size: tuple[int, int] | None = None,
+        strength: float = STRENGTH,
+        threshold: float = 0.0,
+        legend: bool = False,
+    ) -> Image.Image:
+        """The image in greys under its classes' colours, as a PIL image; background pixels stay as they are.
+
+        size       (height, width); the image's own by default
+        strength   opacity of the colours, 0..1
+        threshold  as for `label_map`
+        legend     add colours, names and areas below
+
+        Without an image, the colours lie on white.
+        """
+        label = self.label_map(size, threshold)
+        h, w = label.shape
+        known = self.image
+        picture = Image.new("RGB", (w, h), "white") if known is None else read_image(known).image.resize((w, h))
+        drawn = painted(picture, label.numpy(), self.colours(), strength)
+        return with_legend(drawn, self.legend(label)) if legend else drawn
+
+    def colours(self) -> dict[int, tuple[int, int, int]]:
+        """The colour in which each class is drawn: class id -> (red, green, blue), 0..255"""
+        return class_colours(self.classes())
+
+    def legend(self, label: Tensor | None = None) -> list[Entry]:
+        """Name, colour and area of each class of `masks`; the background, which has no colour, comes last."""
+        colours = self.colours()
+        rows = [(class_id, float(mask.double().mean())) for class_id, mask in self.masks(label).items()]
+        rows.sort(key=lambda row: row[0] == BACKGROUND)
+        return [Entry(self.classes()[i], None if i == BACKGROUND else colours[i], share) for i, share in rows]
+
+    def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None, threshold: float = 0.0) -> None:
+        """Write the label map as a palette PNG of class ids 0..255, beside `path` first and then renamed.
+
+        size, threshold  as for `label_map`
+        """
+        save_picture(label_image(self.label_map(size, threshold)), path)
+
+    def __repr__(self) -> str:
+        names = [name for class_id, name in self.classes().items() if class_id != BACKGROUND]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        h, w = self.image_size or tuple(self.scores.shape[-2:])
+        return f"Segmentation({shown}; {h} x {w})"
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks: the overlay with its legend."""
+        stream = io.BytesIO()
+        self.overlay(legend=True).save(stream, format="PNG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        source = base64.b64encode(self._repr_png_()).decode()
+        return f'<img alt="{html.escape(repr(self), quote=True)}" src="data:image/png;base64,{source}">'
 
 
 def size_and_image(image: Any) -> tuple[tuple[int, int], Any]:

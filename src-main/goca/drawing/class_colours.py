@@ -1,0 +1,69 @@
+"""Colours for class names: the colour a thing obviously has, else hues a golden angle apart. numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from goca.drawing.palettes import VOID, Array, bright_palette
+
+BACKGROUND_GREY = (206, 206, 206)
+
+# colour -> words whose colour is obvious; a name of several words takes that of its last known word
+OBVIOUS: dict[tuple[int, int, int], str] = {
+    (104, 182, 240): "sky",
+    (36, 104, 200): "water sea ocean lake river pool wave",
+    (110, 190, 70): "grass lawn meadow field",
+    (28, 120, 52): "tree trees forest bush plant leaf leaves hedge vegetation palm",
+    (226, 202, 130): "sand beach desert dune",
+    (220, 236, 248): "snow ice",
+    (120, 124, 134): "road street asphalt pavement",
+    (178, 172, 166): "wall concrete stone rock sidewalk",
+    (150, 100, 60): "wood soil earth ground dirt mud table floor",
+    (196, 208, 222): "cloud clouds fog",
+    (240, 110, 30): "fire flame orange pumpkin carrot",
+    (252, 210, 40): "sun banana lemon sunflower",
+    (214, 40, 50): "blood tomato strawberry cherry",
+}
+_COLOUR_OF = {word: colour for colour, words in OBVIOUS.items() for word in words.split()}
+STEP = 0.78  # a colour that is taken already is darkened by this factor until it is free
+
+
+def class_colours(names: Mapping[int, str], background: int = 0) -> dict[int, tuple[int, int, int]]:
+    """A colour for each class id, all different; the same names always get the same colours.
+
+    names       class id -> name
+    background  the class id that is drawn light grey
+    returns     class id -> (red, green, blue), 0..255
+
+    >>> class_colours({1: "blue sky", 2: "cat"})[1]
+    (104, 182, 240)
+    """
+    bright = bright_palette()
+    colours: dict[int, tuple[int, int, int]] = {}
+    for class_id, name in names.items():
+        if class_id == background:
+            colours[class_id] = BACKGROUND_GREY
+            continue
+        known = [_COLOUR_OF[word] for word in name.lower().replace("-", " ").split() if word in _COLOUR_OF]
+        hue = 1 + (class_id - 1) % (VOID - 1)
+        colour = known[-1] if known else _as_tuple(bright[hue])
+        while colour in colours.values() and max(colour) > 8:
+            colour = _as_tuple(np.multiply(colour, STEP))
+        colours[class_id] = colour
+    return colours
+
+
+def as_palette(colours: Mapping[int, tuple[int, int, int]]) -> Array:
+    """Class colours as a palette for `goca.drawing.palettes.colourise`   uint8 [256, 3]; void is white"""
+    palette = bright_palette()
+    for class_id, colour in colours.items():
+        if 0 <= class_id < VOID:
+            palette[class_id] = colour
+    return palette
+
+
+def _as_tuple(colour: Array) -> tuple[int, int, int]:
+    red, green, blue = (int(channel) for channel in colour)
+    return red, green, blue

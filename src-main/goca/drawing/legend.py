@@ -1,0 +1,88 @@
+"""A label map over its image in greys, with a legend: colour, class name and area. numpy and PIL alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from goca.drawing.class_colours import as_palette
+from goca.drawing.palettes import as_picture, labels_of, overlay
+
+STRENGTH = 0.65  # opacity of the colours
+SMALLEST = 256  # the longer side of what is drawn is at least this many pixels, so that a legend can be read
+MARGIN = 0.5  # around a line of the legend, in line heights
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a legend. colour: (red, green, blue), None for the background; share: of the pixels, 0..1"""
+
+    name: str
+    colour: tuple[int, int, int] | None
+    share: float
+
+
+def painted(
+    image: Any,
+    label_map: Any,
+    colours: Mapping[int, tuple[int, int, int]],
+    strength: float = STRENGTH,
+    background: int = 0,
+) -> Image.Image:
+    """The image in greys under its classes' colours; background pixels keep the image's own colours.
+
+    image      what `goca.drawing.palettes.as_picture` takes; the result has its size
+    label_map  class ids, resized by nearest neighbour   [h, w]
+    colours    class id -> (red, green, blue)
+    strength   0 shows the image alone, 1 the colours alone
+    raises     PictureError
+    """
+    own, labels = as_picture(image), labels_of(label_map)
+    coloured = overlay(own.convert("L").convert("RGB"), labels, as_palette(colours), strength)
+    left = Image.fromarray(labels == background).convert("L").resize(own.size, Image.Resampling.NEAREST)
+    return Image.composite(own, coloured, left)
+
+
+def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+    """The picture with a legend below: as many columns as fit, each line a swatch, the name and its area in per cent.
+
+    Small pictures are enlarged to SMALLEST first (nearest neighbour: pixels stay pixels).
+    """
+    if not entries:
+        return picture
+    factor = -(-SMALLEST // max(picture.size))
+    picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+    size = max(11, round(picture.width / 36))
+    font = ImageFont.load_default(size)
+    texts = [f"{entry.name}  {entry.share:.0%}" for entry in entries]
+    line, swatch = round(1.6 * size), size
+    widest = max(round(font.getlength(text)) for text in texts) + swatch + 2 * size
+    columns = max(1, min(len(texts), picture.width // widest))
+    rows = -(-len(texts) // columns)
+    margin = round(MARGIN * line)
+    sheet = Image.new("RGB", (max(picture.width, widest), picture.height + rows * line + 2 * margin), "white")
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for number, (entry, text) in enumerate(zip(entries, texts)):
+        x = size // 2 + (number % columns) * (sheet.width // columns)
+        y = picture.height + margin + (number // columns) * line
+        box = (x, y, x + swatch, y + swatch)
+        draw.rectangle(box, fill=entry.colour, outline=(120, 120, 120))  # without a colour: an empty box
+        draw.text((x + 1.5 * swatch, y + swatch / 2), text, fill=(24, 24, 24), font=font, anchor="lm")
+    return sheet
+
+
+def mask_on(image: Any, mask: Any) -> Image.Image:
+    """The image where a mask is true, transparent elsewhere   RGBA, the image's size
+
+    mask  bool, resized by nearest neighbour   [h, w]
+    """
+    picture = as_picture(image)
+    alpha = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
+    picture = picture.convert("RGBA")
+    picture.putalpha(alpha)
+    return picture
