@@ -27,7 +27,8 @@ OBVIOUS: dict[tuple[int, int, int], str] = {
     (214, 40, 50): "blood tomato strawberry cherry",
 }
 _COLOUR_OF = {word: colour for colour, words in OBVIOUS.items() for word in words.split()}
-STEP = 0.78  # a colour that is taken already is darkened by this factor until it is free
+STEP = 0.78  # an obvious colour that is taken already is darkened by this factor until it is free
+APART = 90.0  # distance in RGB from all colours in use, for a class without an obvious colour, as long as there is one
 
 
 def class_colours(names: Mapping[int, str], background: int = 0) -> dict[int, tuple[int, int, int]]:
@@ -40,19 +41,34 @@ def class_colours(names: Mapping[int, str], background: int = 0) -> dict[int, tu
     >>> class_colours({1: "blue sky", 2: "cat"})[1]
     (104, 182, 240)
     """
-    bright = bright_palette()
-    colours: dict[int, tuple[int, int, int]] = {}
+    colours = {background: BACKGROUND_GREY}
     for class_id, name in names.items():
-        if class_id == background:
-            colours[class_id] = BACKGROUND_GREY
-            continue
-        known = [_COLOUR_OF[word] for word in name.lower().replace("-", " ").split() if word in _COLOUR_OF]
-        hue = 1 + (class_id - 1) % (VOID - 1)
-        colour = known[-1] if known else _as_tuple(bright[hue])
-        while colour in colours.values() and max(colour) > 8:
-            colour = _as_tuple(np.multiply(colour, STEP))
-        colours[class_id] = colour
-    return colours
+        if class_id != background and (obvious := _obvious(name)) is not None:
+            colours[class_id] = _free(obvious, colours)
+    for class_id in names:
+        if class_id not in colours:
+            colours[class_id] = _apart(class_id, colours)
+    return {class_id: colours[class_id] for class_id in names}
+
+
+def _obvious(name: str) -> tuple[int, int, int] | None:
+    known = [_COLOUR_OF[word] for word in name.lower().replace("-", " ").split() if word in _COLOUR_OF]
+    return known[-1] if known else None
+
+
+def _free(colour: tuple[int, int, int], used: Mapping[int, tuple[int, int, int]]) -> tuple[int, int, int]:
+    while colour in used.values() and max(colour) > 8:
+        colour = _as_tuple(np.multiply(colour, STEP))
+    return colour
+
+
+def _apart(class_id: int, used: Mapping[int, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """The first bright colour, from the class's own number on, that is far enough from all others."""
+    bright = bright_palette()
+    ids = 1 + (class_id - 1 + np.arange(VOID - 1)) % (VOID - 1)
+    distances = np.linalg.norm(bright[ids, None].astype(float) - np.array(list(used.values())), axis=-1).min(1)
+    enough = distances >= min(APART, distances.max())
+    return _as_tuple(bright[ids[int(enough.argmax())]])
 
 
 def as_palette(colours: Mapping[int, tuple[int, int, int]]) -> Array:
