@@ -8,12 +8,14 @@ import pytest
 import torch
 from commands import values
 from goca.benchmark import Benchmark
-from goca.benchmark.unsupervised import MatchedIoU, Merging, RegionFinder
+from goca.benchmark.unsupervised import MatchedIoU
 from goca.config import ConfigError
 from goca.evaluation import MetricError
 from goca.prompts import PromptAnnotation
 from goca.refine import hungarian_match, merge_proposals
 from goca.segmenter import Segmenter
+from goca.variants.merging import Merging
+from goca.variants.regions import RegionFinder
 from PIL import Image
 from tiny import SD_CONFIG
 

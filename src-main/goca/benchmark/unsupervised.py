@@ -20,50 +20,18 @@ from goca.benchmark.benchmark import Benchmark
 from goca.benchmark.counting import Prediction, Segmentor, metric_for
 from goca.benchmark.inputs import NoiseFile
 from goca.benchmark.run_store import Record, RunStore
-from goca.benchmark.settings import Merging
-from goca.config import ConfigError
 from goca.datasets import VOID, Dataset, Sample, SampleError
 from goca.evaluation import MeanIoU, MetricError
 from goca.evaluation.mean_iou import as_array
 from goca.evaluation.metrics import as_cells
 from goca.evaluation.upsample import upsample
-from goca.method.aggregation import Plan
-from goca.prompts import PromptAnnotation
-from goca.refine import UNMATCHED, hungarian_match, merge_proposals
+from goca.refine import UNMATCHED, hungarian_match
 from goca.report.results import summarise
-from goca.segmenter import Picture, Segmenter
+from goca.variants.merging import Merging
+from goca.variants.regions import RegionFinder
 
 THRESHOLD = 0.0  # results keep the form of the other task, with one threshold that decides nothing
 ORACLE = {"matching": "each image's regions are matched to the classes of its own label (Hungarian)"}
-
-
-class RegionFinder(Segmenter):
-    """A model's self-attention as regions. `RegionFinder.from_pretrained(None, "mini-sd").regions(["photo.jpg"])`"""
-
-    def plan(self, head_rules: Sequence[str] = (), layer_rules: Sequence[str] = ()) -> Plan:
-        """The space map alone."""
-        return dataclasses.replace(super().plan(), blocks=(), head_rules=(), layer_rules=(), dense=())
-
-    @torch.no_grad()
-    def regions(
-        self,
-        images: Sequence[Picture],
-        merging: Merging = Merging(),  # noqa: B008 - frozen
-        noise: Sequence[Tensor | None] | None = None,
-        image_ids: Sequence[str | None] | None = None,
-    ) -> list[Tensor]:
-        """For each image its merged self-attention maps; argmax over P gives regions   [P, g, g]
-
-        The forward's prompt is empty. noise, image_ids: as in `Segmenter.__call__`, one each.
-        """
-        if not self.space_blocks:
-            raise ConfigError("regions are merged from self-attention; name its maps in self_layers")
-        grid = self.config.grid
-        captures = self.captures(images, [PromptAnnotation("")] * len(images), noise, image_ids)
-        return [
-            merge_proposals(capture.space_map()[number], grid, **dataclasses.asdict(merging))
-            for capture, number in captures
-        ]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""Segmentation without a prompt: the model's self-attention alone, merged into regions (after DiffSeg)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from goca.config import ConfigError
+from goca.method.aggregation import Plan
+from goca.prompts import PromptAnnotation
+from goca.refine import merge_proposals
+from goca.segmenter import Picture, Segmenter
+from goca.variants.merging import Merging
+
+
+class RegionFinder(Segmenter):
+    """Regions from self-attention. `RegionFinder.from_pretrained(None, "mini-sd").regions(["photo.jpg"])`"""
+
+    def plan(self, head_rules: Sequence[str] = (), layer_rules: Sequence[str] = ()) -> Plan:
+        """The space map alone; head and layer rules are ignored."""
+        return dataclasses.replace(super().plan(), blocks=(), head_rules=(), layer_rules=(), dense=())
+
+    @torch.no_grad()
+    def regions(
+        self,
+        images: Sequence[Picture],
+        merging: Merging = Merging(),  # noqa: B008 - frozen
+        noise: Sequence[Tensor | None] | None = None,
+        image_ids: Sequence[str | None] | None = None,
+    ) -> list[Tensor]:
+        """Merge each image's self-attention maps. The prompt is empty.
+
+        images             as for `Segmenter.__call__`, always a sequence
+        merging            threshold, stride and rounds of `goca.refine.merge_proposals`
+        noise, image_ids   one per image; None: as in `Segmenter.__call__`
+        returns            for each image [P, g, g]; argmax over P gives regions
+        errors             ConfigError where the config names no self_layers
+        """
+        if not self.space_blocks:
+            raise ConfigError("regions are merged from self-attention; name its maps in self_layers")
+        grid = self.config.grid
+        captures = self.captures(images, [PromptAnnotation("")] * len(images), noise, image_ids)
+        return [
+            merge_proposals(capture.space_map()[number], grid, **dataclasses.asdict(merging))
+            for capture, number in captures
+        ]
