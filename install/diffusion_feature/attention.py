@@ -196,24 +196,25 @@ def grid_of(tokens: int, latents: tuple[int, int]) -> tuple[int, int]:
     return h, w
 
 
-def self_layout(image: int, keys: int) -> dict[str, Any]:
+def self_layout(image: int, keys: int, own: int = 0) -> dict[str, Any]:
     return {"image_queries": slice(0, image), "image_keys": slice(0, keys), "text_keys": None}
 
 
-def cross_layout(image: int, keys: int) -> dict[str, Any]:
+def cross_layout(image: int, keys: int, own: int = 0) -> dict[str, Any]:
     return {"image_queries": slice(0, image), "image_keys": None, "text_keys": slice(0, keys)}
 
 
-def text_first_layout(image: int, keys: int) -> dict[str, Any]:
+def text_first_layout(image: int, keys: int, own: int = 0) -> dict[str, Any]:
     text = keys - image
-    return {"image_queries": slice(text, keys), "image_keys": slice(text, keys), "text_keys": slice(0, text)}
+    return {"image_queries": slice(text, keys), "image_keys": slice(text, keys), "text_keys": slice(own, text)}
 
 
-def image_first_layout(image: int, keys: int) -> dict[str, Any]:
-    return {"image_queries": slice(0, image), "image_keys": slice(0, image), "text_keys": slice(image, keys)}
+def image_first_layout(image: int, keys: int, own: int = 0) -> dict[str, Any]:
+    return {"image_queries": slice(0, image), "image_keys": slice(0, image), "text_keys": slice(image + own, keys)}
 
 
-# layout -> which queries and keys are image or text tokens, from their numbers
+# layout -> which queries and keys are image or text tokens, from the numbers of image tokens, of keys, and of the
+# model's own tokens before the text
 LAYOUTS = {
     "self": self_layout,
     "cross": cross_layout,

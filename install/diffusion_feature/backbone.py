@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_feature.calls import Call, by_signature
+from diffusion_feature.chat import PromptReader, Template
 from diffusion_feature.errors import ExtractorError, PartMissing
 
 JOINT = ("text-first", "image-first")  # layouts of joint attention
@@ -28,6 +30,10 @@ def remedy(denoiser: str, processor: str) -> str:
     )
 
 
+def no_tokens(image: int) -> int:
+    return 0
+
+
 PROCESSORS = "diffusers.models.attention_processor"
 REMEDY = remedy("unet", f"{PROCESSORS}.AttnProcessor2_0")
 
@@ -40,7 +46,9 @@ class AttentionLayer:
     layout     "self": image tokens ask image tokens; "cross": image tokens ask text tokens;
                "text-first", "image-first": all tokens ask all tokens (joint attention), in that order
     out_proj   its output projection's weight, without bias   [D, H*d]
-    weighed    heads can be weighed by what they write; otherwise every head rule is their average
+    weighed    heads can be weighed by their outputs; otherwise every head rule is their average
+    own        joint attention: how many tokens that are neither text nor image stand before the text, for so many image
+               tokens: registers, or padding of the image
     """
 
     block: str
@@ -48,6 +56,7 @@ class AttentionLayer:
     module: nn.Module
     out_proj: Callable[[], Tensor]
     weighed: bool = True
+    own: Callable[[int], int] = no_tokens
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -119,6 +128,10 @@ class Backbone:
     patch: int = 1  # joint attention: side of an image token, in latent pixels
     processor: str = f"{PROCESSORS}.AttnProcessor2_0"  # calls torch's own attention
     half: torch.dtype = torch.float16  # what dtype "auto" is on an accelerator
+    template: Template | None = None  # how a language model is given the prompt
+    left_alone: tuple[str, ...] = ()  # paths (fnmatch) of attention modules without maps, such as text refiners
+    call: Callable[[Mapping[str, Any], int], Call] = by_signature  # the denoiser's arguments, patch -> what they hold
+    text_comes_last: bool = False  # guidance calls the denoiser twice a step, and the second call has the prompt
 
     @property
     def remedy(self) -> str:
@@ -135,7 +148,8 @@ class Backbone:
         for (name, length), suffix in zip(self.prompt, ("", "_2")):
             if name not in parts:
                 raise PartMissing(f"no {name!r} among {', '.join(parts)}: this is not the pipeline of a {self.name}")
-            found |= {f"tokenizer{suffix}": parts[name], f"max_length{suffix}": length}
+            reader = parts[name] if self.template is None else PromptReader(parts[name], self.template, given)
+            found |= {f"tokenizer{suffix}": reader, f"max_length{suffix}": length}
         if given is not None and len(self.prompt) == 1:
             usual = self.prompt[0][1] or found["tokenizer"].model_max_length
             if self.prompt[0][1] is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_feature.attention import Attention
+from diffusion_feature.chat import PromptReader
 from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found, naming
 from diffusion_feature.families import backbone
@@ -21,6 +23,8 @@ from diffusion_feature.reading import refuse_inputs
 from diffusion_feature.tap import AttentionTap, Consumer
 
 Picture = Any  # what `read_image` takes
+# by which projections an attention module is recognised
+PROJECTIONS = (("to_q", "to_k"), ("to_query", "to_key"), ("to_qkv",), ("to_qkv_mlp_proj",))
 
 
 class FeatureExtractor:
@@ -62,7 +66,7 @@ class FeatureExtractor:
         with naming(self.where):
             self.layers = self.backbone.layers(self.denoiser)
             self.features = self.backbone.features(self.denoiser)
-        refuse_unnamed(self.denoiser, [layer.module for layer in self.layers])
+        refuse_unnamed(self.denoiser, [layer.module for layer in self.layers], self.backbone.left_alone)
         wanted = [name for name, on in layer.items() if on] if isinstance(layer, Mapping) else layer
         self.wanted = expand_layers(wanted, self.layer_ids(), "-map", self.where)
 
@@ -82,6 +86,14 @@ class FeatureExtractor:
         """Every layer id: attention maps in the order of the model's blocks, then dense features."""
         return [name for layer in self.layers for name in layer.maps] + list(self.features)
 
+    def text_length(self, prompt: str) -> int | None:
+        """How many text tokens the denoiser is given for a prompt; None: as many for every prompt.
+
+        Prompts of different lengths cannot share a forward.
+        """
+        reader = self.backbone.tokenizers(self.parts)["tokenizer"]
+        return reader.count(prompt) if isinstance(reader, PromptReader) and not reader.template.fixed else None
+
     @torch.no_grad()
     def extract(
         self,
@@ -99,7 +111,7 @@ class FeatureExtractor:
         image       in any form that `read_image` takes: a file's name, a PIL image, an array, a tensor
         noise       the noise to add, shape of the latents; None: drawn on the CPU from `seed` (None: afresh), for every
                     image the same
-        batch_size  images in one forward
+        batch_size  images in one forward; some families need prompts of equally many tokens for that
         rules       noise_rule="nominal" | "pipeline", posterior="mean" | "sample", palette_resize="rgb" | "nearest"
         returns     layer id -> maps [B, H, S, S or N] in float32, dense features [B, C, h, w], text features [B, N, C]
                     (a bfloat16 model's in float32, since numpy has no bfloat16); B images, all on the model's device
@@ -217,9 +229,16 @@ def side(latents: Tensor) -> tuple[int, int]:
     return latents.shape[-2], latents.shape[-1]
 
 
-def refuse_unnamed(denoiser: nn.Module, named: Sequence[nn.Module]) -> None:
-    """An attention module that got no layer id would pass unseen."""
+def refuse_unnamed(denoiser: nn.Module, named: Sequence[nn.Module], left_alone: Sequence[str] = ()) -> None:
+    """An attention module that got no layer id would pass unseen.
+
+    left_alone   paths (fnmatch patterns) of modules whose maps are no image's, such as refiners of the text
+    """
     known = set(map(id, named))
     for path, module in denoiser.named_modules():
-        if hasattr(module, "to_q") and hasattr(module, "to_k") and id(module) not in known:
+        if is_attention(module) and id(module) not in known and not any(fnmatch(path, each) for each in left_alone):
             raise WrongFamily(f"{type(denoiser).__name__}.{path} is an attention that this family does not name")
+
+
+def is_attention(module: nn.Module) -> bool:
+    return any(all(hasattr(module, name) for name in names) for names in PROJECTIONS)

@@ -15,6 +15,7 @@ from diffusion_feature.devices import dtype_of, like
 from diffusion_feature.errors import ExtractorError
 from diffusion_feature.images import read_image
 from diffusion_feature.lent import in_float32
+from diffusion_feature.vaes import kind_of
 
 POSTERIORS = ("mean", "sample")  # the latter is what recorded outputs are compared with
 STEADY = 512 * 512  # pixels up to which an image is encoded with one thread; beyond it that takes too long
@@ -43,18 +44,15 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
     if hasattr(encoded, "latent_dist"):
         mean = encoded.latent_dist.mean
         latents = (mean if posterior == "mean" else spread(encoded.latent_dist, generator)).float()
-    else:  # a tiny autoencoder has no posterior
-        latents = encoded.latents.float()
-    return normalised(latents, vae.config).contiguous()
+    else:
+        latents = without_posterior(encoded).float()
+    kind = kind_of(vae)
+    return kind.latents(vae, latents.squeeze(2) if kind.frames else latents).contiguous()
 
 
-def normalised(latents: Tensor, config: Any) -> Tensor:
-    """VAE latents as the denoiser knows them: by its statistics per channel, where it has any, and its scale."""
-    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
-    if mean is not None and std is not None:
-        mean, std = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in (mean, std))
-        return (latents - mean) * config.scaling_factor / std
-    return (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+def without_posterior(encoded: Any) -> Tensor:
+    """The latents of a VAE that has no posterior: a tiny autoencoder (`latents`), AutoencoderDC (`latent`)."""
+    return encoded.latents if hasattr(encoded, "latents") else encoded.latent
 
 
 def encode_safely(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
@@ -84,12 +82,13 @@ def encode(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
     """
     # the layout in which diffusers' own preprocessing hands pictures over; torch rounds differently in another
     pictures = pictures.to(like(vae)).contiguous(memory_format=torch.channels_last)
+    pictures = pictures[:, :, None] if kind_of(vae).frames else pictures
     with one_cpu_thread() if steady and pictures.device.type == "cpu" else nullcontext():
         return vae.encode(pictures)
 
 
 def is_finite(encoded: Any) -> bool:
-    found = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    found = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else without_posterior(encoded)
     return bool(found.isfinite().all())
 
 
@@ -122,5 +121,5 @@ def seeded(seed: int | None) -> torch.Generator:
 
 def picture_size(parts: Parts, latents: Tensor) -> tuple[int, int]:
     """The picture's (height, width) in pixels, from its latents [B, c, h, w]."""
-    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    factor = kind_of(parts["vae"]).factor(parts["vae"].config)
     return latents.shape[-2] * factor, latents.shape[-1] * factor

@@ -15,6 +15,7 @@ from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.errors import ExtractorError, PartMissing, WrongFamily
 from diffusion_feature.lent import wrapper_of
 from diffusion_feature.places import INDEX, Place, refuse_unknown
+from diffusion_feature.vaes import kind_of
 
 DENOISERS = ("unet", "transformer")
 T5 = "T5EncoderModel"
@@ -216,14 +217,17 @@ def refuse_inputs(parts: Parts, backbone: Backbone) -> None:
     denoiser: Any = parts[backbone.denoiser]
     if not isinstance(vae, torch.nn.Module):  # guidance names it only
         return
-    config: Any = vae.config
-    made, taken = config.latent_channels, denoiser.config.in_channels
+    made, taken = kind_of(vae).channels(vae.config), in_channels(denoiser.config)
     if taken not in (made, made * backbone.patch**2):
         raise WrongFamily(
             f"the {type(denoiser).__name__} takes {taken} channels, the VAE makes {made}: an inpainting or editing "
             "model, which is told more than the noisy image. Segment with its text-to-image pipeline, or trace what it "
             "generates (goca.trace)"
         )
+
+
+def in_channels(config: Any) -> int:
+    return config.in_visual_dim if hasattr(config, "in_visual_dim") else config.in_channels  # Kandinsky's name
 
 
 def wrong_family(found: str, backbone: Backbone) -> WrongFamily:

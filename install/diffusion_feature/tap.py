@@ -158,7 +158,7 @@ class AttentionTap(TorchFunctionMode):
         if self.seen[layer.block, layer.layout] > 1:
             raise self._not_once([layer])
         h, w = self._grid(query.shape[2] - self.beside, layer.layout)
-        tokens = LAYOUTS[layer.layout](h * w, key.shape[2] - self.beside)
+        tokens = LAYOUTS[layer.layout](h * w, key.shape[2] - self.beside, layer.own(h * w))
         attention = Attention(layer, query, key, value, attn_mask, scale, result, (h, w), **tokens)
         if not self.rebuilt and attention.text_keys is not None:
             check_rebuilt(attention, self.remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -252,7 +253,7 @@ class Segmenter:
         places = range(len(images)) if places is None else places
         start = 0
         while start < len(places):
-            stop = start + self.admitted(len(places) - start)
+            stop = start + self.admitted(self.of_one_length(annotations[start:]))
             first, last = places[start], places[stop - 1] + 1
             seen = images[first:last], annotations[start:stop], noises[first:last], ids[first:last]
             capture = self.observe(self.plan(), *seen, [place - first for place in places[start:stop]])
@@ -260,6 +261,12 @@ class Segmenter:
             self.admitted(1)
             yield from ((capture, number) for number in range(stop - start))
             start = stop
+
+    def of_one_length(self, annotations: Sequence[PromptAnnotation]) -> int:
+        """How many of the first prompts have equally many text tokens: only those can share a forward."""
+        lengths = (self.extractor.text_length(each.caption) for each in annotations)
+        first = next(lengths)
+        return 1 + sum(1 for _ in itertools.takewhile(lambda length: length == first, lengths))
 
     def admitted(self, pictures: int) -> int:
         """How many of the pictures one forward may take: one until it is known what a picture takes."""

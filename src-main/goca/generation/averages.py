@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusion_feature import Attention
+from diffusion_feature.calls import Call
 from PIL import Image
 from torch import Tensor
 
@@ -123,59 +124,28 @@ def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool
     return numbers.__contains__
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a denoiser, as far as a trace looks at it.
+def repeated(one: Call, other: Call) -> bool:
+    """Whether two calls are for the same latents, be it with fewer prompts."""
+    shared = min(len(one.latents), len(other.latents))
+    return same(one.latents[:shared], other.latents[:shared])
 
-    latents  what is denoised   [B, c, h, w], or Flux's tokens [B, h*w + beside, 4c]
-    text     the text's hidden states   [B, N, c]
-    side     the latents' (h, w)
-    beside   tokens of another image that follow the latents' own: the one that Flux Kontext edits
+
+def part_of(call: Call, count: int, perturbed: bool) -> int | None:
+    """Which part of a call's batch is the images with their prompts, of `count` each; None: the last.
+
+    perturbed   the last part is a copy with perturbed attention (PAG)
+    Raises TraceError for a batch that is not understood.
     """
-
-    latents: Tensor
-    text: Tensor
-    side: tuple[int, int]
-    beside: int = 0
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any], patch: int) -> Call:
-        """From the arguments of the denoiser's forward. Raises TraceError where its image tokens are not understood."""
-        latents = given["sample"] if "sample" in given else given["hidden_states"]
-        text = given["encoder_hidden_states"]
-        text = text[0] if isinstance(text, tuple) else text  # IP-Adapter's images follow
-        if latents.ndim == 4:
-            return cls(latents, text, (latents.shape[-2], latents.shape[-1]))
-        ids = given["img_ids"].reshape(-1, 3)  # Flux: (image, row, column) of each token; the one generated is 0
-        own = int((ids[:, 0] == 0).sum())
-        h, w = (int(last) + 1 for last in ids[ids[:, 0] == 0][:, 1:].amax(0))
-        if own != h * w or bool((ids[:own, 0] != 0).any()):
-            raise TraceError(
-                f"the denoiser was given {own} tokens of the image, with places for {h} x {w}: their order is not known"
-            )
-        return cls(latents, text, (h * patch, w * patch), len(ids) - own)
-
-    def repeated(self, other: Call) -> bool:
-        """Whether another call is for the same latents, be it with fewer prompts."""
-        shared = min(len(self.latents), len(other.latents))
-        return same(self.latents[:shared], other.latents[:shared])
-
-    def part(self, count: int, perturbed: bool) -> int | None:
-        """Which part of the batch is the images with their prompts, of `count` each; None: the last.
-
-        perturbed   the last part is a copy with perturbed attention (PAG)
-        Raises TraceError for a batch that is not understood.
-        """
-        parts, odd = divmod(len(self.latents), count)
-        if odd or not 1 <= parts <= 2 + perturbed:
-            raise TraceError(
-                f"the denoiser was given a batch of {len(self.latents)} for {count} pictures; understood are {count} "
-                f"(no guidance) and {2 * count} (guidance: without and with the prompt). "
-                "Embeddings? Give trace(pipe, prompt=[...])"
-            )
-        if parts == 2 and same(self.text[:count], self.text[count : 2 * count]):
-            return 0  # one prompt in both: the second is the perturbed one
-        return 1 if parts == 3 else None
+    parts, odd = divmod(len(call.latents), count)
+    if odd or not 1 <= parts <= 2 + perturbed:
+        raise TraceError(
+            f"the denoiser was given a batch of {len(call.latents)} for {count} pictures; understood are {count} "
+            f"(no guidance) and {2 * count} (guidance: without and with the prompt). "
+            "Embeddings? Give trace(pipe, prompt=[...])"
+        )
+    if parts == 2 and same(call.text[:count], call.text[count : 2 * count]):
+        return 0  # one prompt in both: the second is the perturbed one
+    return 1 if parts == 3 else None
 
 
 def same(one: Tensor, other: Tensor) -> bool:

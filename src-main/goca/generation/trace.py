@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusion_feature import AttentionTap, ExtractorError
+from diffusion_feature.calls import Call, CallNotUnderstood
 from diffusion_feature.latents import picture_size
 from diffusion_feature.lent import not_compiled
 from PIL import Image
@@ -27,7 +28,7 @@ from torch import Tensor
 from goca.config import SegmenterConfig, load_config
 from goca.drawing.palettes import as_picture
 from goca.generation.adapters import PipelineLayers, config_of
-from goca.generation.averages import Call, Conditional, Means, TraceError, WordMap, step_rule
+from goca.generation.averages import Conditional, Means, TraceError, WordMap, part_of, repeated, step_rule
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
 from goca.prompts.words import PromptWords
@@ -73,6 +74,7 @@ class trace:
         self.capture = Means(self.segmenter.plan())
         self.latents: tuple[int, int] = (0, 0)
         self._last: Call | None = None  # the last call, of this step or a repetition of it
+        self._held: Aggregator | None = None  # what was seen of the step, while it may call the denoiser again
         self._mixed = False  # whether two encoders that share their tokens' places were given different prompts
         self._views = False  # whether calls at one timestep were for different latents
         self._drawn_size: tuple[int, int] | None = None
@@ -95,6 +97,7 @@ class trace:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self._undo.close()
+        self._settle()
         if self._tap is not None:  # Ctrl-C inside the denoiser
             tap, self._tap = self._tap, None
             tap.__exit__(kind or KeyboardInterrupt, error, traceback)
@@ -124,17 +127,24 @@ class trace:
 
     def _before(self, denoiser: Any, args: Any, kwargs: Any) -> None:
         given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
-        now = float(torch.as_tensor(given["timestep"]).flatten()[0])
-        call = Call.of(given, self.layers.backbone.patch)
-        if now == self.timestep:  # one step calls it again: Flux under true guidance, SD 3 with layers left out
-            self._views |= self._last is not None and not self._last.repeated(call)
-            return
+        family = self.layers.backbone
+        try:
+            call = family.call(given, family.patch)
+        except CallNotUnderstood as error:
+            raise TraceError(str(error)) from None
+        if call.timestep == self.timestep:  # one step calls it again: guidance, or SD 3 with layers left out
+            self._views |= self._last is not None and not repeated(self._last, call)
+            if not (family.text_comes_last and self._held is not None):
+                return
+            self._held = None  # what was seen is the half without the prompt
+        else:
+            self._settle()
+            self.step, self.timestep, self._told = self.step + 1, call.timestep, False
         self._last = call
-        self.step, self.timestep, self._told = self.step + 1, now, False
         if not self.chosen(self.step):
             return
         count, self.latents = len(self.prompts) or len(call.latents), call.side
-        part = call.part(count, bool(getattr(self.pipe, "do_perturbed_attention_guidance", False)))
+        part = part_of(call, count, bool(getattr(self.pipe, "do_perturbed_attention_guidance", False)))
         self._aggregator = Aggregator(dataclasses.replace(self.segmenter.plan(), grid=self._grid()))
         own = Conditional(self._aggregator, count)
         consumer = own if part is None else dataclasses.replace(own, part=part)
@@ -149,8 +159,16 @@ class trace:
         failed = None if output is not None else RuntimeError
         tap.__exit__(failed, None, None)
         if failed is None:
-            self.capture.add(self._aggregator)
+            self._held = self._aggregator
+            if not self.layers.backbone.text_comes_last:
+                self._settle()
         del self._aggregator
+
+    def _settle(self) -> None:
+        """What was seen of a step enters the mean, once it is known that the step calls the denoiser no more."""
+        if self._held is not None:
+            self.capture.add(self._held)
+        self._held = None
 
     def _grid(self) -> tuple[int, int]:
         """Cells as large as the config's, as many as the picture has room for; 3 at least, as the blur reflects two."""
@@ -173,6 +191,7 @@ class trace:
 
     def attention(self, image: int = 0) -> Tensor:
         """Mean over the steps, heads and layers aggregated; sums to 1 over tokens   [g, g, N]"""
+        self._settle()
         if self.capture.token_mean is None:
             seen = f"{self.step + 1} steps ran, and none of them was chosen" if self.step >= 0 else "no step ran"
             raise TraceError(f"nothing was traced: {seen}; call the pipeline inside the `with` block")

@@ -258,7 +258,7 @@ def prompt_tokens(prompt: str, extractor: FeatureExtractor, length: int | None =
     if len(whole) > len(tokens):
         cut = read[words[-1].span[1] :].strip()
         warnings.warn(PromptCut(prompt, cut, tokens[-1].position + 1), stacklevel=3)
-    sentence = next(token.position for token in tokens if token.kind == "global")
+    sentence = next((token.position for token in tokens if token.kind == "global"), tokens[-1].position)
     return PromptTokens(tuple(token.position for token in words), sentence)
 
 

@@ -41,17 +41,23 @@ class Token:
 class Family:
     """How one kind of text encoder writes its tokens: the token that stands for the sentence, and the word mark."""
 
-    sentence: str  # attribute of the tokenizer
+    sentence: str | None  # attribute of the tokenizer; None: the last token, which has read all the others
     mark: str
 
 
-FAMILIES = {"clip": Family("bos_token", "</w>"), "t5": Family("eos_token", "▁"), "bert": Family("cls_token", "")}
+FAMILIES = {
+    "clip": Family("bos_token", "</w>"),
+    "t5": Family("eos_token", "▁"),
+    "bert": Family("cls_token", ""),
+    "chat": Family(None, "Ġ"),  # a language model, through diffusion_feature.chat.PromptReader
+}
 
 # families of (tokenizer, tokenizer_2) -> which of the two make the sequence that the denoiser attends to
 SEQUENCES = {
     ("clip",): (0,),
     ("t5",): (0,),
     ("bert",): (0,),
+    ("chat",): (0,),
     ("clip", "clip"): (0,),  # SDXL: both encoders share their token positions
     ("clip", "t5"): (1,),  # Flux: CLIP is only pooled
     ("bert", "t5"): (0, 1),  # HunyuanDiT: one after the other
@@ -59,7 +65,12 @@ SEQUENCES = {
 
 
 def family_of(tokenizer: Any) -> str:
-    """ "clip", "t5" or "bert", from the special tokens it has. Raises CaptionError for any other."""
+    """ "chat" for a language model's reader, else "clip", "t5" or "bert", from the special tokens that it has.
+
+    Raises CaptionError for any other.
+    """
+    if getattr(tokenizer, "template", None) is not None:
+        return "chat"
     if getattr(tokenizer, "cls_token", None) and getattr(tokenizer, "sep_token", None):
         return "bert"
     if getattr(tokenizer, "eos_token", None):
@@ -112,12 +123,14 @@ def _sequence(
     if sources is not None:
         spans = [(sources[first][0], sources[end - 1][1]) if end > first else (0, 0) for first, end in spans]
     learnt_ids = set(added_tokens(tokenizer).values()) if learnt.letters else set()
-    sentence = getattr(tokenizer, family.sentence)
+    sentence = None if family.sentence is None else getattr(tokenizer, family.sentence)
     added = {getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad", "cls", "sep", "mask")} - {None}
     tokens = []
     for position, (number, text, span) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), spans)):
         piece = text.replace(family.mark, "") if family.mark else text
         kind = "global" if text == sentence else "special" if text in added or not piece else "word"
+        if sentence is None and span[0] == span[1]:  # the template's and padding
+            kind = "global" if position == len(ids) - 1 else "special"
         tokens.append(Token(start + position, piece, span, kind, number in learnt_ids))
     return tokens
 

@@ -1,0 +1,197 @@
+"""Prompts for language models: the template around the words, the tokens that the denoiser is given, where words are.
+
+A language model reads more than the user's words: instructions before them, marks after them, padding. The denoiser may
+be given a part of its states only. `PromptReader` is a tokenizer of what is left: positions count from the first token
+that the denoiser gets, and only tokens of the user's own words have spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_feature.devices import device_of
+from diffusion_feature.errors import ExtractorError
+
+MARKER = "\ue000"  # stands for the prompt where a template's text around it is looked for
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a family hands a prompt to its language model.
+
+    write     (tokenizer, prompt) -> the text that is tokenised
+    length    text tokens that the denoiser gets at most
+    drop      first tokens that it does not get
+    fixed     the text is padded to `length`; otherwise it is as long as the prompt needs
+    multiple  padded to a multiple of so many tokens
+    left      padded on the left
+    special   the tokenizer adds its special tokens
+    """
+
+    write: Callable[[Any, str], str]
+    length: int
+    drop: int = 0
+    fixed: bool = False
+    multiple: int = 1
+    left: bool = False
+    special: bool = True
+
+
+def bare(tokenizer: Any, prompt: str) -> str:
+    """The prompt without a template."""
+    return prompt
+
+
+def between(before: str, after: str = "") -> Callable[[Any, str], str]:
+    """A template that is written out."""
+    return lambda tokenizer, prompt: before + prompt + after
+
+
+def chat(system: str = "", before: str = "", **options: Any) -> Callable[[Any, str], str]:
+    """The tokenizer's own chat template: a system message, where there is one, and the user's."""
+
+    def write(tokenizer: Any, prompt: str) -> str:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": before + prompt})
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+
+    return write
+
+
+class PromptReader:
+    """A tokenizer whose tokens are those that the denoiser is given.
+
+    given   text tokens that the denoiser was given, where that is known: a batch is padded to its longest prompt
+    """
+
+    is_fast = True
+    added_tokens_encoder: dict[str, int] = {}  # language models have no textual inversion; theirs are no words
+
+    def __init__(self, tokenizer: Any, template: Template, given: int | None = None):
+        self.tokenizer, self.template, self.given = tokenizer, template, given
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    @cached_property
+    def around(self) -> tuple[int, int]:
+        """How many characters the template writes before and after the prompt."""
+        before, _, after = self.template.write(self.tokenizer, MARKER).partition(MARKER)
+        return len(before), len(after)
+
+    def __call__(self, prompt: str, max_length: int | None = None, **unused: Any) -> dict[str, list[Any]]:
+        """Token ids and their spans in the prompt, padding on the left included."""
+        ids, spans = self.whole(prompt, max_length or self.template.length)
+        ids, spans = ids[self.template.drop :], spans[self.template.drop :]
+        if self.template.left:
+            missing = max(self.given or 0, self.padded(len(ids))) - len(ids)
+            ids, spans = [self.pad] * missing + ids, [(0, 0)] * missing + spans
+        return {"input_ids": ids, "offset_mapping": spans}
+
+    @property
+    def pad(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    def padded(self, count: int) -> int:
+        """How many tokens the denoiser is given where the text has so many."""
+        if self.template.fixed:
+            return max(count, self.template.length)
+        return count + -count % self.template.multiple
+
+    def count(self, prompt: str) -> int:
+        """How many text tokens the denoiser is given."""
+        return self.padded(len(self.whole(prompt, self.template.length)[0]) - self.template.drop)
+
+    def whole(self, prompt: str, length: int | None) -> tuple[list[int], list[Span]]:
+        """All tokens that the language model reads but padding, and their spans in the prompt; (0, 0): the template's.
+
+        length   tokens that are kept, those that are dropped not counted; None: all
+        """
+        text = self.template.write(self.tokenizer, prompt)
+        before, after = self.around
+        start, end = before, len(text) - after
+        shift = start - max(prompt.find(text[start:end]), 0)  # a template may strip the prompt
+        encoded = self.encode(text, length)
+        spans = [(max(left, start), min(right, end)) for left, right in encoded[1]]
+        return encoded[0], [(left - shift, right - shift) if left < right else (0, 0) for left, right in spans]
+
+    def encode(self, text: str, length: int | None) -> tuple[list[int], list[Span]]:
+        cut: dict[str, Any] = {"truncation": True, "max_length": length + self.template.drop} if length else {}
+        kinds: dict[str, Any] = {"add_special_tokens": self.template.special}
+        if self.tokenizer.is_fast:
+            found = self.tokenizer(text, return_offsets_mapping=True, verbose=False, **kinds, **cut)
+            return list(found["input_ids"]), [(int(left), int(right)) for left, right in found["offset_mapping"]]
+        ids = list(self.tokenizer(text, verbose=False, **kinds, **cut)["input_ids"])
+        return ids, piece_spans(self.tokenizer.convert_ids_to_tokens(ids), text)
+
+    def cut(self, prompt: str) -> str:
+        """The end of the prompt that does not fit."""
+        spans = self.whole(prompt, self.template.length)[1]
+        every = self.whole(prompt, None)[1]
+        lost = [span for span in every if span[1] > max(end for _, end in spans) and span != (0, 0)]
+        return prompt[min(left for left, _ in lost) :].strip(" ,") if len(every) > len(spans) and lost else ""
+
+
+def piece_spans(pieces: Sequence[str], text: str) -> list[Span]:
+    """Where a sentencepiece model's pieces stand in the text; (0, 0) for those that are not written in it."""
+    spans, here = list[Span](), 0
+    for piece in pieces:
+        written = piece.replace("\u2581", " ").strip()
+        at = text.find(written, here) if written else -1
+        near = at >= 0 and not text[here:at].strip()
+        spans.append((at, at + len(written)) if near else (0, 0))
+        here = at + len(written) if near else here
+    return spans
+
+
+States = Callable[[Any, Tensor, Tensor], Tensor]  # encoder, token ids [1, L], mask [1, L] -> states [1, L, c]
+
+
+def language_states(
+    reader: PromptReader, encoder: Any, prompts: Sequence[str], states: States
+) -> tuple[Tensor, Tensor, list[str]]:
+    """The states that the denoiser is given [B, N, c], the mask of what is no padding [B, N], the text that was cut.
+
+    Every prompt is read alone, as the pipeline reads one, so that a batch changes nothing.
+    errors   ExtractorError for prompts of different lengths, where the text is not padded to a fixed one
+    """
+    template, device = reader.template, device_of(encoder)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for prompt in dict.fromkeys(prompts):
+        ids = reader.whole(prompt, template.length)[0]
+        missing = reader.padded(len(ids) - template.drop) - (len(ids) - template.drop)
+        padding, seen = [reader.pad or 0] * missing, [1] * len(ids)
+        row = [*padding, *ids] if template.left else [*ids, *padding]
+        mask = [0] * missing + seen if template.left else seen + [0] * missing
+        tokens, attended = (torch.tensor([each], device=device) for each in (row, mask))
+        found[prompt] = states(encoder, tokens, attended)[0, template.drop :], attended[0, template.drop :]
+    lengths = {len(mask) for _, mask in found.values()}
+    if len(lengths) > 1:
+        raise ExtractorError(
+            f"the prompts have {' and '.join(map(str, sorted(lengths)))} tokens: prompts that share a forward of this "
+            "family need equally many, as it cannot hide padding; give them one at a time"
+        )
+    every = [found[prompt] for prompt in prompts]
+    return torch.stack([each for each, _ in every]), torch.stack([mask for _, mask in every]), [*map(reader.cut, prompts)]
+
+
+def last_states(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """The last hidden states."""
+    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def hidden_states(layer: int, masked: bool = True) -> States:
+    """The hidden states of one layer; `masked`: padding is hidden from the language model."""
+
+    def states(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        seen = {"attention_mask": mask} if masked else {}
+        return encoder(input_ids=ids, **seen, output_hidden_states=True).hidden_states[layer]
+
+    return states
