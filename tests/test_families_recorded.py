@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusion_feature import expand_layers
-from diffusion_feature.families.flux import pack, places, unpack
+from diffusion_feature.families.packed import pack, places, unpack
 from goca.config import load_config
 from goca.method.heads import HEAD_RULES
 from goca.method.layers import LAYER_RULES

@@ -68,10 +68,11 @@ def first_number(value: Any) -> float:
 def generated(ids: Tensor, patch: int) -> tuple[tuple[int, int], int]:
     """The latents' (h, w) from the places of their tokens, and how many tokens of other images follow.
 
-    ids   (image, row, column, ...) of each token; the image that is generated comes first   [S, 3 or 4] or [B, S, ...]
+    ids   (image, row, column, ...) of each token; the image that is generated has the lowest number, and comes first
+          [S, 3 or 4] or [B, S, 3 or 4]
     """
     ids = ids.reshape(-1, *ids.shape[-2:])[0]
-    mine = ids[:, 0] == ids[0, 0]
+    mine = ids[:, 0] == ids[:, 0].min()
     own = int(mine.sum())
     first, last = (getattr(ids[mine][:, 1:3], end)(0) for end in ("amin", "amax"))
     h, w = (int(side) + 1 for side in last - first)

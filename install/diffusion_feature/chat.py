@@ -7,9 +7,10 @@ that the denoiser gets, and only tokens of the user's own words have spans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class PromptReader:
     """
 
     is_fast = True
-    added_tokens_encoder: dict[str, int] = {}  # language models have no textual inversion; theirs are no words
+    added_tokens_encoder: Mapping[str, int] = MappingProxyType({})  # language models have no textual inversion
 
     def __init__(self, tokenizer: Any, template: Template, given: int | None = None):
         self.tokenizer, self.template, self.given = tokenizer, template, given
@@ -178,8 +179,8 @@ def language_states(
             f"the prompts have {' and '.join(map(str, sorted(lengths)))} tokens: prompts that share a forward of this "
             "family need equally many, as it cannot hide padding; give them one at a time"
         )
-    every = [found[prompt] for prompt in prompts]
-    return torch.stack([each for each, _ in every]), torch.stack([mask for _, mask in every]), [*map(reader.cut, prompts)]
+    rows, masks = zip(*(found[prompt] for prompt in prompts))
+    return torch.stack(rows), torch.stack(masks), [reader.cut(prompt) for prompt in prompts]
 
 
 def last_states(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Layer lists by pattern: `all`, or ids with braces such as `vit-block{20..29}-cross-map` and `up-level{1,2}-...`."""
+"""Layer lists by pattern: `all`, or ids with braces such as `vit-block{20..29}-cross-map` and `up-level{1,2}-...`.
+
+A fraction names a block by its depth, in a model of any size: of 24 blocks, `vit-block{1/3,1/2}-self-map` are the self
+maps of vit-block8 and vit-block12.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from diffusion_feature.errors import layer_not_found
 
 BRACES = re.compile(r"\{([^{}]*)\}")
+FRACTION = re.compile(r"(\d+)/([1-9]\d*)")
 
 
 def expand_layers(patterns: str | Iterable[str], known: Sequence[str], suffix: str, where: str = "model") -> list[str]:
@@ -18,7 +23,7 @@ def expand_layers(patterns: str | Iterable[str], known: Sequence[str], suffix: s
     """
     wanted: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        ids = [layer for layer in known if layer.endswith(suffix)] if pattern == "all" else expand_braces(pattern)
+        ids = [layer for layer in known if layer.endswith(suffix)] if pattern == "all" else expand_braces(at_depths(pattern, known))
         wanted.update(dict.fromkeys(ids))
     present = set(known)
     if missing := [layer for layer in wanted if layer not in present]:
@@ -33,6 +38,20 @@ def expand_braces(pattern: str) -> list[str]:
         return [pattern]
     head, tail = pattern[: found.start()], pattern[found.end() :]
     return [head + choice + rest for choice in choices(found.group(1)) for rest in expand_braces(tail)]
+
+
+def at_depths(pattern: str, known: Iterable[str]) -> str:
+    """The pattern with the numbers of blocks in place of fractions: n/d is block n * count // d of `count` blocks."""
+    while found := next((each for each in BRACES.finditer(pattern) if "/" in each[1]), None):
+        head, tail = pattern[: found.start()], pattern[found.end() :]
+        numbers = {each[1] for layer in known if (each := re.match(re.escape(head) + r"(\d+)(?!\d)", layer))}
+
+        def number(choice: str, count: int = len(numbers)) -> str:
+            part = FRACTION.fullmatch(choice)
+            return str(int(part[1]) * count // int(part[2])) if part else choice.replace("/", "|")
+
+        pattern = f"{head}{{{','.join(map(number, choices(found[1])))}}}{tail}"
+    return pattern
 
 
 def choices(inside: str) -> list[str]:

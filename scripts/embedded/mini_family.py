@@ -26,7 +26,7 @@ from diffusers import (
     PixArtTransformer2DModel,
     StableDiffusionPipeline,
 )
-from diffusion_feature.families.flux import pack, places, unpack
+from diffusion_feature.families.packed import pack, places, unpack
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 

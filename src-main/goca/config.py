@@ -42,7 +42,7 @@ OPEN_FIELDS = (
     "separator",
 )
 CURVE = ("slope", "midpoint")
-SHARED = "_defaults"  # the file that all configs start from
+SHARED = ("_defaults", "_unpublished")  # files that configs start from, which are none themselves
 Size = int | tuple[int, int]
 Timestep = Annotated[int, Range(0, 999)]
 Layers = Text | tuple[Text, ...]
@@ -213,7 +213,7 @@ def names() -> list[str]:
 
 def read_config(name: str) -> dict[str, Any]:
     """The fields of configs/model/NAME.yaml, its bases (Hydra's defaults list) first."""
-    if name not in (*names(), SHARED):
+    if name not in (*names(), *SHARED):
         near, known = nearest(name, names()), ", ".join(names())
         raise ConfigError(f"there is no model config {shown(name)} (nearest: {near}); known: {known}")
     return with_bases(read_yaml(folder() / f"{name}.yaml"))  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ class Segmenter:
         self.space_blocks = [
             name.removesuffix("-self-map") for name in expand_layers(config.self_layers, ids, "-self-map", where)
         ]
-        expand_layers([config.ref_layer], ids, "", where)
+        self.reference = expand_layers([config.ref_layer], ids, "", where)[0]
 
     @classmethod
     def from_pretrained(
@@ -362,7 +362,7 @@ class Segmenter:
             grid=config.grid,
             head_rules=tuple(head_rules) or (config.head_method,),
             layer_rules=tuple(layer_rules) or (config.layer_method,),
-            reference=config.ref_layer,
+            reference=self.reference,
             first_channel=self.protocol.reference_channels == "first",
             normalised_rows=self.protocol.self_map_rows == "normalised",
             dense=config.dense_layers(),

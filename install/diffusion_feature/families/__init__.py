@@ -2,6 +2,10 @@
 
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import VersionNotKnown, VersionTaken, nearest
+from diffusion_feature.families.auraflow import AURAFLOW
+from diffusion_feature.families.bria import BRIA
+from diffusion_feature.families.chroma import CHROMA
+from diffusion_feature.families.cogview3 import COGVIEW3
 from diffusion_feature.families.flux import FLUX, MINI_FLUX
 from diffusion_feature.families.hunyuan import HUNYUAN
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
@@ -25,6 +29,10 @@ VERSIONS: dict[str, Backbone] = {
     "mini-flux": MINI_FLUX,
     "sd3": SD3,
     "sd3.5": SD3,
+    "chroma": CHROMA,
+    "cogview3-plus": COGVIEW3,
+    "bria-3.2": BRIA,
+    "auraflow": AURAFLOW,
 }
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered
-from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
+from diffusion_feature.families.joint import PATCH, joint_features, joint_layer
+from diffusion_feature.families.packed import packed_forward
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 from diffusion_feature.text import clip_tokens, encoder_states, written_out
@@ -65,39 +66,10 @@ def encode_flux(parts: Parts, prompts: list[str], length: int) -> Conditioning:
     return Conditioning(arguments, length, cut)
 
 
-def pack(latents: Tensor) -> Tensor:
-    """Patches of 2 x 2 latent pixels as tokens   [B, c, h, w] -> [B, h/2 * w/2, 4c]"""
-    patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # [B, c, h/2, 2, w/2, 2]
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
-    """The inverse of `pack`   [B, h/2 * w/2, 4c] -> [B, c, h, w]"""
-    patches = tokens.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (h // PATCH, w // PATCH))
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
-
-
-def places(h: int, w: int) -> Tensor:
-    """(0, row, column) of each image token   [h*w, 3]"""
-    return torch.cartesian_prod(torch.zeros(1), torch.arange(h).float(), torch.arange(w).float())
-
-
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
-    refuse_odd(parts, latents)
-    transformer, (h, w) = parts["transformer"], latents.shape[-2:]
-    weight, each = like(transformer), torch.ones(len(latents), device=latents.device)
-    timestep = each * level.timestep
-    if level.as_pipeline:  # in bfloat16 407.08 becomes 408, and .40708 would become .40625
-        timestep = timestep.to(weight)
-    velocity = transformer(
-        pack(latents).to(weight),
-        timestep=timestep / 1000,
-        guidance=each * GUIDANCE if transformer.config.guidance_embeds else None,
-        img_ids=places(h // PATCH, w // PATCH).to(latents.device),
-        **conditioning.arguments,
-        return_dict=False,
-    )[0]
-    return unpack(velocity, h, w)
+    guided = parts["transformer"].config.guidance_embeds
+    guidance = torch.full((len(latents),), GUIDANCE, device=latents.device) if guided else None
+    return packed_forward(parts, latents, level, conditioning.arguments | {"guidance": guidance})
 
 
 def accepts(transformer: Any) -> bool:

@@ -71,6 +71,7 @@ class SemanticGuidance:
         self.eager: Any = None  # while the denoiser runs as it is written, though it is compiled
         self.halves_seen = False  # the batch's halves were looked at once; on an accelerator that waits for it
         self.running: tuple[AttentionTap, Consumer] | None = None
+        self.latents: tuple[int, int] = (0, 0)  # (h, w), of the running forward
         self.segmentor: Segmentor | None = None
         if segmentor is None:
             return
@@ -143,10 +144,12 @@ class SemanticGuidance:
     # ---- one forward of the denoiser
 
     def _before(self, denoiser: nn.Module, args: Any, kwargs: Any) -> None:
-        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
-        self._check_batch(sample)
+        given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
+        family = self.extractor.backbone
+        call = family.call(given, family.patch)
+        self._check_batch(call.latents)
         assert self.segmentor is not None
-        latents = (sample.shape[-2], sample.shape[-1])
+        self.latents = latents = call.side
         consumer = self.segmentor.consumer(latents)
         tap = self.extractor.tap(consumer, latents)
         self.running = (tap.__enter__(), consumer)
@@ -158,13 +161,22 @@ class SemanticGuidance:
             return None
         consumer = self._stop(None)
         assert self.segmentor is not None
-        uncond, text = sample_of(output).chunk(2)  # [B, C, h, w]
+        sample = sample_of(output)
+        uncond, text = self._maps(sample).chunk(2)  # [B, C, h, w]
         copies = len(text) // len(self.tokens)
         tokens = [each for each in self.tokens for _ in range(copies)]
         self.token_mask, self.foreground_mask = self.segmentor.masks(consumer, tokens)
         self.rate = guidance_rate(uncond, text, self.token_mask, self.foreground_mask, self.scale)
         guided = uncond + self.rate.to(text) * (text - uncond)
-        return with_sample(output, torch.cat([uncond, guided]))
+        both = torch.cat([uncond, guided])
+        return with_sample(output, both if sample.ndim == 4 else both.flatten(2).transpose(1, 2))
+
+    def _maps(self, sample: Tensor) -> Tensor:
+        """The denoiser's output as maps: where it is tokens [B, S, C], a pixel each   [B, C, h, w]"""
+        if sample.ndim == 4:
+            return sample
+        h, w = (side // self.extractor.backbone.patch for side in self.latents)
+        return sample.transpose(1, 2).unflatten(2, (h, w))
 
     def _stop(self, error: type | None) -> Consumer | None:
         """Close the tap of the running forward; without an error it checks that every attention was seen."""

@@ -94,7 +94,7 @@ class Finder:
     ) -> Iterator[tuple[Capture, int, Look]]:
         """Each with its token maps; those of a whole forward are made at once. The rules: as for `attention_map`."""
         held: tuple[Capture, Tensor, Tensor | None] | None = None
-        block = next((each for each in self.segmenter.blocks if self.config.ref_layer.startswith(f"{each}-")), None)
+        block = next((each for each in self.segmenter.blocks if self.segmenter.reference.startswith(f"{each}-")), None)
         for capture, number in captures:
             if held is None or held[0] is not capture:
                 own = None if block is None else capture.block_map(block, head_rule)

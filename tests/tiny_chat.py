@@ -1,0 +1,1 @@
+"""Tiny random pipelines whose text encoder is a language model."""

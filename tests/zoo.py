@@ -1,0 +1,83 @@
+"""The models of configs/model that no paper chose settings for, as tiny random pipelines: one entry each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import tiny_t5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A tiny pipeline, and what a test needs to know of it.
+
+    save       writes the pipeline's folder
+    pipeline   its class in diffusers
+    version    the family's
+    blocks     how many blocks have maps
+    size       side of the images, in pixels; grid: of the maps
+    call       of the pipeline, without guidance; guided: what a guided call adds; None: it has no halves
+    together   the halves of guidance share a call
+    as_drawn   the pipeline draws its first latents as the extractor draws noise, and its first timestep is 1000
+    without_softmax   attention modules that compute none (linear attention)
+    """
+
+    save: Callable[[Path], Path]
+    pipeline: str
+    version: str
+    blocks: int = 3
+    size: int = 32
+    grid: int = 4
+    call: dict[str, Any] = field(default_factory=dict)
+    guided: dict[str, Any] | None = None
+    together: bool = False
+    as_drawn: bool = True
+    without_softmax: int = 0
+    prepare: Callable[[Any], None] = lambda pipe: None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        middle = self.blocks // 2
+        return {
+            "version": self.version,
+            "img_size": self.size,
+            "feat_size": self.grid,
+            "t": 257,
+            "ref_layer": f"vit-block{middle}-attn-out",
+            "self_layers": [f"vit-block{middle}-self-map"],
+            "head_method": "average",
+        }
+
+    def read(self, folder: Path) -> Any:
+        pipe = getattr(diffusers, self.pipeline).from_pretrained(folder)
+        pipe.set_progress_bar_config(disable=True)
+        self.prepare(pipe)
+        return pipe
+
+    def run(self, pipe: Any, prompt: Any, **more: Any) -> Any:
+        size = {"height": self.size, "width": self.size}
+        return pipe(prompt, **({"num_inference_steps": 2, "output_type": "np"} | size | self.call | more))
+
+
+PLAIN, GUIDED = {"guidance_scale": 1.0}, {"guidance_scale": 4.0}
+ZOO = {
+    "chroma": Model(tiny_t5.save_chroma, "ChromaPipeline", "chroma", 4, call=PLAIN, guided=GUIDED),
+    "cogview3-plus": Model(
+        tiny_t5.save_cogview3,
+        "CogView3PlusPipeline",
+        "cogview3-plus",
+        call=PLAIN,
+        guided=GUIDED,
+        together=True,
+        as_drawn=False,
+    ),
+    "bria-3.2": Model(tiny_t5.save_bria, "BriaPipeline", "bria-3.2", 4, call=PLAIN, guided=GUIDED, together=True),
+    "sd35-large": Model(
+        tiny_t5.save_sd35_large, "StableDiffusion3Pipeline", "sd3.5", call=PLAIN, guided=GUIDED, together=True
+    ),
+    "auraflow": Model(
+        tiny_t5.save_auraflow, "AuraFlowPipeline", "auraflow", 4, call=PLAIN, guided=GUIDED, together=True
+    ),
+}
