@@ -23,7 +23,10 @@ def expand_layers(patterns: str | Iterable[str], known: Sequence[str], suffix: s
     """
     wanted: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        ids = [layer for layer in known if layer.endswith(suffix)] if pattern == "all" else expand_braces(at_depths(pattern, known))
+        if pattern == "all":
+            ids = [layer for layer in known if layer.endswith(suffix)]
+        else:
+            ids = expand_braces(at_depths(pattern, known))
         wanted.update(dict.fromkeys(ids))
     present = set(known)
     if missing := [layer for layer in wanted if layer not in present]:
