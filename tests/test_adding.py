@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tiny_t5
 import torch
 from commands import main
-from diffusers import CogVideoXDDIMScheduler, CogView3PlusPipeline, CogView3PlusTransformer2DModel
+from diffusers import CogView3PlusPipeline
 from diffusion_feature import VersionTaken, register
 from diffusion_feature.families import VERSIONS
 from docpages import ROOT, blocks, pages, settings_of
@@ -35,37 +36,17 @@ def run_blocks(page, count):
 # ---- a backbone
 
 
-def save_cogview3(folder):
-    torch.manual_seed(0)
-    pieces = tiny.save_t5_tokenizer(folder / "tokenizer")
-    transformer = CogView3PlusTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
-        num_layers=3,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        text_embed_dim=16,
-        time_embed_dim=16,
-        condition_dim=8,
-        pos_embed_max_size=16,
-        sample_size=8,
-    )
-    parts = {"transformer": transformer, "vae": tiny.vae(), "text_encoder": tiny.t5(pieces)}
-    parts["scheduler"] = CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
-    return tiny.save_pipeline(folder, "CogView3PlusPipeline", {"tokenizer": "T5Tokenizer"}, **parts)
-
-
 @pytest.fixture(scope="module")
 def page():
     """The family of the page, registered while these tests run."""
     names = run_blocks("docs/adding-a-backbone.md", 2)
     yield names
-    del VERSIONS["cogview3-plus"]
+    del VERSIONS["my-cogview3"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_cogview3(tmp_path_factory.mktemp("pipelines") / "cogview3")
+    return tiny_t5.save_cogview3(tmp_path_factory.mktemp("pipelines") / "cogview3")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +75,7 @@ def test_the_added_family_segments_and_every_attention_is_seen(seg, picture):
 
 def test_the_real_model_s_settings_are_read(page):
     config = load_config(page["CONFIG"])
-    assert (config.version, config.grid, config.img_size) == ("cogview3-plus", (64, 64), 1024)
+    assert (config.version, config.grid, config.img_size) == ("my-cogview3", (64, 64), 1024)
 
 
 def test_the_prompt_is_what_the_pipeline_of_diffusers_encodes(seg, folder):
@@ -146,7 +127,7 @@ def test_maps_are_those_computed_by_hand(seg, picture):
 
 
 def test_a_version_is_taken_once(page):
-    register("cogview3-plus", page["COGVIEW3"])
+    register("my-cogview3", page["COGVIEW3"])
     with pytest.raises(VersionTaken, match="'flux' is the Flux transformer; give the CogView3-Plus"):
         register("flux", page["COGVIEW3"])
     assert VERSIONS["flux"].name == "Flux transformer"

@@ -92,21 +92,21 @@ def save_pipeline(folder: Path, kind: str, tokenizers: dict[str, str], **parts) 
     return folder
 
 
-def vae(channels: int = 4, **more) -> AutoencoderKL:
-    """Latents of a quarter."""
+def vae(channels: int = 4, levels: int = 3, **more) -> AutoencoderKL:
+    """Latents of a quarter; with four levels, of an eighth."""
     return AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
         norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=channels,
-        sample_size=32,
+        sample_size=8 * 2 ** (levels - 1),
         mid_block_add_attention=False,
         **more,
     )
 
 
-def clip(words: int, kind=CLIPTextModel, **more):
+def clip(words: int, kind=CLIPTextModel, positions: int = TEXT, **more):
     return kind(
         CLIPTextConfig(
             vocab_size=words,
@@ -114,7 +114,7 @@ def clip(words: int, kind=CLIPTextModel, **more):
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=TEXT,
+            max_position_embeddings=positions,
             bos_token_id=words - 2,
             eos_token_id=words - 1,
             pad_token_id=words - 1,
@@ -224,15 +224,6 @@ def save_hunyuan(folder: Path) -> Path:
         sample_size=8,
     )
     torch.nn.init.normal_(transformer.text_embedding_padding, std=0.5)
-    eighth = AutoencoderKL(
-        block_out_channels=(8,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        sample_size=64,
-        mid_block_add_attention=False,
-    )
     scheduler = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.03,
@@ -241,7 +232,7 @@ def save_hunyuan(folder: Path) -> Path:
         steps_offset=1,
         timestep_spacing="leading",
     )
-    parts = {"transformer": transformer, "vae": eighth, "text_encoder": bert, "text_encoder_2": t5(pieces)}
+    parts = {"transformer": transformer, "vae": vae(levels=4), "text_encoder": bert, "text_encoder_2": t5(pieces)}
     tokenizers = {"tokenizer": "BertTokenizer", "tokenizer_2": "T5Tokenizer"}
     return save_pipeline(folder, "HunyuanDiTPipeline", tokenizers, **parts, scheduler=scheduler)
 

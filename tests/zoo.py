@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import tiny_chat
 import tiny_t5
 
 
@@ -21,6 +22,7 @@ class Model:
     call       of the pipeline, without guidance; guided: what a guided call adds; None: it has no halves
     together   the halves of guidance share a call
     as_drawn   the pipeline draws its first latents as the extractor draws noise, and its first timestep is 1000
+    without    parts of the pipeline that are not needed
     without_softmax   attention modules that compute none (linear attention)
     """
 
@@ -35,6 +37,7 @@ class Model:
     together: bool = False
     as_drawn: bool = True
     without_softmax: int = 0
+    without: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any], None] = lambda pipe: None
 
     @property
@@ -51,7 +54,7 @@ class Model:
         }
 
     def read(self, folder: Path) -> Any:
-        pipe = getattr(diffusers, self.pipeline).from_pretrained(folder)
+        pipe = getattr(diffusers, self.pipeline).from_pretrained(folder, **self.without)
         pipe.set_progress_bar_config(disable=True)
         self.prepare(pipe)
         return pipe
@@ -59,6 +62,11 @@ class Model:
     def run(self, pipe: Any, prompt: Any, **more: Any) -> Any:
         size = {"height": self.size, "width": self.size}
         return pipe(prompt, **({"num_inference_steps": 2, "output_type": "np"} | size | self.call | more))
+
+
+def small_kandinsky(pipe: Any) -> None:
+    """It generates images of a few sizes only, the next one to what is asked."""
+    pipe.resolutions = [(64, 64)]
 
 
 PLAIN, GUIDED = {"guidance_scale": 1.0}, {"guidance_scale": 4.0}
@@ -80,4 +88,26 @@ ZOO = {
     "auraflow": Model(
         tiny_t5.save_auraflow, "AuraFlowPipeline", "auraflow", 4, call=PLAIN, guided=GUIDED, together=True
     ),
+    "kandinsky5": Model(
+        tiny_chat.save_kandinsky5,
+        "Kandinsky5T2IPipeline",
+        "kandinsky5",
+        size=64,
+        call=PLAIN,
+        guided=GUIDED,
+        as_drawn=False,
+        prepare=small_kandinsky,
+    ),
+    "cogview4": Model(tiny_chat.save_cogview4, "CogView4Pipeline", "cogview4", call=PLAIN, guided=GUIDED),
+    "ovis": Model(tiny_chat.save_ovis, "OvisImagePipeline", "ovis", 4, call=PLAIN, guided=GUIDED),
+    "longcat": Model(
+        tiny_chat.save_longcat,
+        "LongCatImagePipeline",
+        "longcat",
+        4,
+        call=PLAIN | {"enable_prompt_rewrite": False},
+        without={"text_processor": None},
+        guided=GUIDED,
+    ),
+    "lumina2": Model(tiny_chat.save_lumina2, "Lumina2Pipeline", "lumina2", size=64, call=PLAIN, guided=GUIDED),
 }

@@ -132,6 +132,7 @@ class Backbone:
     left_alone: tuple[str, ...] = ()  # paths (fnmatch) of attention modules without maps, such as text refiners
     call: Callable[[Mapping[str, Any], int], Call] = by_signature  # the denoiser's arguments, patch -> what they hold
     text_comes_last: bool = False  # guidance calls the denoiser twice a step, and the second call has the prompt
+    text_is_first_half: bool = False  # guidance doubles the batch, and the first half has the prompt
 
     @property
     def remedy(self) -> str:

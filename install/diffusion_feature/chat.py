@@ -34,6 +34,7 @@ class Template:
     multiple  padded to a multiple of so many tokens
     left      padded on the left
     special   the tokenizer adds its special tokens
+    pieces    the text in parts that follow one another, each of which is tokenised on its own
     """
 
     write: Callable[[Any, str], str]
@@ -43,6 +44,7 @@ class Template:
     multiple: int = 1
     left: bool = False
     special: bool = True
+    pieces: Callable[[str], Sequence[str]] = lambda text: [text]
 
 
 def bare(tokenizer: Any, prompt: str) -> str:
@@ -118,13 +120,22 @@ class PromptReader:
         text = self.template.write(self.tokenizer, prompt)
         before, after = self.around
         start, end = before, len(text) - after
-        shift = start - max(prompt.find(text[start:end]), 0)  # a template may strip the prompt
-        encoded = self.encode(text, length)
-        spans = [(max(left, start), min(right, end)) for left, right in encoded[1]]
-        return encoded[0], [(left - shift, right - shift) if left < right else (0, 0) for left, right in spans]
+        sources = origins(text[start:end], prompt)
+        limit = length + self.template.drop if length else None
+        ids, spans = list[int](), list[Span]()
+        here = 0  # where the piece starts in the text
+        for piece in self.template.pieces(text):
+            found, where = self.encode(piece, limit)
+            ids += found
+            for left, right in where:
+                left, right = max(left + here, start) - start, min(right + here, end) - start
+                spans.append((sources[left][0], sources[right - 1][1]) if left < right else (0, 0))
+            here += len(piece)
+        return ids[:limit], spans[:limit]
 
-    def encode(self, text: str, length: int | None) -> tuple[list[int], list[Span]]:
-        cut: dict[str, Any] = {"truncation": True, "max_length": length + self.template.drop} if length else {}
+    def encode(self, text: str, limit: int | None) -> tuple[list[int], list[Span]]:
+        """A text's token ids and their spans in it."""
+        cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit else {}
         kinds: dict[str, Any] = {"add_special_tokens": self.template.special}
         if self.tokenizer.is_fast:
             found = self.tokenizer(text, return_offsets_mapping=True, verbose=False, **kinds, **cut)
@@ -138,6 +149,22 @@ class PromptReader:
         every = self.whole(prompt, None)[1]
         lost = [span for span in every if span[1] > max(end for _, end in spans) and span != (0, 0)]
         return prompt[min(left for left, _ in lost) :].strip(" ,") if len(every) > len(spans) and lost else ""
+
+
+def origins(text: str, prompt: str) -> list[Span]:
+    """For each character of a text, the span in the prompt that it stands for: a template may strip or clean it."""
+    if (at := prompt.find(text)) >= 0:
+        return [(at + number, at + number + 1) for number in range(len(text))]
+    spans, here = list[Span](), 0
+    for character in text:
+        found = next((i for i in range(here, len(prompt)) if same_character(character, prompt[i])), here)
+        spans.append((min(found, len(prompt) - 1), min(found + 1, len(prompt))))
+        here = found + 1
+    return spans
+
+
+def same_character(one: str, other: str) -> bool:
+    return one == other or (one.isspace() and other.isspace())
 
 
 def piece_spans(pieces: Sequence[str], text: str) -> list[Span]:

@@ -35,8 +35,13 @@ def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = 
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 255 * 2 - 1
 
 
-def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch.Generator | None) -> Tensor:
-    """pictures [B, 3, h, w] in -1..1 -> latents [B, c, h/f, w/f] in float32, shifted and scaled for the denoiser."""
+def vae_latents(
+    parts: Parts, pictures: Tensor, posterior: str, generator: torch.Generator | None, shifted: bool = True
+) -> Tensor:
+    """pictures [B, 3, h, w] in -1..1 -> latents [B, c, h/f, w/f] in float32, shifted and scaled for the denoiser.
+
+    shifted   False: scaled only, whatever the VAE's config says
+    """
     if posterior not in POSTERIORS:
         raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
@@ -47,6 +52,8 @@ def vae_latents(parts: Parts, pictures: Tensor, posterior: str, generator: torch
     else:
         latents = without_posterior(encoded).float()
     kind = kind_of(vae)
+    if not shifted:
+        return (latents * vae.config.scaling_factor).contiguous()
     return kind.latents(vae, latents.squeeze(2) if kind.frames else latents).contiguous()
 
 

@@ -48,7 +48,14 @@ def variance_preserving(
 
 
 def rectified_flow(
-    scheduler: Any, t: int, rule: str, latents: tuple[int, int], *, steps: int = 28, spaced: bool = False
+    scheduler: Any,
+    t: int,
+    rule: str,
+    latents: tuple[int, int],
+    *,
+    steps: int = 28,
+    spaced: bool = False,
+    shift_of: Callable[[Any, tuple[int, int], int], float] | None = None,
 ) -> NoiseLevel:
     """x_t = (1 - s) x_0 + s e; the timestep is 1000 s.
 
@@ -56,13 +63,15 @@ def rectified_flow(
             "pipeline": the first s of an img2img run of strength t/1000 in `steps` steps, shifted as the scheduler says
     latents (h, w); the shift may depend on the number of image tokens, 2 x 2 latent pixels each
     spaced  the steps are 1, ..., 1/steps before the shift, as Flux's pipeline asks; otherwise the scheduler's own
+    shift_of  (scheduler's config, latents, steps) -> mu, where the pipeline counts it in its own way
     errors  ExtractorError for another rule, t out of range, or another kind of scheduler under "pipeline"
     """
 
     def first_sigma() -> float:
         ours = type(scheduler).from_config(scheduler.config)
         try:
-            shift = {"mu": dynamic_shift(ours.config, latents)} if ours.config.use_dynamic_shifting else {}
+            mu = shift_of or dynamic_shift
+            shift = {"mu": mu(ours.config, latents, steps)} if ours.config.use_dynamic_shifting else {}
             even = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if spaced else {"num_inference_steps": steps}
             ours.set_timesteps(**even, **shift)
             first = first_of(steps, t) * ours.order
@@ -106,7 +115,7 @@ def first_step(scheduler: Any, t: int, steps: int) -> int:
         raise ExtractorError(f"{type(ours).__name__} has no step for t = {t} ({error}). {OTHER_SCHEDULER}") from error
 
 
-def dynamic_shift(config: Any, latents: tuple[int, int]) -> float:
+def dynamic_shift(config: Any, latents: tuple[int, int], steps: int = 0) -> float:
     """mu: a straight line through (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift)."""
     tokens = (latents[0] // 2) * (latents[1] // 2)
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)

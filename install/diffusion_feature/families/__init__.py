@@ -6,8 +6,13 @@ from diffusion_feature.families.auraflow import AURAFLOW
 from diffusion_feature.families.bria import BRIA
 from diffusion_feature.families.chroma import CHROMA
 from diffusion_feature.families.cogview3 import COGVIEW3
+from diffusion_feature.families.cogview4 import COGVIEW4
 from diffusion_feature.families.flux import FLUX, MINI_FLUX
 from diffusion_feature.families.hunyuan import HUNYUAN
+from diffusion_feature.families.kandinsky5 import KANDINSKY5
+from diffusion_feature.families.longcat import LONGCAT
+from diffusion_feature.families.lumina2 import LUMINA2
+from diffusion_feature.families.ovis import OVIS
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from diffusion_feature.families.sd3 import SD3
 from diffusion_feature.families.unet_sd import UNET_SD
@@ -33,6 +38,11 @@ VERSIONS: dict[str, Backbone] = {
     "cogview3-plus": COGVIEW3,
     "bria-3.2": BRIA,
     "auraflow": AURAFLOW,
+    "kandinsky5": KANDINSKY5,
+    "cogview4": COGVIEW4,
+    "ovis": OVIS,
+    "longcat": LONGCAT,
+    "lumina2": LUMINA2,
 }
 
 

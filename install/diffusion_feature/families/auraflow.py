@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
-from diffusion_feature.families.blocks import numbered, out_projection
-from diffusion_feature.families.joint import PATCH, joint_features, refuse_odd
+from diffusion_feature.families.blocks import numbered
+from diffusion_feature.families.joint import PATCH, joint_features, refuse_odd, stack_features, stack_layers
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 from diffusion_feature.text import encoder_states
@@ -26,22 +26,14 @@ def single_blocks(transformer: Any) -> list[tuple[str, Any]]:
 
 
 def auraflow_layers(transformer: Any) -> list[AttentionLayer]:
-    blocks = [*numbered(transformer.joint_transformer_blocks), *single_blocks(transformer)]
     registers = transformer.register_tokens.shape[1]
-    return [
-        AttentionLayer(name, LAYOUT, block.attn, partial(out_projection, block.attn), own=lambda image: registers)
-        for name, block in blocks
-    ]
+    blocks = [*numbered(transformer.joint_transformer_blocks), *single_blocks(transformer)]
+    return stack_layers(blocks, LAYOUT, own=lambda image: registers)
 
 
 def auraflow_features(transformer: Any) -> dict[str, DenseFeature]:
-    features = joint_features(transformer.joint_transformer_blocks)
-    for name, block in single_blocks(transformer):
-        for letter in "qkv":
-            features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn, f"to_{letter}"), LAYOUT)
-        features[f"{name}-attn-out"] = DenseFeature(block.attn, LAYOUT)
-        features[f"{name}-out"] = DenseFeature(block, LAYOUT)
-    return features
+    single = stack_features(single_blocks(transformer), LAYOUT)
+    return joint_features(transformer.joint_transformer_blocks) | single
 
 
 def encode_t5(parts: Parts, prompts: list[str]) -> Conditioning:

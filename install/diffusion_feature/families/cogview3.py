@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
-from diffusion_feature.families.blocks import numbered, out_projection
-from diffusion_feature.families.joint import PATCH, refuse_odd
+from diffusion_feature.families.blocks import numbered
+from diffusion_feature.families.joint import PATCH, refuse_odd, stack_features, stack_layers
 from diffusion_feature.latents import picture_size, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import encoder_states
@@ -21,20 +20,11 @@ TEXT = 224  # T5 tokens
 
 
 def cogview_layers(transformer: Any) -> list[AttentionLayer]:
-    return [
-        AttentionLayer(name, LAYOUT, block.attn1, partial(out_projection, block.attn1))
-        for name, block in numbered(transformer.transformer_blocks)
-    ]
+    return stack_layers(numbered(transformer.transformer_blocks), LAYOUT, "attn1")
 
 
 def cogview_features(transformer: Any) -> dict[str, DenseFeature]:
-    features = {}
-    for name, block in numbered(transformer.transformer_blocks):
-        for letter in "qkv":
-            features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn1, f"to_{letter}"), LAYOUT)
-        features[f"{name}-attn-out"] = DenseFeature(block.attn1)  # (image, text): the image's is the first part
-        features[f"{name}-out"] = DenseFeature(block)
-    return features
+    return stack_features(numbered(transformer.transformer_blocks), LAYOUT, "attn1", parted=True)
 
 
 def encode_t5(parts: Parts, prompts: list[str]) -> Conditioning:

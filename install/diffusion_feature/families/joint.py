@@ -1,14 +1,14 @@
-"""Blocks in which text and image tokens attend jointly, each with its own projections: Flux and Stable Diffusion 3."""
+"""Blocks in which text and image tokens attend jointly: with projections of their own, or with the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from diffusion_feature.backbone import AttentionLayer, DenseFeature, Parts
+from diffusion_feature.backbone import AttentionLayer, DenseFeature, Parts, no_tokens
 from diffusion_feature.errors import ExtractorError
 from diffusion_feature.families.blocks import numbered, out_projection
 from diffusion_feature.latents import picture_size
@@ -30,6 +30,34 @@ def joint_features(blocks: Iterable[Any]) -> dict[str, DenseFeature]:
             features[f"{name}-text-{letter}"] = DenseFeature(getattr(block.attn, text), "text")
         features[f"{name}-attn-out"] = DenseFeature(block.attn)
         features[f"{name}-out"] = DenseFeature(block, part=1)  # text comes first
+    return features
+
+
+def stack_layers(
+    blocks: Iterable[tuple[str, Any]],
+    layout: str,
+    attention: str = "attn",
+    own: Callable[[int], int] = no_tokens,
+) -> list[AttentionLayer]:
+    """Blocks whose attention, of that name, has one projection for the tokens of text and image."""
+    modules = ((name, getattr(block, attention)) for name, block in blocks)
+    return [AttentionLayer(name, layout, module, partial(out_projection, module), own=own) for name, module in modules]
+
+
+def stack_features(
+    blocks: Iterable[tuple[str, Any]], layout: str, attention: str = "attn", parted: bool = False
+) -> dict[str, DenseFeature]:
+    """Queries, keys, values, attention outputs and block outputs of the image.
+
+    parted   the outputs are (image, text) instead of one tensor
+    """
+    features, out = {}, "image" if parted else layout
+    for name, block in blocks:
+        module = getattr(block, attention)
+        for letter in "qkv":
+            features[f"{name}-self-{letter}"] = DenseFeature(getattr(module, f"to_{letter}"), layout)
+        features[f"{name}-attn-out"] = DenseFeature(module, out)
+        features[f"{name}-out"] = DenseFeature(block, out)
     return features
 
 

@@ -28,13 +28,28 @@ def of_pixart(pipe: Any, config: Any) -> str:
     return "pixart-sigma-512" if config.sample_size == 64 else "pixart-sigma"
 
 
+def of_sd3(pipe: Any, config: Any) -> str:
+    if not config.qk_norm:
+        return "sd3"
+    return "sd35-medium" if config.dual_attention_layers else "sd35-large"
+
+
 # class of the denoiser -> the config's name, from the pipeline and the denoiser's own config; None: not known
 CONFIGS: dict[str, Callable[[Any, Any], str | None]] = {
     "UNet2DConditionModel": of_unet,
     "PixArtTransformer2DModel": of_pixart,
     "HunyuanDiT2DModel": lambda pipe, config: "hunyuan",
     "FluxTransformer2DModel": lambda pipe, config: "flux",
-    "SD3Transformer2DModel": lambda pipe, config: "sd35-medium" if config.qk_norm else "sd3",
+    "SD3Transformer2DModel": of_sd3,
+    "ChromaTransformer2DModel": lambda pipe, config: "chroma",
+    "CogView3PlusTransformer2DModel": lambda pipe, config: "cogview3-plus",
+    "BriaTransformer2DModel": lambda pipe, config: "bria-3.2",
+    "AuraFlowTransformer2DModel": lambda pipe, config: "auraflow",
+    "Kandinsky5Transformer3DModel": lambda pipe, config: "kandinsky5",
+    "CogView4Transformer2DModel": lambda pipe, config: "cogview4",
+    "OvisImageTransformer2DModel": lambda pipe, config: "ovis",
+    "LongCatImageTransformer2DModel": lambda pipe, config: "longcat",
+    "Lumina2Transformer2DModel": lambda pipe, config: "lumina2",
 }
 
 

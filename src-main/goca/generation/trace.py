@@ -145,6 +145,7 @@ class trace:
             return
         count, self.latents = len(self.prompts) or len(call.latents), call.side
         part = part_of(call, count, bool(getattr(self.pipe, "do_perturbed_attention_guidance", False)))
+        part = 0 if family.text_is_first_half else part
         self._aggregator = Aggregator(dataclasses.replace(self.segmenter.plan(), grid=self._grid()))
         own = Conditional(self._aggregator, count)
         consumer = own if part is None else dataclasses.replace(own, part=part)
