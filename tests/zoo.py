@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import tiny_chat
+import tiny_large
 import tiny_t5
 
 
@@ -22,6 +23,7 @@ class Model:
     call       of the pipeline, without guidance; guided: what a guided call adds; None: it has no halves
     together   the halves of guidance share a call
     as_drawn   the pipeline draws its first latents as the extractor draws noise, and its first timestep is 1000
+    own        fields of the config that are other ones
     without    parts of the pipeline that are not needed
     without_softmax   attention modules that compute none (linear attention)
     """
@@ -38,6 +40,7 @@ class Model:
     as_drawn: bool = True
     without_softmax: int = 0
     without: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any], None] = lambda pipe: None
 
     @property
@@ -51,7 +54,7 @@ class Model:
             "ref_layer": f"vit-block{middle}-attn-out",
             "self_layers": [f"vit-block{middle}-self-map"],
             "head_method": "average",
-        }
+        } | self.own
 
     def read(self, folder: Path) -> Any:
         pipe = getattr(diffusers, self.pipeline).from_pretrained(folder, **self.without)
@@ -61,7 +64,7 @@ class Model:
 
     def run(self, pipe: Any, prompt: Any, **more: Any) -> Any:
         size = {"height": self.size, "width": self.size}
-        return pipe(prompt, **({"num_inference_steps": 2, "output_type": "np"} | size | self.call | more))
+        return pipe(prompt=prompt, **({"num_inference_steps": 2, "output_type": "np"} | size | self.call | more))
 
 
 def small_kandinsky(pipe: Any) -> None:
@@ -69,6 +72,7 @@ def small_kandinsky(pipe: Any) -> None:
     pipe.resolutions = [(64, 64)]
 
 
+MIDDLE = "vit-block{1/2}-attn-out"
 PLAIN, GUIDED = {"guidance_scale": 1.0}, {"guidance_scale": 4.0}
 ZOO = {
     "chroma": Model(tiny_t5.save_chroma, "ChromaPipeline", "chroma", 4, call=PLAIN, guided=GUIDED),
@@ -110,4 +114,26 @@ ZOO = {
         guided=GUIDED,
     ),
     "lumina2": Model(tiny_chat.save_lumina2, "Lumina2Pipeline", "lumina2", size=64, call=PLAIN, guided=GUIDED),
+    "qwen-image": Model(
+        tiny_large.save_qwen_image,
+        "QwenImagePipeline",
+        "qwen-image",
+        guided={"true_cfg_scale": 4.0, "negative_prompt": "wall"},
+    ),
+    "flux2-dev": Model(tiny_large.save_flux2_dev, "Flux2Pipeline", "flux2-dev", 4, size=64, call=PLAIN),
+    "flux2-klein-4b": Model(
+        tiny_large.save_flux2_klein, "Flux2KleinPipeline", "flux2-klein", 4, size=64, call=PLAIN, guided=GUIDED
+    ),
+    "z-image": Model(tiny_large.save_zimage, "ZImagePipeline", "z-image", call={"guidance_scale": 0.0}, guided=GUIDED),
+    "hunyuan-image": Model(tiny_large.save_hunyuan_image, "HunyuanImagePipeline", "hunyuan-image", 4),
+    "sana": Model(
+        tiny_large.save_sana,
+        "SanaPipeline",
+        "sana",
+        call=PLAIN | {"use_resolution_binning": False},
+        guided=GUIDED,
+        together=True,
+        without_softmax=3,
+        own={"self_layers": [], "layer_method": "vanilla", "refine": [{"activation_affinity": {"layer": MIDDLE}}]},
+    ),
 }

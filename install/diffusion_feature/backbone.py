@@ -72,12 +72,14 @@ class DenseFeature:
     tokens   what the output holds: "image", "text", or both ("text-first", "image-first"; the image's are the feature)
     part     which one, where the module returns several tensors
     before   the feature is the module's first input instead of its output
+    channels how many of its first channels are the feature; None: all
     """
 
     module: nn.Module
     tokens: str = "image"
     part: int = 0
     before: bool = False
+    channels: int | None = None
 
 
 @dataclass(frozen=True)

@@ -29,20 +29,21 @@ class Template:
 
     write     (tokenizer, prompt) -> the text that is tokenised
     length    text tokens that the denoiser gets at most
-    drop      first tokens that it does not get
+    drop      how many tokens it does not get, after the first `keep`; a number, or from the tokenizer
     fixed     the text is padded to `length`; otherwise it is as long as the prompt needs
     multiple  padded to a multiple of so many tokens
-    left      padded on the left
+    left      padded on the left; None: as the tokenizer does it
     special   the tokenizer adds its special tokens
     pieces    the text in parts that follow one another, each of which is tokenised on its own
     """
 
     write: Callable[[Any, str], str]
     length: int
-    drop: int = 0
+    drop: int | Callable[[Any], int] = 0
+    keep: int = 0
     fixed: bool = False
     multiple: int = 1
-    left: bool = False
+    left: bool | None = None
     special: bool = True
     pieces: Callable[[str], Sequence[str]] = lambda text: [text]
 
@@ -57,13 +58,19 @@ def between(before: str, after: str = "") -> Callable[[Any, str], str]:
     return lambda tokenizer, prompt: before + prompt + after
 
 
-def chat(system: str = "", before: str = "", **options: Any) -> Callable[[Any, str], str]:
-    """The tokenizer's own chat template: a system message, where there is one, and the user's."""
+def chat(system: str = "", before: str = "", parted: bool = False, **options: Any) -> Callable[[Any, str], str]:
+    """The tokenizer's own chat template: a system message, where there is one, and the user's.
+
+    parted   contents are lists of parts, of which one is the text
+    """
+
+    def message(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if parted else text}
 
     def write(tokenizer: Any, prompt: str) -> str:
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": before + prompt})
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        messages = [message("system", system)] if system else []
+        messages.append(message("user", before + prompt))
+        return tokenizer.apply_chat_template(messages, tokenize=False, **{"add_generation_prompt": True} | options)
 
     return write
 
@@ -78,7 +85,8 @@ class PromptReader:
     added_tokens_encoder: Mapping[str, int] = MappingProxyType({})  # language models have no textual inversion
 
     def __init__(self, tokenizer: Any, template: Template, given: int | None = None):
-        self.tokenizer, self.template, self.given = tokenizer, template, given
+        self.writer, self.template, self.given = tokenizer, template, given
+        self.tokenizer = tokenizer.tokenizer if hasattr(tokenizer, "image_processor") else tokenizer  # of a processor
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
@@ -86,42 +94,56 @@ class PromptReader:
     @cached_property
     def around(self) -> tuple[int, int]:
         """How many characters the template writes before and after the prompt."""
-        before, _, after = self.template.write(self.tokenizer, MARKER).partition(MARKER)
+        before, _, after = self.template.write(self.writer, MARKER).partition(MARKER)
         return len(before), len(after)
 
     def __call__(self, prompt: str, max_length: int | None = None, **unused: Any) -> dict[str, list[Any]]:
         """Token ids and their spans in the prompt, padding on the left included."""
         ids, spans = self.whole(prompt, max_length or self.template.length)
-        ids, spans = ids[self.template.drop :], spans[self.template.drop :]
-        if self.template.left:
-            missing = max(self.given or 0, self.padded(len(ids))) - len(ids)
+        if self.left:
+            missing = max((self.given or 0) + self.drop, self.padded(len(ids))) - len(ids)
             ids, spans = [self.pad] * missing + ids, [(0, 0)] * missing + spans
-        return {"input_ids": ids, "offset_mapping": spans}
+        return {"input_ids": self.kept(ids), "offset_mapping": self.kept(spans)}
 
     @property
     def pad(self) -> int:
-        return self.tokenizer.pad_token_id
+        return self.tokenizer.pad_token_id or 0
+
+    @property
+    def left(self) -> bool:
+        own = getattr(self.tokenizer, "padding_side", "right") == "left"
+        return own if self.template.left is None else self.template.left
+
+    @cached_property
+    def drop(self) -> int:
+        drop = self.template.drop
+        return drop if isinstance(drop, int) else drop(self.tokenizer)
+
+    def kept(self, tokens: Any) -> Any:
+        """Those that the denoiser is given, of a list or of a tensor whose first axis they are."""
+        first, rest = tokens[: self.template.keep], tokens[self.template.keep + self.drop :]
+        return torch.cat([first, rest]) if isinstance(tokens, Tensor) else first + rest
 
     def padded(self, count: int) -> int:
-        """How many tokens the denoiser is given where the text has so many."""
+        """How many tokens the language model reads where the text has so many."""
         if self.template.fixed:
-            return max(count, self.template.length)
-        return count + -count % self.template.multiple
+            return max(count, self.template.length + self.drop)
+        return count + -(count - self.drop) % self.template.multiple
 
     def count(self, prompt: str) -> int:
         """How many text tokens the denoiser is given."""
-        return self.padded(len(self.whole(prompt, self.template.length)[0]) - self.template.drop)
+        return self.padded(len(self.whole(prompt, self.template.length)[0])) - self.drop
 
     def whole(self, prompt: str, length: int | None) -> tuple[list[int], list[Span]]:
         """All tokens that the language model reads but padding, and their spans in the prompt; (0, 0): the template's.
 
         length   tokens that are kept, those that are dropped not counted; None: all
         """
-        text = self.template.write(self.tokenizer, prompt)
+        text = self.template.write(self.writer, prompt)
         before, after = self.around
         start, end = before, len(text) - after
         sources = origins(text[start:end], prompt)
-        limit = length + self.template.drop if length else None
+        limit = length + self.drop if length else None
         ids, spans = list[int](), list[Span]()
         here = 0  # where the piece starts in the text
         for piece in self.template.pieces(text):
@@ -194,12 +216,12 @@ def language_states(
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for prompt in dict.fromkeys(prompts):
         ids = reader.whole(prompt, template.length)[0]
-        missing = reader.padded(len(ids) - template.drop) - (len(ids) - template.drop)
-        padding, seen = [reader.pad or 0] * missing, [1] * len(ids)
-        row = [*padding, *ids] if template.left else [*ids, *padding]
-        mask = [0] * missing + seen if template.left else seen + [0] * missing
+        missing = reader.padded(len(ids)) - len(ids)
+        padding, seen = [reader.pad] * missing, [1] * len(ids)
+        row = [*padding, *ids] if reader.left else [*ids, *padding]
+        mask = [0] * missing + seen if reader.left else seen + [0] * missing
         tokens, attended = (torch.tensor([each], device=device) for each in (row, mask))
-        found[prompt] = states(encoder, tokens, attended)[0, template.drop :], attended[0, template.drop :]
+        found[prompt] = reader.kept(states(encoder, tokens, attended)[0]), reader.kept(attended[0])
     lengths = {len(mask) for _, mask in found.values()}
     if len(lengths) > 1:
         raise ExtractorError(
@@ -213,6 +235,16 @@ def language_states(
 def last_states(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """The last hidden states."""
     return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def several_layers(layers: Sequence[int]) -> States:
+    """The hidden states of several layers side by side."""
+
+    def states(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
+        found = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
+        return torch.cat([found[layer] for layer in layers], dim=-1)
+
+    return states
 
 
 def hidden_states(layer: int, masked: bool = True) -> States:

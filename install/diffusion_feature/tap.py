@@ -118,6 +118,7 @@ class AttentionTap(TorchFunctionMode):
         tensor = output[feature.part] if isinstance(output, tuple) else getattr(output, "sample", output)
         if feature.tokens == "text" or tensor.ndim == 4:
             return tensor
+        tensor = tensor[..., : feature.channels]
         tensor = tensor[:, : tensor.shape[1] - self.beside]
         h, w = self._grid(tensor.shape[1], feature.tokens)
         if feature.tokens in JOINT:
@@ -154,6 +155,11 @@ class AttentionTap(TorchFunctionMode):
     ) -> None:
         if is_causal or key.shape[1] != query.shape[1]:
             raise AttentionNotSeen(f"{layer.block}: causal or grouped attention cannot be read as image attention")
+        if layer.layout in JOINT and key.shape[2] != query.shape[2]:
+            raise AttentionNotSeen(
+                f"{layer.block}: {query.shape[2]} tokens attend to {key.shape[2]}, some of which were computed before "
+                "(a cache of another image's keys and values?); generate without it"
+            )
         self.seen[layer.block, layer.layout] += 1
         if self.seen[layer.block, layer.layout] > 1:
             raise self._not_once([layer])

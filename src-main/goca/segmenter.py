@@ -70,6 +70,7 @@ class Segmenter:
             name.removesuffix("-self-map") for name in expand_layers(config.self_layers, ids, "-self-map", where)
         ]
         self.reference = expand_layers([config.ref_layer], ids, "", where)[0]
+        self.dense = {layer: expand_layers([layer], ids, "", where)[0] for layer in config.dense_layers()}
 
     @classmethod
     def from_pretrained(
@@ -349,7 +350,7 @@ class Segmenter:
 
     def refine(self, scores: Tensor, capture: Capture, number: int = 0, picture: Picture | None = None) -> Tensor:
         """Scores [n, g, g] through the config's chain -> [n, g, g], or [n, H, W] after a step at the picture's size."""
-        return run_chain(scores, self.config, Sources(capture, number, picture))
+        return run_chain(scores, self.config, Sources(capture, number, picture, self.dense))
 
     # ---- around it
 
@@ -365,7 +366,7 @@ class Segmenter:
             reference=self.reference,
             first_channel=self.protocol.reference_channels == "first",
             normalised_rows=self.protocol.self_map_rows == "normalised",
-            dense=config.dense_layers(),
+            dense=tuple(self.dense.values()),
         )
 
     def zero_empty(self, maps: Tensor, entities: Sequence[Sequence[int]], annotation: PromptAnnotation) -> Tensor:

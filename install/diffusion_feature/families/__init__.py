@@ -8,15 +8,20 @@ from diffusion_feature.families.chroma import CHROMA
 from diffusion_feature.families.cogview3 import COGVIEW3
 from diffusion_feature.families.cogview4 import COGVIEW4
 from diffusion_feature.families.flux import FLUX, MINI_FLUX
+from diffusion_feature.families.flux2 import FLUX2_DEV, FLUX2_KLEIN
 from diffusion_feature.families.hunyuan import HUNYUAN
+from diffusion_feature.families.hunyuanimage import HUNYUAN_IMAGE
 from diffusion_feature.families.kandinsky5 import KANDINSKY5
 from diffusion_feature.families.longcat import LONGCAT
 from diffusion_feature.families.lumina2 import LUMINA2
 from diffusion_feature.families.ovis import OVIS
 from diffusion_feature.families.pixart import PIXART_ALPHA, PIXART_SIGMA
+from diffusion_feature.families.qwenimage import QWEN_IMAGE
+from diffusion_feature.families.sana import SANA
 from diffusion_feature.families.sd3 import SD3
 from diffusion_feature.families.unet_sd import UNET_SD
 from diffusion_feature.families.unet_sdxl import UNET_SDXL
+from diffusion_feature.families.zimage import ZIMAGE
 
 VERSIONS: dict[str, Backbone] = {
     "1-4": UNET_SD,
@@ -43,6 +48,12 @@ VERSIONS: dict[str, Backbone] = {
     "ovis": OVIS,
     "longcat": LONGCAT,
     "lumina2": LUMINA2,
+    "qwen-image": QWEN_IMAGE,
+    "flux2-dev": FLUX2_DEV,
+    "flux2-klein": FLUX2_KLEIN,
+    "z-image": ZIMAGE,
+    "hunyuan-image": HUNYUAN_IMAGE,
+    "sana": SANA,
 }
 
 

@@ -21,15 +21,18 @@ def joint_layer(name: str, block: Any, layout: str) -> AttentionLayer:
     return AttentionLayer(name, layout, block.attn, partial(out_projection, block.attn))
 
 
-def joint_features(blocks: Iterable[Any]) -> dict[str, DenseFeature]:
-    """Queries, keys and values of image ("self") and text tokens, attention outputs and block outputs of the image."""
+def joint_features(blocks: Iterable[Any], part: int = 1) -> dict[str, DenseFeature]:
+    """Queries, keys and values of image ("self") and text tokens, attention outputs and block outputs of the image.
+
+    part   which of a block's two outputs is the image's
+    """
     features = {}
     for name, block in numbered(blocks):
         for letter, text in TEXT_PROJECTIONS.items():
             features[f"{name}-self-{letter}"] = DenseFeature(getattr(block.attn, f"to_{letter}"))
             features[f"{name}-text-{letter}"] = DenseFeature(getattr(block.attn, text), "text")
         features[f"{name}-attn-out"] = DenseFeature(block.attn)
-        features[f"{name}-out"] = DenseFeature(block, part=1)  # text comes first
+        features[f"{name}-out"] = DenseFeature(block, part=part)
     return features
 
 

@@ -24,7 +24,7 @@ INSTRUCTION = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
     "on textual prompts or user prompts. <Prompt Start> "
 )
-TEMPLATE = Template(between(INSTRUCTION), length=256)  # the denoiser leaves padding out
+TEMPLATE = Template(between(INSTRUCTION), length=256, left=False)  # the denoiser leaves padding out
 PADDED = replace(TEMPLATE, fixed=True)
 
 

@@ -38,11 +38,13 @@ def packed_forward(
     unit: float = 1000,
     image: int = 0,
     first: int = 0,
+    placed: bool = True,
 ) -> Tensor:
     """One forward on latents [B, c, h, w], as which the output comes too.
 
     unit          the denoiser is told timestep / unit
     image, first  see `places`
+    placed        it is told the place of each token
     """
     refuse_odd(parts, latents)
     transformer, (h, w) = parts["transformer"], latents.shape[-2:]
@@ -50,10 +52,11 @@ def packed_forward(
     timestep = torch.full((len(latents),), float(level.timestep), device=latents.device)
     if level.as_pipeline:  # in bfloat16 407.08 becomes 408, and .40708 would become .40625
         timestep = timestep.to(weight)
+    ids = {"img_ids": places(h // PATCH, w // PATCH, image, first).to(latents.device)} if placed else {}
     velocity = transformer(
         pack(latents).to(weight),
         timestep=timestep / unit,
-        img_ids=places(h // PATCH, w // PATCH, image, first).to(latents.device),
+        **ids,
         **arguments,
         return_dict=False,
     )[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from diffusion_feature import FeatureExtractor
+from diffusion_feature import FeatureExtractor, WrongFamily
 from diffusion_feature.families import backbone
 from diffusion_feature.lent import unwrapped
 from diffusion_feature.reading import DENOISERS, refuse_other
@@ -34,6 +34,12 @@ def of_sd3(pipe: Any, config: Any) -> str:
     return "sd35-medium" if config.dual_attention_layers else "sd35-large"
 
 
+def of_flux2(pipe: Any, config: Any) -> str:
+    if config.guidance_embeds:
+        return "flux2-dev"
+    return "flux2-klein-9b" if config.num_attention_heads > 24 else "flux2-klein-4b"
+
+
 # class of the denoiser -> the config's name, from the pipeline and the denoiser's own config; None: not known
 CONFIGS: dict[str, Callable[[Any, Any], str | None]] = {
     "UNet2DConditionModel": of_unet,
@@ -50,6 +56,11 @@ CONFIGS: dict[str, Callable[[Any, Any], str | None]] = {
     "OvisImageTransformer2DModel": lambda pipe, config: "ovis",
     "LongCatImageTransformer2DModel": lambda pipe, config: "longcat",
     "Lumina2Transformer2DModel": lambda pipe, config: "lumina2",
+    "QwenImageTransformer2DModel": lambda pipe, config: "qwen-image",
+    "Flux2Transformer2DModel": of_flux2,
+    "ZImageTransformer2DModel": lambda pipe, config: "z-image",
+    "HunyuanImageTransformer2DModel": lambda pipe, config: "hunyuan-image",
+    "SanaTransformer2DModel": lambda pipe, config: "sana",
 }
 
 
@@ -74,6 +85,11 @@ class PipelineLayers(FeatureExtractor):
         if self.backbone.denoiser not in self.parts:
             found, asked = type(pipe).__name__, self.backbone.denoiser
             raise ConfigNotKnown(f"{found} has no {asked!r}, but {self.backbone.name} has; choose another config")
+        if self.backbone.template is not None and "Edit" in type(pipe).__name__:
+            raise WrongFamily(
+                f"{type(pipe).__name__} reads an image within its prompt, so which token is whose is not known; trace a "
+                "text-to-image pipeline"
+            )
         refuse_other(self.denoiser, self.backbone)
         self.layers = self.backbone.layers(self.denoiser)
         self.features = self.backbone.features(self.denoiser)

@@ -273,10 +273,11 @@ def watch(owner: Any, name: str, tell: Callable[[Mapping[str, Any], Any], None])
     signature = inspect.signature(method)
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        result = method(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        tell(bound.arguments, result)
+        given = {name: list(value) if isinstance(value, list) else value for name, value in bound.arguments.items()}
+        result = method(*args, **kwargs)  # which may write into the lists that it is given
+        tell(given, result)
         return result
 
     def undo() -> None:

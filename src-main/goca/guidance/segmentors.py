@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from diffusion_feature import Attention, Consumer
 from torch import Tensor, nn
 
-from goca.guidance.rate import smooth
+from goca.guidance.rate import GuidanceError, smooth
 from goca.method.aggregation import Aggregator, aggregate_heads
 from goca.method.rescaling import gaussian_blur, min_max, rescale
 from goca.method.resizing import Grid, positions
 from goca.refine import affinity
+from goca.refine.affinity import activation_similarity
 from goca.segmenter import Segmenter
 
 
@@ -73,12 +74,24 @@ class GocaSegmentor:
 
     def masks(self, consumer: Aggregator, tokens: Sequence[PromptTokens]) -> Masks:
         uncond, text = consumer.attention_map().chunk(2)  # [n, g, g, N]
-        space = consumer.space_map().chunk(2)[1]
+        space = self.space_maps(consumer)
         each = list(zip(uncond, text, space, tokens, strict=True))
         maps = [self.token_maps(text, S, own) for _, text, S, own in each]
         regions = torch.stack([placed(found, own, text.shape[-1]) for found, own in zip(maps, tokens)])
         foreground = torch.stack([self.foreground(*parts) for parts in each])
         return largest(regions), foreground
+
+    def space_maps(self, consumer: Aggregator) -> Tensor:
+        """Of the conditional half; without self maps, along a dense feature that the config's refinement names."""
+        if consumer.space is not None:
+            return consumer.space_map().chunk(2)[1]  # [n, g*g, g*g]
+        if not consumer.dense:
+            raise GuidanceError(
+                "the config's self_layers name no map along which regions spread; name some, or a dense feature "
+                "(refine: [{activation_affinity: {layer: ...}}])"
+            )
+        features = next(iter(consumer.dense.values())).chunk(2)[1]
+        return torch.stack([activation_similarity(each, self.config.grid) for each in features])
 
     def token_maps(self, attention: Tensor, S: Tensor, tokens: PromptTokens) -> Tensor:
         """Each token as a class of its own, rescaled over all words   [kept, g, g]"""

@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """What steps may look at besides the scores: one picture of a capture, and the picture itself."""
+    """What steps may look at besides the scores: one picture of a capture, and the picture itself.
+
+    layers   a step's layer -> its id in the capture, where that is another one (`vit-block{1/2}-attn-out`)
+    """
 
     capture: Capture
     number: int = 0
     image: Any = None
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     def space_map(self, step: Step) -> Tensor:
         if self.capture.space is None:
@@ -47,13 +51,13 @@ class Sources:
         return self.image
 
     def dense(self, step: Step) -> Tensor:
-        found = self.capture.dense
-        if step.layer not in found:
+        found, layer = self.capture.dense, self.layers.get(step.layer, step.layer)
+        if layer not in found:
             kept = ", ".join(found) or "none"
             raise MapNotCaptured(f"{step.name} needs the feature {step.layer!r}, which was not captured (kept: {kept})")
-        if found[step.layer].ndim != 4:
+        if found[layer].ndim != 4:
             raise RefineError(f"{step.name}: {step.layer!r} is a feature of the text; expected one of the image")
-        return found[step.layer][self.number]
+        return found[layer][self.number]
 
 
 @dataclass(frozen=True)
