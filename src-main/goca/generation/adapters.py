@@ -87,8 +87,8 @@ class PipelineLayers(FeatureExtractor):
             raise ConfigNotKnown(f"{found} has no {asked!r}, but {self.backbone.name} has; choose another config")
         if self.backbone.template is not None and "Edit" in type(pipe).__name__:
             raise WrongFamily(
-                f"{type(pipe).__name__} reads an image within its prompt, so which token is whose is not known; trace a "
-                "text-to-image pipeline"
+                f"{type(pipe).__name__} reads an image within its prompt, so which token is whose is not known; "
+                "trace a text-to-image pipeline"
             )
         refuse_other(self.denoiser, self.backbone)
         self.layers = self.backbone.layers(self.denoiser)
