@@ -48,9 +48,9 @@ def on_disk(registry: Any) -> bool:
 
 def stored(module: Any) -> Tensor:
     """Its weight, also before it has been moved to where it is used."""
-    if module.weight.device.type != "meta":
+    hook: Any = getattr(module, "_hf_hook", None)
+    if module.weight.device.type != "meta" or hook is None:
         return module.weight
-    hook: Any = module._hf_hook
     return hook.weights_map["weight"].to(hook.execution_device)
 
 
