@@ -6,11 +6,14 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import main
 from diffusion_feature import FeatureExtractor
 from diffusion_feature.backbone import JOINT
 from goca import Segmenter
+from goca.generation.adapters import config_of
 from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
+from goca.prompts import annotate, load_tokenizers
 from PIL import Image
 from tiny import Everything
 from torch.overrides import TorchFunctionMode
@@ -197,6 +200,18 @@ def states_of(fx, prompt):
     return torch.stack(list(states)) if isinstance(states, list) else states
 
 
+def test_captions_are_read_without_the_weights(model, folder, seg):
+    """As the captioner does it: the tokenizers alone give the same annotation."""
+    alone = seg.extractor.backbone.tokenizers(load_tokenizers(str(folder)))
+    whole = seg.extractor.backbone.tokenizers(seg.extractor.parts)
+    names = [[], ["cat"], ["sky"]]
+    one, other = (
+        annotate("cat, grass, sky", names, [1, 2], **each, add_background=True, add_missing=True)
+        for each in (alone, whole)
+    )
+    assert one == other and all(one.existent_objects.values())
+
+
 # ---- the forward is the one that diffusers' own pipeline makes
 
 
@@ -255,6 +270,30 @@ def test_an_image_is_segmented(seg, image):
     assert found.scores.isfinite().all() and found.scores[:3].amax() > 0
     assert found.label_map().shape == (30, 44)
     assert seg(image, "cat, grass").scores.isfinite().all()  # ask=open
+
+
+def test_a_benchmark_runs(request, model, folder, tmp_path, monkeypatch, capsys):
+    """`main.py model=NAME dataset=scenes model.pipeline=FOLDER`, with the config's own layers."""
+    name = request.node.callspec.params["model"]
+    sizes = [f"model.img_size={model.size}", f"model.feat_size={model.grid}"]
+    said = main(
+        monkeypatch,
+        capsys,
+        tmp_path,
+        f"model={name}",
+        "dataset=scenes",
+        f"model.pipeline={folder}",
+        *sizes,
+        "limit=1",
+        "run_dir=out",
+        "device=cpu",
+    )
+    assert said.code == 0, said.err
+    assert (tmp_path / "out" / "evaluation.txt").read_text().count("mIoU") == 9
+
+
+def test_its_config_is_found(request, pipe):
+    assert config_of(pipe).startswith(request.node.callspec.params["model"][:9])
 
 
 # ---- tracing

@@ -14,9 +14,28 @@ LIMITS: dict[str, tuple[int | None, ...]] = {
     "StableDiffusion": (None, None),
     "PixArtSigma": (300,),
     "PixArtAlpha": (120,),
-    "Flux": (None, 512),
     "HunyuanDiT": (77, 256),
+    "Chroma": (512,),
+    "CogView3Plus": (224,),
+    "BriaPipeline": (128,),
+    "AuraFlow": (256,),
 }
+# pipelines whose prompt a language model reads: the family's template says how (see diffusion_feature.chat)
+LANGUAGE = (
+    "Kandinsky5T2I",
+    "CogView4",
+    "Ovis",
+    "LongCat",
+    "Lumina2",
+    "QwenImage",
+    "Flux2",
+    "ZImage",
+    "HunyuanImage",
+    "Sana",
+    "Kolors",
+)
+LIMITS |= dict.fromkeys(LANGUAGE, (None,))
+LIMITS["Flux"] = (None, 512)
 
 
 def load_tokenizers(location: str) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def family_of(tokenizer: Any) -> str:
     """
     if getattr(tokenizer, "template", None) is not None:
         return "chat"
+    if getattr(tokenizer, "chat_template", None):
+        raise CaptionError(
+            f"{type(tokenizer).__name__} is a language model's: where words are depends on the template around the "
+            "prompt. Take the tokenizers of `diffusion_feature.families.backbone(version).tokenizers(parts)`"
+        )
     if getattr(tokenizer, "cls_token", None) and getattr(tokenizer, "sep_token", None):
         return "bert"
     if getattr(tokenizer, "eos_token", None):
