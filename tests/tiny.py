@@ -82,12 +82,12 @@ def tokenizers(folder: Path, words: Sequence[str]) -> dict:
     return {name: AutoTokenizer.from_pretrained(folder / name, model_max_length=n) for name, n in lengths.items()}
 
 
-def save_pipeline(folder: Path, kind: str, tokenizers: dict[str, str], **parts) -> Path:
+def save_pipeline(folder: Path, kind: str, tokenizers: dict[str, str], library: str = "transformers", **parts) -> Path:
     """Every part in its folder, and the model_index.json that names them; `tokenizers` are there already."""
-    index = {"_class_name": kind} | {name: ["transformers", which] for name, which in tokenizers.items()}
+    index = {"_class_name": kind} | {name: [library, which] for name, which in tokenizers.items()}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-        index[name] = ["transformers" if name.startswith("text") else "diffusers", type(part).__name__]
+        index[name] = [library if name.startswith("text") else "diffusers", type(part).__name__]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import tiny_chat
+import tiny_kolors
 import tiny_large
 import tiny_t5
 
@@ -135,5 +136,19 @@ ZOO = {
         together=True,
         without_softmax=3,
         own={"self_layers": [], "layer_method": "vanilla", "refine": [{"activation_affinity": {"layer": MIDDLE}}]},
+    ),
+    "kolors": Model(
+        tiny_kolors.save_kolors,
+        "KolorsPipeline",
+        "kolors",
+        call=PLAIN,
+        guided=GUIDED,
+        together=True,
+        as_drawn=False,
+        own={
+            "ref_layer": "up-level0-repeat0-vit-block0-cross-q",
+            "self_layers": ["up-level0-repeat{0..2}-vit-block{0,1}-self-map"],
+            "t": 100,
+        },
     ),
 }

@@ -20,7 +20,8 @@ from diffusion_feature.vaes import kind_of
 DENOISERS = ("unet", "transformer")
 T5 = "T5EncoderModel"
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
-LIBRARIES = ("diffusers", "transformers")  # a model_index.json may name classes of these, and of nothing else
+# a model_index.json may name classes of these, and of nothing else: library -> module
+LIBRARIES = {"diffusers": "diffusers", "transformers": "transformers", "kolors": "diffusers.pipelines.kolors"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def class_of(name: str, source: Source) -> type:
     """The class that an index names. Raises PartMissing where it is not one of the two libraries'."""
     refuse_library(name, source)
     where, library = source.place.location, str(source.library)
-    found = getattr(importlib.import_module(library), str(source.class_name), None)
+    found = getattr(importlib.import_module(LIBRARIES[library]), str(source.class_name), None)
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
         raise PartMissing(f"{where}: {name!r} is a {source.class_name}, which the installed {library} does not have")
     if is_module(found) == name.startswith(WITHOUT_WEIGHTS):

@@ -12,6 +12,7 @@ from diffusion_feature.families.flux2 import FLUX2_DEV, FLUX2_KLEIN
 from diffusion_feature.families.hunyuan import HUNYUAN
 from diffusion_feature.families.hunyuanimage import HUNYUAN_IMAGE
 from diffusion_feature.families.kandinsky5 import KANDINSKY5
+from diffusion_feature.families.kolors import KOLORS
 from diffusion_feature.families.longcat import LONGCAT
 from diffusion_feature.families.lumina2 import LUMINA2
 from diffusion_feature.families.ovis import OVIS
@@ -45,6 +46,7 @@ VERSIONS: dict[str, Backbone] = {
     "auraflow": AURAFLOW,
     "kandinsky5": KANDINSKY5,
     "cogview4": COGVIEW4,
+    "kolors": KOLORS,
     "ovis": OVIS,
     "longcat": LONGCAT,
     "lumina2": LUMINA2,

@@ -17,7 +17,7 @@ class ConfigNotKnown(ValueError):
 
 def of_unet(pipe: Any, config: Any) -> str | None:
     if config.addition_embed_type == "text_time":
-        return "sdxl"
+        return "kolors" if config.encoder_hid_dim_type == "text_proj" else "sdxl"
     wide = "sd21-base" if config.sample_size == 64 else "sd21"
     return {768: "sd15", 1024: wide, 96: "mini-sd"}.get(config.cross_attention_dim)
 

@@ -59,7 +59,9 @@ def load_tokenizers(location: str) -> dict[str, Any]:
         library, class_name = index.get(name, (None, None))
         if class_name is None:
             continue
-        if library != "transformers" or not hasattr(transformers, class_name):
+        if library not in ("transformers", "kolors") or (
+            library == "transformers" and not hasattr(transformers, class_name)
+        ):
             raise CaptionError(f"{location}: {name!r} is a {library}.{class_name}; expected one of transformers")
         kind = class_of(name, Source(place, name, library, class_name))
         found[name] = read_part(location, name, kind, torch.float32)
