@@ -13,6 +13,7 @@ from goca.datasets import load_dataset
 from goca.prompts.tokens import Token
 from goca.segmenter import BoundTooSmall, Segmenter, seed_of
 from goca.variants.diffsegmentor import DiffSegmentor, first_words
+from sizes import SIZES
 
 SCENES = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 CAPTION = "star, wall, snow"
