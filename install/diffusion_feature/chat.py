@@ -134,6 +134,20 @@ class PromptReader:
         """How many text tokens the denoiser is given."""
         return self.padded(len(self.whole(prompt, self.template.length)[0])) - self.drop
 
+    def refuse_other_length(self, prompts: Sequence[str], exact: bool = True) -> None:
+        """Raises ExtractorError where the denoiser was not given as many text tokens as the longest prompt needs.
+
+        exact   False: more are understood, since a longer negative prompt shares the call
+        """
+        if self.given is None or self.template.fixed or not prompts:
+            return
+        longest = max(map(self.count, prompts))
+        if longest > self.given or (exact and longest < self.given):
+            raise ExtractorError(
+                f"the denoiser was given {self.given} text tokens where the prompt makes {longest}, so which token is "
+                "whose is not known: was an image given beside the prompt, or embeddings, or another max_sequence_length?"
+            )
+
     def whole(self, prompt: str, length: int | None) -> tuple[list[int], list[Span]]:
         """All tokens that the language model reads but padding, and their spans in the prompt; (0, 0): the template's.
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from diffusion_feature import AttentionTap, ExtractorError
 from diffusion_feature.calls import Call, CallNotUnderstood
+from diffusion_feature.chat import PromptReader
 from diffusion_feature.latents import picture_size
 from diffusion_feature.lent import not_compiled
 from PIL import Image
@@ -249,8 +250,12 @@ class trace:
                 "prompt_2 is another text than prompt: each token stands for a word of both, so no word has a map of "
                 "its own. Give one prompt"
             )
+        family = self.layers.backbone
         try:
-            return PromptWords(self.prompts[image], **self.layers.backbone.tokenizers(self.layers.parts, length))
+            known = family.tokenizers(self.layers.parts, length)
+            if isinstance(known["tokenizer"], PromptReader):
+                known["tokenizer"].refuse_other_length(self.prompts, exact=not family.text_is_first_half)
+            return PromptWords(self.prompts[image], **known)
         except ExtractorError as error:
             raise TraceError(str(error)) from None
 
