@@ -145,7 +145,7 @@ class PromptReader:
         if longest > self.given or (exact and longest < self.given):
             raise ExtractorError(
                 f"the denoiser was given {self.given} text tokens where the prompt makes {longest}, so which token is "
-                "whose is not known: was an image given beside the prompt, or embeddings, or another max_sequence_length?"
+                "whose is not known: was an image given beside the prompt, or embeddings, or max_sequence_length?"
             )
 
     def whole(self, prompt: str, length: int | None) -> tuple[list[int], list[Span]]:
