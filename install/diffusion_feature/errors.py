@@ -57,6 +57,21 @@ class AttentionNotSeen(ExtractorError, RuntimeError):
     """An attention was computed out of the tap's sight, or is not what its queries and keys say."""
 
 
+class ImageError(ExtractorError, ValueError):
+    """Something that is not taken as an image; the message says what is."""
+
+
+class PictureUnreadable(ImageError):
+    """A file that is missing, damaged or no image, or one that does not say what is meant.
+
+    reason   the message without the file's name
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message
+
+
 class PromptCut(UserWarning):
     """The prompt is longer than the text encoder reads; the rest was left out.
 

@@ -11,19 +11,16 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from diffusion_feature.errors import ExtractorError
+from diffusion_feature.errors import ImageError as ImageError
+from diffusion_feature.errors import PictureUnreadable as PictureUnreadable
+from diffusion_feature.image_modes import converted
+from diffusion_feature.image_modes import from_numbers as from_numbers
 
-TAKEN = (
-    "a file's name, a PIL image, an array or tensor of uint8 or of fractions 0..1, [height, width, 3], "
-    "[3, height, width] or [height, width]"
-)
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {  # its value -> how the stored pixels are turned upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,22 +36,7 @@ PALETTES = ("P", "1")  # modes that Pillow resizes by nearest neighbour
 ONE_IMAGE = ("MPO",)  # a photograph and its previews, which count as frames
 UPRIGHT = "turned upright, as its EXIF orientation says"
 PNG = b"\x89PNG\r\n\x1a\n"
-PIECE = 1 << 20  # bytes, or pixels, that are worked on at a time
-
-
-class ImageError(ExtractorError, ValueError):
-    """Something that is not taken as an image; the message says what is."""
-
-
-class PictureUnreadable(ImageError):
-    """A file that is missing, damaged or no image, or one that does not say what is meant.
-
-    reason   the message without the file's name
-    """
-
-    def __init__(self, message: str, reason: str = ""):
-        super().__init__(message)
-        self.reason = reason or message
+PIECE = 1 << 20  # bytes that are read at a time
 
 
 class ReadImage(NamedTuple):
@@ -73,7 +55,7 @@ class ReadImage(NamedTuple):
 def read_image(image: Any, frame: int | None = 0, at_most: int | None = None) -> ReadImage:
     """An image in whatever form people have it: EXIF orientation applied, transparency laid on white.
 
-    image    see TAKEN. Where [3, H, W] and [H, W, 3] both fit, a tensor is the first and an array the second
+    image    see `image_modes.TAKEN`; where [3, H, W] and [H, W, 3] both fit, a tensor is the first, an array the second
     frame    of an animation or a file of several pages, from 0; None: such a file is refused
     at_most  pixels: a larger image is reduced by a whole factor while it is read; only where nothing needs its size
     errors   PictureUnreadable, ImageError
@@ -161,32 +143,6 @@ def turned_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else without_orientation(image).transpose(turn)
 
 
-def from_numbers(values: Any) -> Image.Image:
-    """An RGB image from an array or a tensor, see `read_image`. Raises ImageError."""
-    tensor = hasattr(values, "detach")
-    if tensor:
-        values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
-    if not isinstance(values, np.ndarray):
-        raise ImageError(f"an image is {TAKEN}; found {type(values).__name__}")
-    found = f"found {values.dtype} {list(values.shape)}"
-    first, last = values.ndim == 3 and values.shape[0] == 3, values.ndim == 3 and values.shape[-1] == 3
-    if values.ndim == 4:
-        raise ImageError(f"an image is {TAKEN}; {found}: give a batch as a list of its images")
-    if not (first or last or values.ndim == 2) or 0 in values.shape:
-        raise ImageError(f"an image is {TAKEN}; {found}")
-    if values.dtype != np.uint8 and values.dtype.kind != "f":
-        raise ImageError(f"an image is {TAKEN}; {found}: convert it to uint8 (0..255)")
-    if first and not (last and not tensor):
-        values = values.transpose(1, 2, 0)
-    if values.dtype != np.uint8:
-        low, high = float(values.min()), float(values.max())
-        if not -1e-3 <= low <= high <= 1 + 1e-3:  # NaN too
-            raise ImageError(f"an image of fractions lies in 0..1; found {low:g}..{high:g}: scale it, or give uint8")
-        values = (255 * values.clip(0, 1)).round().astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
-
-
 def check_png(file: BinaryIO) -> None:
     """Raises PictureUnreadable if the file is a PNG whose chunks are cut or do not fit their checksums.
 
@@ -235,7 +191,7 @@ def _upright(image: Image.Image, where: str, notes: list[str], at_most: int | No
         if image.mode == "RGB" and "transparency" not in image.info and orientation(image) == 1 and not at_most:
             return ReadImage(image, notes, image)
         turn = TURNS.get(orientation(image))
-        rgb, clear = _converted(image, where, at_most)
+        rgb, clear = converted(image, where, at_most)
     except ImageError:
         raise
     except Exception as error:
@@ -255,58 +211,6 @@ def _load(image: Image.Image) -> None:
         with open(opened, "rb") as file:
             check_png(file)
     image.load()
-
-
-def _converted(image: Image.Image, where: str, at_most: int | None) -> tuple[Image.Image, bool]:
-    """As RGB, and whether some pixel is not opaque; strip by strip where it is reduced."""
-    factor = math.ceil((image.width * image.height / at_most) ** 0.5) if at_most else 1
-    if factor == 1:
-        return _to_rgb(image, where)
-    width, height = (max(1, -(-side // factor)) for side in image.size)
-    reduced, clear = Image.new("RGB", (width, height)), False
-    for top, strip in _strips(image, factor):
-        rgb, seen_through = _to_rgb(strip, where)
-        reduced.paste(rgb.reduce(factor), (0, top // factor))
-        clear |= seen_through
-    return reduced, clear
-
-
-def _strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
-    """(top, strip) whose heights are multiples of the factor, but the last's."""
-    height = factor * max(1, PIECE // (image.width * factor))
-    for top in range(0, image.height, height):
-        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
-
-
-def _to_rgb(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
-    if image.mode.startswith("I"):  # grey, 16 bits (in 32 for some formats)
-        return _from_16_bits(image, where)
-    if image.mode == "F":
-        raise PictureUnreadable(f"{where} holds floating-point values, whose range is not known; save it as 8-bit PNG")
-    if image.has_transparency_data:
-        clear = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if clear.getchannel("A").getextrema()[0] != 255:
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), clear).convert("RGB"), True
-    rgb = _from_lab(image) if image.mode == "LAB" else image.convert("RGB")
-    rgb.info = {}
-    return rgb, False
-
-
-def _from_16_bits(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        found = f"{values.min()} to {values.max()}"
-        raise PictureUnreadable(f"{where} has values from {found}; expected 8 or 16 bits: save it as 8-bit PNG")
-    key = image.info.get("transparency")
-    clear = values == (key if isinstance(key, int) else -1)
-    return Image.fromarray(np.where(clear, 255, values >> 8).astype(np.uint8)).convert("RGB"), bool(clear.any())
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
-
-    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.applyTransform(image, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))  # type: ignore[return-value]
 
 
 def _unreadable(where: str | Path, error: Exception | str) -> PictureUnreadable:
