@@ -14,8 +14,8 @@ from diffusers import PixArtAlphaPipeline
 from diffusion_feature import ExtractorError, FeatureExtractor, PartMissing, PipelineNotFound, WrongFamily
 from diffusion_feature.families import VERSIONS
 from diffusion_feature.latents import encode_safely
-from diffusion_feature.places import Place, chosen, variants
 from diffusion_feature.reading import read_pipeline
+from diffusion_feature.repository import Repository, chosen, variants
 from goca import Segmenter
 from goca.benchmark.predictor import SEGMENTERS
 from goca.cli import places as doctor_places
@@ -236,9 +236,9 @@ def test_a_place_without_the_other_parts_says_which_has_them(place):
         PipelineNotFound, match="holds a denoiser only: name it as `denoiser`, and as `pipeline` the one"
     ):
         FeatureExtractor((), "pixart-sigma-512", "cpu", pipeline=place(SIGMA_512))
-    assert SIGMA in Place(SIGMA_512).advice()
+    assert SIGMA in Repository(SIGMA_512).advice()
     for gone in ("stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1-base"):
-        assert gone.replace("stabilityai", "sd2-community") in Place(gone).advice()
+        assert gone.replace("stabilityai", "sd2-community") in Repository(gone).advice()
 
 
 def test_the_doctor_looks_at_both_places(place, tmp_path):

@@ -16,8 +16,8 @@ from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found, naming
 from diffusion_feature.families import backbone
 from diffusion_feature.latents import read_picture, seeded
-from diffusion_feature.lent import as_for_inference
 from diffusion_feature.loading import load_parts
+from diffusion_feature.modules import as_for_inference
 from diffusion_feature.patterns import expand_layers
 from diffusion_feature.reading import refuse_inputs
 from diffusion_feature.tap import AttentionTap, Consumer

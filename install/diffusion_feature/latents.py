@@ -14,7 +14,7 @@ from diffusion_feature.backbone import Parts
 from diffusion_feature.devices import dtype_of, like
 from diffusion_feature.errors import ExtractorError
 from diffusion_feature.images import read_image
-from diffusion_feature.lent import in_float32
+from diffusion_feature.modules import in_float32
 from diffusion_feature.vaes import kind_of
 
 POSTERIORS = ("mean", "sample")  # the latter is what recorded outputs are compared with

@@ -10,7 +10,7 @@ import torch
 from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.devices import offload
 from diffusion_feature.errors import DeviceNotFound, ExtractorError, PartMissing
-from diffusion_feature.lent import own_copy, unwrapped
+from diffusion_feature.modules import own_copy, unwrapped
 from diffusion_feature.reading import all_of, int8, other_denoiser, read_parts, refuse_other, wrong_family
 
 
@@ -32,7 +32,7 @@ def load_parts(
     device     "auto": an accelerator where there is one; for a pipeline object: where it is
     dtype      "auto": float32 on a CPU, the family's 16-bit type on an accelerator; for a pipeline object: what it has
     offloading see `devices.offload`;  int8_text  a folder's T5 in 8 bit
-    variant    of a folder's weights: "auto", None (the plain files) or a name such as "fp16"; see `places.chosen`
+    variant    of a folder's weights: "auto", None (the plain files) or a name such as "fp16"; see `repository.chosen`
     denoiser   a second folder or hub id, whose denoiser takes the place of the first one's
     vae_dtype  of a folder's VAE: "auto": as `dtype`, and float32 where its config says `force_upcast`
     errors     PipelineNotFound, PartMissing, WrongFamily, ExtractorError

@@ -13,8 +13,8 @@ import torch
 
 from diffusion_feature.backbone import Backbone, Parts
 from diffusion_feature.errors import ExtractorError, PartMissing, WrongFamily
-from diffusion_feature.lent import wrapper_of
-from diffusion_feature.places import INDEX, Place, refuse_unknown
+from diffusion_feature.modules import wrapper_of
+from diffusion_feature.repository import INDEX, Repository, refuse_unknown
 from diffusion_feature.vaes import kind_of
 
 DENOISERS = ("unet", "transformer")
@@ -28,7 +28,7 @@ LIBRARIES = {"diffusers": "diffusers", "transformers": "transformers", "kolors":
 class Source:
     """Where one part is read from: a place, the part's folder in it ("": the place's own), and what it is."""
 
-    place: Place
+    place: Repository
     folder: str
     library: str | None
     class_name: str | None
@@ -46,12 +46,12 @@ def read_parts(
     """The parts of a family from a folder or the hub.
 
     t5        more arguments with which a T5 encoder is read
-    variant   of the weights' files: see `places.chosen`
+    variant   of the weights' files: see `repository.chosen`
     denoiser  another place, whose denoiser takes the place of the pipeline's own
     vae_dtype of the VAE alone, where it is another one
     errors    PipelineNotFound, PartMissing, WrongFamily
     """
-    found = sources(Place(location), backbone, Place(denoiser) if denoiser else None)
+    found = sources(Repository(location), backbone, Repository(denoiser) if denoiser else None)
     refuse_unknown([(source.place, source.folder) for source in found.values()], variant)
     parts: dict[str, Any] = {}
     for name, source in found.items():  # the denoiser comes first: where it is another one, nothing is read in vain
@@ -87,15 +87,15 @@ def read_pipeline(
 
     given: dict[str, Any] = {}
     if denoiser:
-        source = denoiser_of(Place(denoiser), backbone.denoiser)
+        source = denoiser_of(Repository(denoiser), backbone.denoiser)
         given[backbone.denoiser] = read_source(backbone.denoiser, source, dtype, variant)
-    if picked := Place(location).variant("vae", variant, dtype):  # every pipeline has one
+    if picked := Repository(location).variant("vae", variant, dtype):  # every pipeline has one
         given["variant"] = picked
     with quiet():
         return DiffusionPipeline.from_pretrained(location, dtype=dtype, use_safetensors=True, **given)
 
 
-def sources(home: Place, backbone: Backbone, second: Place | None) -> dict[str, Source]:
+def sources(home: Repository, backbone: Backbone, second: Repository | None) -> dict[str, Source]:
     """Where each part of the family is, the denoiser first. Raises WrongFamily where that is another's."""
     index = home.parts()
     if not second and backbone.denoiser not in index and (other := other_denoiser(index, backbone)):
@@ -112,7 +112,7 @@ def sources(home: Place, backbone: Backbone, second: Place | None) -> dict[str, 
     return named
 
 
-def denoiser_of(place: Place, name: str) -> Source:
+def denoiser_of(place: Repository, name: str) -> Source:
     """The denoiser of a place that may hold nothing else, in a folder of its name or at the top."""
     folder = "" if place.holds("") and not place.holds(name) else name
     return Source(place, folder, "diffusers", place.config(folder).get("_class_name"))

@@ -13,8 +13,8 @@ import torch
 from diffusion_feature.errors import PartMissing
 from diffusion_feature.families import backbone
 from diffusion_feature.loading import pick_device, pick_dtype
-from diffusion_feature.places import Place
 from diffusion_feature.reading import LIBRARIES, named_error, read_pipeline
+from diffusion_feature.repository import Repository
 
 from goca.benchmark.predictor import SEGMENTERS
 from goca.config import SegmenterConfig, load_config, names
@@ -102,7 +102,7 @@ class Models:
 
     def _read_pipe(self, choice: Choice) -> Any:
         location = resolve(choice.pipeline)
-        for name, (library, _) in Place(location).parts().items():
+        for name, (library, _) in Repository(location).parts().items():
             if library not in (*LIBRARIES, PIPELINES_OWN):
                 raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
         device = pick_device(self.device)

@@ -28,9 +28,9 @@ def pipeline(place: str) -> Iterator[Line]:
 
 def denoiser(place: str) -> Line:
     """Whether a second place has a denoiser, in a folder of its name or at the top."""
-    from diffusion_feature.places import Place
+    from diffusion_feature.repository import Repository
 
-    found = Place(str(Path(place).expanduser()) if Path(place).expanduser().exists() else place)
+    found = Repository(str(Path(place).expanduser()) if Path(place).expanduser().exists() else place)
     if any(found.holds(part) for part in ("unet", "transformer", "")):
         return Line("denoiser", f"{place} has one")
     what = "has none" if found.files else "is no folder, and not reached on the hub"
@@ -39,14 +39,14 @@ def denoiser(place: str) -> Line:
 
 def folder_line(place: str, folder: Path) -> Line:
     from diffusion_feature.errors import PipelineNotFound
-    from diffusion_feature.places import Place
+    from diffusion_feature.repository import Repository
 
     index = folder / "model_index.json"
     fetch = f"hf download HUB_ID --local-dir {place}"
     if not index.is_file():
         return Line("pipeline", f"{place} has no model_index.json", fetch, needed=True)
     try:
-        found = Place(str(folder))
+        found = Repository(str(folder))
         parts, kind = list(found.parts()), found.index().get("_class_name")
     except PipelineNotFound as error:
         return Line("pipeline", str(error), fetch, needed=True)
@@ -72,7 +72,7 @@ def complete(part: Path) -> bool:
 def hub_line(place: str) -> Line:
     """Whether the hub has the pipeline and gives it to us; else whether it was fetched before."""
     import huggingface_hub as hub
-    from diffusion_feature.places import COPIES
+    from diffusion_feature.repository import COPIES
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_feature import FeatureExtractor, WrongFamily
 from diffusion_feature.families import backbone
-from diffusion_feature.lent import unwrapped
+from diffusion_feature.modules import unwrapped
 from diffusion_feature.reading import DENOISERS, refuse_other
 
 

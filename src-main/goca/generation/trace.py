@@ -22,7 +22,7 @@ from diffusion_feature import AttentionTap, ExtractorError
 from diffusion_feature.calls import Call, CallNotUnderstood
 from diffusion_feature.chat import PromptReader
 from diffusion_feature.latents import picture_size
-from diffusion_feature.lent import not_compiled
+from diffusion_feature.modules import not_compiled
 from PIL import Image
 from torch import Tensor
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from diffusion_feature import AttentionTap, Consumer, FeatureExtractor, PromptCut
 from diffusion_feature.families import backbone
-from diffusion_feature.lent import not_compiled
+from diffusion_feature.modules import not_compiled
 from diffusion_feature.reading import refuse_other
 from torch import Tensor, nn
 

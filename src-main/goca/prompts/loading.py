@@ -46,13 +46,13 @@ def load_tokenizers(location: str) -> dict[str, Any]:
     """
     import torch  # for the loader's signature only
     import transformers
-    from diffusion_feature.places import Place
     from diffusion_feature.reading import Source, class_of, read_part
+    from diffusion_feature.repository import Repository
 
     from goca.embedded import resolve
 
     location = resolve(str(location))
-    place = Place(location)
+    place = Repository(location)
     index, limits = place.parts(), _limits(str(place.index().get("_class_name")))
     found: dict[str, Any] = {}
     for name, limit in zip(TOKENIZERS, limits):

@@ -36,7 +36,7 @@ OTHER_PARTS = {"PixArt-alpha/PixArt-Sigma-XL-2-512-MS": "PixArt-alpha/PixArt-Sig
 
 
 @dataclass(frozen=True)
-class Place:
+class Repository:
     """A folder, or a repository of the hub, which is asked for its listing once."""
 
     location: str
@@ -161,7 +161,7 @@ def chosen(found: Collection[str | None], asked: str | None, dtype: torch.dtype)
     return next((name for name in [*wanted, *others] if name in found), None)
 
 
-def refuse_unknown(parts: Collection[tuple[Place, str]], asked: str | None) -> None:
+def refuse_unknown(parts: Collection[tuple[Repository, str]], asked: str | None) -> None:
     """Raises PartMissing where a variant was asked for by name, and none of the parts has it."""
     if asked in ("auto", None):
         return
