@@ -198,7 +198,7 @@ def test_timesteps_of_the_two_rules():
     assert (last.timestep, last.signal) == (1000, pytest.approx(float(pndm.alphas_cumprod[999]) ** 0.5))
     with pytest.raises(ExtractorError, match=r"t is 1000; the nominal rule of this scheduler takes 0\.\.999"):
         variance_preserving(pndm, 1000, "nominal")
-    with pytest.raises(ExtractorError, match="there are: nominal, pipeline"):
+    with pytest.raises(ExtractorError, match="expected one of: nominal, pipeline"):
         variance_preserving(pndm, 100, "other")
 
 
@@ -227,7 +227,7 @@ def test_a_layer_that_is_not_there(tiny_sd):
 
 
 def test_a_version_that_is_not_known(tiny_sd):
-    with pytest.raises(VersionNotKnown, match="there are: 1-4, 1-5, mini"):
+    with pytest.raises(VersionNotKnown, match="expected one of: 1-4, 1-5, mini"):
         FeatureExtractor((), "9-9", pipeline=tiny_sd)
 
 

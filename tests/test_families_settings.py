@@ -254,7 +254,7 @@ def test_noise_out_of_range():
         VERSIONS["flux"].noise_level(FLUX, 35, "pipeline", SIDE)
     with pytest.raises(ExtractorError, match=r"t is 19; the pipeline rule of this scheduler takes 20\.\.1000"):
         VERSIONS["hunyuan"].noise_level(DDPMScheduler(), 19, "pipeline", SIDE)
-    with pytest.raises(ExtractorError, match="there are: nominal, pipeline"):
+    with pytest.raises(ExtractorError, match="expected one of: nominal, pipeline"):
         VERSIONS["flux"].noise_level(FLUX, 150, "other", SIDE)
 
 

@@ -1,4 +1,4 @@
-"""One attention as it passes: queries, keys, values and result, and the maps that can be made from them."""
+"""One attention call: queries, keys, values and result, and the maps that are computed from them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Attention:
         return self.query.shape[1]
 
     def rows(self, selection: Tensor | None = None) -> Attention:
-        """Image queries only, and of these only the selected ones (indices [n])."""
+        """Restrict to the image queries, or to the selected ones among them (indices [n])."""
         image = self.image_queries
         query, mask, result = self.query[:, :, image], self.mask, self.result
         if selection is not None:
@@ -63,13 +63,13 @@ class Attention:
         return dataclasses.replace(self, query=query, mask=mask, result=result, image_queries=slice(None))
 
     def compact(self) -> Attention:
-        """Without values and result: what later maps need, and no more."""
+        """Drop values and result, which no later map needs."""
         return dataclasses.replace(self, value=None, result=None)
 
     def probabilities(self, queries: slice = slice(None), heads: slice = slice(None)) -> Tensor:
         """softmax(scale * q k^T + mask) over all keys, of some queries and heads, in float32   [B, h, s, K]
 
-        Logits are made from queries and keys in float32: in 16 bits a logit of 10 is off by 0.03 (bfloat16).
+        Logits are computed in float32, since in bfloat16 a logit of 10 has an error of 0.03.
         """
         query, key = self.query[:, heads, queries], self.key[:, heads]
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
@@ -82,13 +82,13 @@ class Attention:
 
     @property
     def chunk(self) -> tuple[int, int]:
-        """Queries and heads whose probabilities stay within the chunk's bytes: all queries first, then more heads."""
+        """(queries, heads) per chunk within the byte limit: all queries, then more heads."""
         batch, heads, queries, _ = self.query.shape
         rows = max(1, CHUNK_BYTES.get(self.query.device.type, LARGE_CHUNK) // (4 * batch * self.key.shape[-2]))
         return min(queries, rows), min(heads, max(1, rows // queries))
 
     def chunks(self) -> Iterator[tuple[slice, list[slice]]]:
-        """The queries in slices, each with slices of heads."""
+        """Slices of queries, each with its slices of heads."""
         step, group = self.chunk
         heads = [slice(first, first + group) for first in range(0, self.heads, group)]
         for start in range(0, self.query.shape[2], step):
@@ -96,8 +96,10 @@ class Attention:
 
     @property
     def widens(self) -> bool:
-        """Whether queries and keys are brought to float32 once for all chunks: 16-bit ones are, but not on a CPU, where
-        each chunk's are, since there it is memory that is dear."""
+        """Whether 16-bit queries and keys are converted to float32 once for all chunks.
+
+        On a CPU each chunk is converted on its own, which needs less memory.
+        """
         return self.query.device.type != "cpu" and self.query.dtype in HALVES
 
     def widened(self) -> Attention:
@@ -106,7 +108,7 @@ class Attention:
         return dataclasses.replace(self, query=self.query.float(), key=self.key.float(), halves=True)
 
     def head_sums(self, wanted: Sequence[HeadSum]) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Chunk by chunk of the queries what is wanted, all from one softmax: the chunk, and a [B, s, k] for each."""
+        """Yield for each chunk of queries the wanted sums [B, s, k], all from one softmax."""
         wide = self.widened()
         for queries, groups in self.chunks():
             sums: list[Tensor] = []
@@ -118,8 +120,8 @@ class Attention:
             yield queries, sums
 
     def working_bytes(self, copies: int = 0) -> int:
-        """What `head_sums` holds at once: probabilities of one chunk, weighed and not, their sums over heads, and as
-        many copies of these as their taker makes."""
+        """Peak memory of `head_sums`: probabilities of one chunk, weighted and unweighted, their sums over heads, and
+        `copies` copies of these sums that the caller makes."""
         step, group = self.chunk
         widened = 4 * (self.query.numel() + self.key.numel()) if self.widens else 0
         return widened + 4 * len(self.query) * step * self.key.shape[-2] * (2 * group + 2 + copies)
@@ -144,7 +146,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class HeadSum:
-    """sum_h w_h(s) A_h(s, k) over some keys, to be taken while the probabilities pass.
+    """sum_h w_h(s) A_h(s, k) over some keys, accumulated chunk by chunk.
 
     weights   [B, H, S or 1]; None: 1 each
     """
@@ -153,7 +155,7 @@ class HeadSum:
     weights: Tensor | None = None
 
     def of(self, probabilities: Tensor, queries: slice, heads: slice) -> Tensor:
-        """The share of a chunk's heads   [B, h, s, K] -> [B, s, k]"""
+        """The partial sum over a chunk's heads   [B, h, s, K] -> [B, s, k]"""
         part = probabilities[..., self.keys]
         if self.weights is not None:
             w = self.weights[:, heads, queries] if self.weights.shape[2] > 1 else self.weights[:, heads]
@@ -162,8 +164,8 @@ class HeadSum:
 
 
 def exact_products(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """scale * q k^T of 16-bit numbers in float32 tensors: TF32 holds them, so that its products are exact, and its
-    sums are in float32; several times as fast as without it."""
+    """scale * q k^T of 16-bit numbers in float32 tensors, with TF32: its products of such numbers are exact, its sums
+    are in float32, and it is several times faster."""
     setting = torch.backends.cuda.matmul
     before = setting.fp32_precision
     setting.fp32_precision = "tf32"
@@ -174,15 +176,15 @@ def exact_products(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 
 def softmax_(logits: Tensor) -> Tensor:
-    """Over the last axis [..., s, K], in place; short rows are turned: a CPU then runs along the queries, 15 times as
-    fast."""
+    """Softmax over the last axis [..., s, K], in place. Rows shorter than SHORT_ROW are transposed first, since a CPU
+    vectorises over queries about 15 times faster."""
     if logits.shape[-1] >= SHORT_ROW:
         return torch.softmax(logits, -1, out=logits)
     return logits.transpose(-1, -2).contiguous().softmax(-2).transpose(-1, -2)
 
 
 def whole(chunks: list[Tensor]) -> Tensor:
-    """Chunks of queries [B, n_i, ...] put together."""
+    """Concatenate chunks of queries [B, n_i, ...]."""
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 
 

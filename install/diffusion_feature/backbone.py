@@ -18,7 +18,7 @@ Parts = Mapping[str, Any]  # a pipeline's parts by their name in model_index.jso
 
 
 def remedy(denoiser: str, processor: str) -> str:
-    """What gives a denoiser torch's own attention back: for messages.
+    """How to restore torch's own attention in a denoiser: for messages.
 
     processor   the class of its attention processors that calls it, with its module
     """
@@ -43,10 +43,10 @@ class AttentionLayer:
     """One attention module of the denoiser.
 
     block      what it is part of, e.g. "up-level1-repeat0-vit-block0"; `block + "-cross-map"` is a layer id
-    layout     "self": image tokens ask image tokens; "cross": image tokens ask text tokens;
-               "text-first", "image-first": all tokens ask all tokens (joint attention), in that order
+    layout     "self": image queries attend to image keys; "cross": image queries attend to text keys;
+               "text-first", "image-first": all tokens attend to all tokens (joint attention), in that order
     out_proj   its output projection's weight, without bias   [D, H*d]
-    weighed    heads can be weighed by their outputs; otherwise every head rule is their average
+    weighed    False: head weighting is not supported, and every head rule is the average
     own        joint attention: how many tokens that are neither text nor image stand before the text, for so many image
                tokens: registers, or padding of the image
     """
@@ -60,14 +60,14 @@ class AttentionLayer:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The layer ids of the attention maps that this module makes."""
+        """Layer ids of the attention maps of this module."""
         kinds = ("cross", "self") if self.layout in JOINT else (self.layout,)
         return tuple(f"{self.block}-{kind}-map" for kind in kinds)
 
 
 @dataclass(frozen=True)
 class DenseFeature:
-    """A module whose output is a feature: image tokens become [B, C, h, w], text tokens stay [B, N, C].
+    """A module whose output is a feature: image tokens are reshaped to [B, C, h, w], text tokens stay [B, N, C].
 
     tokens   what the output holds: "image", "text", or both ("text-first", "image-first"; the image's are the feature)
     part     which one, where the module returns several tensors
@@ -84,7 +84,7 @@ class DenseFeature:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the denoiser is told about the prompts.
+    """Text conditioning of the denoiser.
 
     arguments   keyword arguments of the denoiser's forward
     length      text tokens N
@@ -98,7 +98,7 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """x_t = signal * x_0 + noise * e, and what the denoiser is given as its timestep.
+    """Noise level: x_t = signal * x_0 + noise * e, and the timestep that the denoiser is given.
 
     as_pipeline   the timestep is rounded to the denoiser's type where the pipeline rounds it
     """
@@ -138,7 +138,7 @@ class Backbone:
 
     @property
     def remedy(self) -> str:
-        """What to do where its attention is not seen."""
+        """How to restore an attention that the tap can see: for messages."""
         return remedy(self.denoiser, self.processor)
 
     def tokenizers(self, parts: Parts, given: int | None = None) -> dict[str, Any]:

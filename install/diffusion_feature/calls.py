@@ -1,4 +1,4 @@
-"""What a denoiser is called with, read off the names of its arguments: timestep, latents, text."""
+"""The arguments of a denoiser's call by their names: timestep, latents, text."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ TEXTS = ("encoder_hidden_states", "cap_feats")
 
 
 class CallNotUnderstood(ExtractorError, ValueError):
-    """A call of a denoiser whose image tokens cannot be told apart."""
+    """A denoiser's call whose image and text tokens cannot be identified."""
 
 
 @dataclass(frozen=True)
 class Call:
     """One call of a denoiser.
 
-    timestep  as the denoiser is given it, of the first sample
-    latents   what is denoised: one sample per row   [B, ...]
+    timestep  of the first sample, in the denoiser's unit
+    latents   the noisy latents, one sample per row   [B, ...]
     text      the text's hidden states   [B, N, c]
     side      the latents' (h, w)
-    beside    tokens of other images that follow the latents' own: those that an edit model looks at
+    beside    number of tokens of reference images, which follow the latents' own
     """
 
     timestep: float

@@ -1,8 +1,8 @@
-"""Prompts for language models: the template around the words, the tokens that the denoiser is given, where words are.
+"""Prompts for language models: the template around them, and where words are among the denoiser's tokens.
 
-A language model reads more than the user's words: instructions before them, marks after them, padding. The denoiser may
-be given a part of its states only. `PromptReader` is a tokenizer of what is left: positions count from the first token
-that the denoiser gets, and only tokens of the user's own words have spans.
+The input of a language model holds more than the user's words: instructions before them, markers after them, padding.
+The denoiser may be given only some of its states. `PromptReader` is a tokenizer for those: positions count from the
+first token that the denoiser is given, and only tokens of the user's own words have spans.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError
 
-MARKER = "\ue000"  # stands for the prompt where a template's text around it is looked for
+MARKER = "\ue000"  # replaces the prompt to find the template's text before and after it
 Span = tuple[int, int]
 
 
@@ -28,13 +28,13 @@ class Template:
     """How a family hands a prompt to its language model.
 
     write     (tokenizer, prompt) -> the text that is tokenised
-    length    text tokens that the denoiser gets at most
-    drop      how many tokens it does not get, after the first `keep`; a number, or from the tokenizer
+    length    maximum number of text tokens that the denoiser is given
+    drop      number of tokens after the first `keep` that it is not given; an int, or a function of the tokenizer
     fixed     the text is padded to `length`; otherwise it is as long as the prompt needs
     multiple  padded to a multiple of so many tokens
-    left      padded on the left; None: as the tokenizer does it
+    left      padded on the left; None: as the tokenizer is configured
     special   the tokenizer adds its special tokens
-    pieces    the text in parts that follow one another, each of which is tokenised on its own
+    pieces    split the text into parts that are tokenised separately
     """
 
     write: Callable[[Any, str], str]
@@ -78,7 +78,7 @@ def chat(system: str = "", before: str = "", parted: bool = False, **options: An
 class PromptReader:
     """A tokenizer whose tokens are those that the denoiser is given.
 
-    given   text tokens that the denoiser was given, where that is known: a batch is padded to its longest prompt
+    given   number of text tokens that the denoiser was given, if known: a batch is padded to its longest prompt
     """
 
     is_fast = True
@@ -120,18 +120,18 @@ class PromptReader:
         return drop if isinstance(drop, int) else drop(self.tokenizer)
 
     def kept(self, tokens: Any) -> Any:
-        """Those that the denoiser is given, of a list or of a tensor whose first axis they are."""
+        """The tokens that the denoiser is given, of a list or along a tensor's first axis."""
         first, rest = tokens[: self.template.keep], tokens[self.template.keep + self.drop :]
         return torch.cat([first, rest]) if isinstance(tokens, Tensor) else first + rest
 
     def padded(self, count: int) -> int:
-        """How many tokens the language model reads where the text has so many."""
+        """Number of tokens after padding, from the number of the text's."""
         if self.template.fixed:
             return max(count, self.template.length + self.drop)
         return count + -(count - self.drop) % self.template.multiple
 
     def count(self, prompt: str) -> int:
-        """How many text tokens the denoiser is given."""
+        """Number of text tokens that the denoiser is given for a prompt."""
         return self.padded(len(self.whole(prompt, self.template.length)[0])) - self.drop
 
     def refuse_other_length(self, prompts: Sequence[str], exact: bool = True) -> None:
@@ -149,7 +149,7 @@ class PromptReader:
             )
 
     def whole(self, prompt: str, length: int | None) -> tuple[list[int], list[Span]]:
-        """All tokens that the language model reads but padding, and their spans in the prompt; (0, 0): the template's.
+        """All tokens of the language model's input but padding, and their spans in the prompt; (0, 0): the template's.
 
         length   tokens that are kept, those that are dropped not counted; None: all
         """
@@ -180,7 +180,7 @@ class PromptReader:
         return ids, piece_spans(self.tokenizer.convert_ids_to_tokens(ids), text)
 
     def cut(self, prompt: str) -> str:
-        """The end of the prompt that does not fit."""
+        """The truncated end of the prompt."""
         spans = self.whole(prompt, self.template.length)[1]
         every = self.whole(prompt, None)[1]
         lost = [span for span in every if span[1] > max(end for _, end in spans) and span != (0, 0)]
@@ -188,7 +188,7 @@ class PromptReader:
 
 
 def origins(text: str, prompt: str) -> list[Span]:
-    """For each character of a text, the span in the prompt that it stands for: a template may strip or clean it."""
+    """For each character of a text its span in the prompt, which a template may have stripped or cleaned."""
     if (at := prompt.find(text)) >= 0:
         return [(at + number, at + number + 1) for number in range(len(text))]
     spans, here = list[Span](), 0
@@ -204,7 +204,7 @@ def same_character(one: str, other: str) -> bool:
 
 
 def piece_spans(pieces: Sequence[str], text: str) -> list[Span]:
-    """Where a sentencepiece model's pieces stand in the text; (0, 0) for those that are not written in it."""
+    """Spans of a sentencepiece model's pieces in the text; (0, 0) for pieces that are not in it."""
     spans, here = list[Span](), 0
     for piece in pieces:
         written = piece.replace("\u2581", " ").strip()
@@ -221,9 +221,9 @@ States = Callable[[Any, Tensor, Tensor], Tensor]  # encoder, token ids [1, L], m
 def language_states(
     reader: PromptReader, encoder: Any, prompts: Sequence[str], states: States
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """The states that the denoiser is given [B, N, c], the mask of what is no padding [B, N], the text that was cut.
+    """Text states for the denoiser [B, N, c], the mask of tokens that are not padding [B, N], truncated text.
 
-    Every prompt is read alone, as the pipeline reads one, so that a batch changes nothing.
+    Every prompt is encoded on its own, as the pipeline encodes a single one, so batches equal single prompts.
     errors   ExtractorError for prompts of different lengths, where the text is not padded to a fixed one
     """
     template, device = reader.template, device_of(encoder)

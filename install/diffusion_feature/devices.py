@@ -1,4 +1,4 @@
-"""Where a module computes, also while its weights lie elsewhere: offloading as diffusers' pipelines do it."""
+"""Devices and dtypes in which modules compute, and offloading as in diffusers' pipelines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE = ("HunyuanDiTAttentionPool",)  # modules that use their layers' weights w
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device on which it computes: that of its weights, or the one to which they are moved for it."""
+    """The device on which a module computes: its weights' device, or the one that offloading moves them to."""
     device = next(module.parameters()).device
     hooked = module.modules() if device.type == "meta" else [module]
     found = (getattr(getattr(each, "_hf_hook", None), "execution_device", None) for each in hooked)
@@ -24,12 +24,12 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def like(module: nn.Module) -> Tensor:
-    """An empty tensor of the device and type in which it computes: `tensor.to(like(module))`."""
+    """An empty tensor with the device and dtype in which the module computes: `tensor.to(like(module))`."""
     return torch.empty(0, device=device_of(module), dtype=dtype_of(module))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type in which it computes, whatever its weights are stored as (fp8 that is cast layer by layer, 4 bits)."""
+    """The dtype in which a module computes, also with fp8 or 4-bit storage."""
     found = getattr(module, "dtype", None)  # diffusers and transformers see to it
     if isinstance(found, torch.dtype) and found.is_floating_point:
         return found
@@ -85,6 +85,6 @@ def offload(parts: Mapping[str, Any], denoiser: str, mode: str, device: torch.de
     errors   ExtractorError for another mode
     """
     if mode not in OFFLOADS:
-        raise ExtractorError(f"offload {mode!r} is not known; there are: {', '.join(OFFLOADS)}")
+        raise ExtractorError(f"offload {mode!r} is not known; expected one of: {', '.join(OFFLOADS)}")
     used = [parts[name] for name in (*ORDER, denoiser) if isinstance(parts.get(name), nn.Module)]
     OFFLOADS[mode](used, device)

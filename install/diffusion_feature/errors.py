@@ -1,4 +1,4 @@
-"""Named errors: each says what was expected, what was found, and what to do."""
+"""Named errors. Each message gives what was expected, what was found and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ BREAKDOWNS = (TypeError, AttributeError, LookupError, RuntimeError, ArithmeticEr
 
 
 class ExtractorError(Exception):
-    """Anything the extractor refuses to do."""
+    """Base class of the extractor's errors."""
 
 
 class DeviceNotFound(ExtractorError, ValueError):
-    """A device that torch does not know, or that this machine does not have; the message lists those that are here."""
+    """A device that torch does not know or this machine does not have; the message lists the available ones."""
 
 
 class PipelineNotFound(ExtractorError, FileNotFoundError):
-    """Neither a folder written by `save_pretrained` nor a hub id that can be read."""
+    """Neither a folder written by `save_pretrained` nor a readable hub id."""
 
 
 class PartMissing(ExtractorError):
-    """A pipeline without a part that this family needs."""
+    """The pipeline lacks a component that this family needs."""
 
 
 class WrongFamily(ExtractorError, ValueError):
-    """The pipeline's denoiser belongs to another family than the version names, or is given more than a text and a
-    noisy image, or cannot be looked into as it is."""
+    """The pipeline's denoiser belongs to another family than `version`, has more inputs than a text and a noisy image,
+    or cannot be tapped."""
 
 
 class VersionNotKnown(ExtractorError, ValueError):
@@ -46,7 +46,7 @@ class LayerNotFound(ExtractorError, KeyError):
 
 
 class ModelFailed(ExtractorError, RuntimeError):
-    """A part of the model broke down while it ran: damaged files, or those of another version of the library."""
+    """A component failed while it ran: damaged files, or files of another library version."""
 
 
 class NoiseError(ExtractorError, ValueError):
@@ -54,15 +54,15 @@ class NoiseError(ExtractorError, ValueError):
 
 
 class AttentionNotSeen(ExtractorError, RuntimeError):
-    """An attention was computed out of the tap's sight, or is not what its queries and keys say."""
+    """An attention call bypassed the tap, or its output could not be reproduced from q, k and the mask."""
 
 
 class ImageError(ExtractorError, ValueError):
-    """Something that is not taken as an image; the message says what is."""
+    """A value that cannot be read as an image; the message lists what can."""
 
 
 class PictureUnreadable(ImageError):
-    """A file that is missing, damaged or no image, or one that does not say what is meant.
+    """An image file that is missing, damaged, not an image or ambiguous.
 
     reason   the message without the file's name
     """
@@ -73,11 +73,11 @@ class PictureUnreadable(ImageError):
 
 
 class PromptCut(UserWarning):
-    """The prompt is longer than the text encoder reads; the rest was left out.
+    """The prompt is longer than the text encoder's maximum and was truncated.
 
-    prompt, cut   the prompt, and what was left out of it
-    length        text tokens that the encoder reads
-    number        the prompt's place in its batch
+    prompt, cut   the prompt, and the truncated text
+    length        maximum number of text tokens
+    number        index of the prompt in its batch
     """
 
     def __init__(self, prompt: str, cut: str, length: int, number: int = 0):
@@ -87,9 +87,9 @@ class PromptCut(UserWarning):
 
 @contextmanager
 def naming(part: str, *more: type[Exception]) -> Iterator[None]:
-    """Whatever breaks down inside a library's model, as a ModelFailed that names the part; memory that runs out apart.
+    """Re-raise errors of a library's model as ModelFailed with the component's name, except out-of-memory errors.
 
-    more   further kinds of errors that count
+    more   further exception classes
     """
     kinds: tuple[type[Exception], ...] = (*BREAKDOWNS, *more)
     try:
@@ -107,7 +107,7 @@ def naming(part: str, *more: type[Exception]) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """The known names that look most like `name`, as text for a message."""
+    """The known names closest to `name`, as text for a message."""
     known = list(known)
     return ", ".join(difflib.get_close_matches(name, known, n=count, cutoff=0.0)) or "(none)"
 

@@ -1,4 +1,4 @@
-"""`FeatureExtractor`: one image, one prompt, one forward of the denoiser; attention and activations come out."""
+"""`FeatureExtractor`: attention maps and activations of one forward pass of the denoiser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FeatureExtractor:
 
     layer      layer ids or patterns that `extract` returns (`layer_ids()` lists all); a mapping {id: wanted} works too
     version    the family: a key of `diffusion_feature.families.VERSIONS`, e.g. "1-5"
-    img_size   side of the square (or (height, width)) to which pictures are stretched
+    img_size   side of the square (or (height, width)) to which images are resized
     pipeline   a diffusers pipeline object, a folder or a hub id; an object is never changed: where device, dtype or
                offload ask for something else than it is, its parts are copied
     offload    "model", "sequential": weights wait on the CPU (see `devices.offload`); None: all on the device
@@ -105,7 +105,7 @@ class FeatureExtractor:
         batch_size: int = 1,
         **rules: Any,
     ) -> dict[str, Tensor]:
-        """The wanted layers, in the order in which they passed; of one image, or of several in their order.
+        """Extract the wanted layers of one image, or of several.
 
         prompt      one, or with a list of images one each
         image       in any form that `read_image` takes: a file's name, a PIL image, an array, a tensor
@@ -145,14 +145,14 @@ class FeatureExtractor:
         places: Sequence[int] | None = None,
         palette_resize: str = "rgb",
     ) -> Tensor:
-        """Encode, add noise, run the denoiser once on the prompts; the consumer is fed while it runs.
+        """Encode, add noise and run the denoiser once; the consumer receives attentions and features meanwhile.
 
-        noise      [B, c, h, w], or one [1, c, h, w] or None each; None: drawn by one generator per picture, made of
+        noise      [B, c, h, w], or one [1, c, h, w] or None each; None: drawn by one generator per image, seeded by
                    `seeds` (which posterior="sample" draws from first)
-        places     the number of each prompt's picture, where pictures have several prompts: each picture is encoded,
-                   and its noise drawn, once; None: one prompt per picture
+        places     index of each prompt's image, where images have several prompts: each image is encoded, and its
+                   noise drawn, once; None: one prompt per image
         returns    the denoiser's output   [B, c, h, w]
-        warns      PromptCut where a prompt is longer than the text encoder reads
+        warns      PromptCut where a prompt is truncated
         """
         with as_for_inference(self.parts):
             with naming("text encoder or tokenizer", ValueError):
@@ -199,7 +199,7 @@ class FeatureExtractor:
 
 
 class FeatureStore:
-    """A consumer that keeps the wanted layers as they are."""
+    """A consumer that stores the wanted layers."""
 
     def __init__(self, wanted: Iterable[str]):
         self.wanted = set(wanted)
@@ -215,7 +215,7 @@ class FeatureStore:
 
 
 def draw(latents: Tensor, noise: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The noise of one picture's latents [1, c, h, w]: as given, or drawn on the CPU."""
+    """Noise for one image's latents [1, c, h, w]: as given, or drawn on the CPU."""
     if noise is None:
         noise = torch.randn(latents.shape, generator=generator)
     elif noise.shape != latents.shape:
@@ -230,7 +230,7 @@ def side(latents: Tensor) -> tuple[int, int]:
 
 
 def refuse_unnamed(denoiser: nn.Module, named: Sequence[nn.Module], left_alone: Sequence[str] = ()) -> None:
-    """An attention module that got no layer id would pass unseen.
+    """Refuse a denoiser with attention modules that have no layer id, which would be missed.
 
     left_alone   paths (fnmatch patterns) of modules whose maps are no image's, such as refiners of the text
     """

@@ -1,4 +1,4 @@
-"""Pictures to latents."""
+"""Images to latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEADY = 512 * 512  # pixels up to which an image is encoded with one thread; be
 
 
 def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = "nearest") -> Tensor:
-    """An image as the VAE wants it: stretched to `size`, RGB, [3, h, w] in -1..1.
+    """An image as input of the VAE: resized to `size`, RGB, [3, h, w] in -1..1.
 
     image           in any form that `read_image` takes
     size            one side of a square, or (height, width); resized bicubically
@@ -43,7 +43,7 @@ def vae_latents(
     shifted   False: scaled only, whatever the VAE's config says
     """
     if posterior not in POSTERIORS:
-        raise ExtractorError(f"posterior {posterior!r} is not known; there are: {', '.join(POSTERIORS)}")
+        raise ExtractorError(f"posterior {posterior!r} is not known; expected one of: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
     encoded = encode_safely(vae, pictures, steady=posterior == "sample" or pictures[0, 0].numel() <= STEADY)
     if hasattr(encoded, "latent_dist"):
@@ -63,7 +63,7 @@ def without_posterior(encoded: Any) -> Tensor:
 
 
 def encode_safely(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
-    """What the VAE encodes, in its own type; in float32 where that overflows, or is known to. Raises ExtractorError.
+    """Encode in the VAE's own dtype, or in float32 where that overflows. Raises ExtractorError.
 
     steady   see `encode`
     """
@@ -83,7 +83,7 @@ def encode_safely(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
 
 
 def encode(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
-    """In the type that the VAE has now.
+    """Encode in the VAE's current dtype.
 
     steady   on a CPU: with one thread, so that the number of threads changes no bit
     """
@@ -101,7 +101,7 @@ def is_finite(encoded: Any) -> bool:
 
 @contextmanager
 def one_cpu_thread() -> Iterator[None]:
-    """On a CPU the group norms of a channels_last picture sum by thread: with one, their number changes nothing."""
+    """Use one CPU thread: group norms of channels_last images sum per thread, so results depend on the thread count."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -111,13 +111,13 @@ def one_cpu_thread() -> Iterator[None]:
 
 
 def spread(distribution, generator: torch.Generator | None) -> Tensor:
-    """A sample whose noise is drawn on the CPU, so that a seed means the same on every device."""
+    """Sample with noise drawn on the CPU, so that a seed gives the same sample on every device."""
     mean, std = distribution.mean, distribution.std
     return mean + std * torch.randn(mean.shape, generator=generator).to(mean)
 
 
 def seeded(seed: int | None) -> torch.Generator:
-    """A CPU generator; None seeds it afresh."""
+    """A CPU generator; None: seeded randomly."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -127,6 +127,6 @@ def seeded(seed: int | None) -> torch.Generator:
 
 
 def picture_size(parts: Parts, latents: Tensor) -> tuple[int, int]:
-    """The picture's (height, width) in pixels, from its latents [B, c, h, w]."""
+    """The image's (height, width) in pixels, from its latents [B, c, h, w]."""
     factor = kind_of(parts["vae"]).factor(parts["vae"].config)
     return latents.shape[-2] * factor, latents.shape[-1] * factor

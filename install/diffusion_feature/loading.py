@@ -1,4 +1,4 @@
-"""A pipeline's parts, from a folder, a hub id or a pipeline object, where they are to be used."""
+"""Load a pipeline's components from a folder, a hub id or a pipeline object onto their device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_parts(
     denoiser: str | None = None,
     vae_dtype: str | torch.dtype = "auto",
 ) -> Parts:
-    """The parts that the family needs, on the device. What a pipeline object lends stays as it is: where another
-    device, type or offloading is asked for, its parts are copied.
+    """The components that the family needs, on the device. A pipeline object is never changed: its components are
+    copied where another device, dtype or offloading is requested.
 
     pipeline   a folder written by `save_pretrained`, a hub id, or a pipeline object (scheduler untouched)
     device     "auto": an accelerator where there is one; for a pipeline object: where it is
@@ -104,7 +104,7 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def devices() -> str:
-    """The devices of this machine, for people."""
+    """The devices of this machine, as text."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     count = 0 if accelerator is None else torch.accelerator.device_count()
     return ", ".join(["cpu", *(f"{accelerator.type}:{number}" for number in range(count))])  # type: ignore[union-attr]
@@ -118,5 +118,5 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device | None, half: torc
         return torch.float32 if device is None or device.type == "cpu" else half
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype):
-        raise ExtractorError(f"dtype {dtype!r} is not known; there are: auto, float32, float16, bfloat16")
+        raise ExtractorError(f"dtype {dtype!r} is not known; expected one of: auto, float32, float16, bfloat16")
     return found

@@ -1,4 +1,4 @@
-"""Parts that a pipeline lends: whatever a forward changes of them is changed back."""
+"""Use a pipeline's modules without changing them: every change for a forward pass is undone afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffusion_feature.errors import ExtractorError
 
 
 def modules_of(parts: Mapping[str, Any]) -> Iterator[nn.Module]:
-    """All modules of the parts, each with its submodules."""
+    """All modules of the components, with their submodules."""
     for part in parts.values():
         if isinstance(part, nn.Module):
             yield from part.modules()
@@ -25,7 +25,7 @@ def modules_of(parts: Mapping[str, Any]) -> Iterator[nn.Module]:
 
 @contextmanager
 def as_for_inference(parts: Mapping[str, Any]) -> Iterator[None]:
-    """In eval mode, and not compiled."""
+    """Run modules in eval mode and uncompiled."""
     modules = list(modules_of(parts))
     training = [module for module in modules if module.training]
     for module in training:
@@ -40,7 +40,7 @@ def as_for_inference(parts: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def not_compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Modules that `module.compile()` was called on run as they are written: a compiled attention cannot be seen."""
+    """Run modules eagerly on which `module.compile()` was called, since a compiled attention cannot be tapped."""
     compiled = [(each, call) for each in modules if (call := getattr(each, "_compiled_call_impl", None)) is not None]
     for module, _ in compiled:
         module._compiled_call_impl = None
@@ -53,7 +53,7 @@ def not_compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def in_float32(module: nn.Module) -> Iterator[bool]:
-    """With its weights in float32; afterwards they are the very tensors that they were. False where that cannot be."""
+    """Run a module with float32 weights, and restore the original tensors. Yields False where that is impossible."""
     tensors = [each for each in itertools.chain(module.parameters(), module.buffers()) if each.is_floating_point()]
     if is_managed(module) or any(each.is_meta for each in tensors):
         yield False
@@ -69,7 +69,7 @@ def in_float32(module: nn.Module) -> Iterator[bool]:
 
 
 def is_managed(module: nn.Module) -> bool:
-    """Whether hooks of diffusers move or cast its weights while it runs."""
+    """Whether diffusers' hooks move or cast its weights while it runs."""
     return any(hasattr(each, "_diffusers_hook") for each in module.modules())
 
 
@@ -109,7 +109,7 @@ WRAPPERS = ("_orig_mod", "base_model.model")  # where torch.compile(module) and 
 
 
 def wrapper_of(part: Any) -> str | None:
-    """The path from a module that wraps another to what it wraps; None where it is none."""
+    """Attribute path from a wrapper to the wrapped module; None if `part` is not a wrapper."""
     if not isinstance(part, nn.Module):
         return None
     kind = type(part).__name__
@@ -117,6 +117,6 @@ def wrapper_of(part: Any) -> str | None:
 
 
 def unwrapped(part: Any) -> Any:
-    """What a compiled or an adapted module wraps (its adapters are in it); or the part itself."""
+    """The module inside a compiled or peft wrapper (its adapters stay), or the module itself."""
     path = wrapper_of(part)
     return part if path is None else unwrapped(operator.attrgetter(path)(part))

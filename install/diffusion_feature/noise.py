@@ -1,4 +1,4 @@
-"""How much noise `t` means. Schedulers are read or copied, never changed."""
+"""Noise level of a timestep `t`. Schedulers are read or copied, never changed."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ def rectified_flow(
 
 def by_rule(rule: str, t: int, low: int, high: int, rules: Mapping[str, Callable[[], float]]) -> float:
     if rule not in rules:
-        raise ExtractorError(f"noise rule {rule!r} is not known; there are: {', '.join(rules)}")
+        raise ExtractorError(f"noise rule {rule!r} is not known; expected one of: {', '.join(rules)}")
     if not low <= t <= high:
         raise ExtractorError(f"t is {t}; the {rule} rule of this scheduler takes {low}..{high}")
     return rules[rule]()
 
 
 def first_of(steps: int, t: int) -> int:
-    """Where an img2img pipeline of that many steps starts at strength t/1000."""
+    """Index of the first step of an img2img pipeline at strength t/1000."""
     return int(max(steps - min(steps * (t / TRAINED_STEPS), steps), 0))
 
 

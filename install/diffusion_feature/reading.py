@@ -1,4 +1,4 @@
-"""A pipeline's parts from files. Weights are read from safetensors only; nothing that is read can run."""
+"""Read a pipeline's components from files. Only safetensors weights are read, so no file can execute code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIBRARIES = {"diffusers": "diffusers", "transformers": "transformers", "kolors":
 
 @dataclass(frozen=True)
 class Source:
-    """Where one part is read from: a place, the part's folder in it ("": the place's own), and what it is."""
+    """Where a component is read from: repository, its folder ("": the top) and its class."""
 
     place: Repository
     folder: str
@@ -43,7 +43,7 @@ def read_parts(
     denoiser: str | None = None,
     vae_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """The parts of a family from a folder or the hub.
+    """Read a family's components from a folder or the hub.
 
     t5        more arguments with which a T5 encoder is read
     variant   of the weights' files: see `repository.chosen`
@@ -54,7 +54,12 @@ def read_parts(
     found = sources(Repository(location), backbone, Repository(denoiser) if denoiser else None)
     refuse_unknown([(source.place, source.folder) for source in found.values()], variant)
     parts: dict[str, Any] = {}
-    for name, source in found.items():  # the denoiser comes first: where it is another one, nothing is read in vain
+    for (
+        name,
+        source,
+    ) in (
+        found.items()
+    ):  # the denoiser is read first, so that a wrong family is refused before the other components are read
         if source.class_name is None:
             if name in backbone.optional:
                 continue
@@ -161,7 +166,7 @@ def read_part(location: str, name: str, kind: Any, dtype: torch.dtype, more: Map
 
 @contextmanager
 def named_error(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, damaged files above all, as a PartMissing that begins with `what`."""
+    """Re-raise any error, such as that of a damaged file, as a PartMissing that begins with `what`."""
     try:
         yield
     except ExtractorError:
@@ -213,7 +218,7 @@ def has_adapter_images(denoiser: Any) -> bool:
 
 
 def refuse_inputs(parts: Parts, backbone: Backbone) -> None:
-    """A denoiser that is told more than the noisy image. Raises WrongFamily."""
+    """Refuse a denoiser with further inputs beside the noisy image. Raises WrongFamily."""
     vae: Any = parts["vae"]
     denoiser: Any = parts[backbone.denoiser]
     if not isinstance(vae, torch.nn.Module):  # guidance names it only
@@ -222,7 +227,7 @@ def refuse_inputs(parts: Parts, backbone: Backbone) -> None:
     if taken not in (made, made * backbone.patch**2):
         raise WrongFamily(
             f"the {type(denoiser).__name__} takes {taken} channels, the VAE makes {made}: an inpainting or editing "
-            "model, which is told more than the noisy image. Segment with its text-to-image pipeline, or trace what it "
+            "model, which has inputs beside the noisy image. Segment with its text-to-image pipeline, or trace what it "
             "generates (goca.trace)"
         )
 

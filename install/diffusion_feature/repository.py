@@ -1,4 +1,4 @@
-"""Where a pipeline's files lie: a folder or a repository of the hub; what is there, and in which variants."""
+"""A pipeline's files in a folder or a repository of the hub, and the variants of its weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OTHER_PARTS = {"PixArt-alpha/PixArt-Sigma-XL-2-512-MS": "PixArt-alpha/PixArt-Sig
 
 @dataclass(frozen=True)
 class Repository:
-    """A folder, or a repository of the hub, which is asked for its listing once."""
+    """A folder, or a repository of the hub, whose file list is requested once."""
 
     location: str
 
@@ -47,7 +47,7 @@ class Repository:
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """Every file by its path inside; of the hub's cache where there is no network; empty where nothing is known."""
+        """Paths of all files; those in the hub's cache without network; empty if nothing is known."""
         if self.is_folder:
             return walked(Path(self.location))
         from huggingface_hub import HfApi, snapshot_download
@@ -61,11 +61,11 @@ class Repository:
                 return ()
 
     def index(self) -> dict[str, Any]:
-        """What model_index.json says. Raises PipelineNotFound."""
+        """The content of model_index.json. Raises PipelineNotFound."""
         return self.read_json(INDEX)
 
     def parts(self) -> dict[str, tuple[str, str]]:
-        """The pipeline's parts by name, as (library, class). Raises PipelineNotFound."""
+        """The pipeline's components by name, as (library, class). Raises PipelineNotFound."""
         entries = {name: entry for name, entry in self.index().items() if isinstance(entry, list)}
         for name, entry in entries.items():
             if len(entry) != 2 or not all(each is None or isinstance(each, str) for each in entry):
@@ -101,7 +101,7 @@ class Repository:
         return found
 
     def advice(self) -> str:
-        """What to name instead of a place without a whole pipeline; "" where that is not known."""
+        """Which repository to name instead of one without a whole pipeline; "" if not known."""
         if copy := COPIES.get(self.location):
             return f"the hub has it no longer: name a copy of it, such as {copy}"
         rest = OTHER_PARTS.get(self.location)

@@ -1,7 +1,7 @@
 """The attention tap: sees every scaled_dot_product_attention of a denoiser's forward, and changes nothing.
 
-A forward pre-hook on each attention module says which module is asking; while that module runs, a TorchFunctionMode
-sees the call where probabilities are made: after q/k norms and rotary embedding.
+A forward pre-hook on each attention module records which module runs; while it runs, a TorchFunctionMode sees the call
+that computes the probabilities, after q/k norms and rotary embedding.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NOT_FINITE = (
     "the model's own output holds nan or inf: it overflows in {dtype}, or its weights are damaged. Load it in bfloat16 "
     "or float32: `pipe.to(torch.float32)`"
 )
-REBUILT_ROWS = 16  # queries of one layer whose output is rebuilt from q, k, mask
+REBUILT_ROWS = 16  # queries of one layer whose output is recomputed from q, k and the mask
 REBUILT_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-8}  # relative to the largest output; 16-bit: 2e-2
 
 
 class Consumer(Protocol):
-    """What receives the attentions and dense features of one forward, in the order in which they pass."""
+    """Receives the attentions and dense features of one forward pass, in their order."""
 
     @property
     def features(self) -> Collection[str]: ...  # ids of the dense features that it wants
@@ -48,8 +48,8 @@ class AttentionTap(TorchFunctionMode):
     """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
 
     patch   side of an image token in latent pixels, where image and text tokens attend jointly
-    remedy  what gives the denoiser torch's own attention back, for messages
-    beside  tokens that follow the image's in joint attention: another image's, which the model looks at
+    remedy  how to restore torch's own attention, for messages
+    beside  number of tokens after the image's in joint attention: those of a reference image
     After the block: every attention module was seen exactly once, or AttentionNotSeen.
     """
 
@@ -126,7 +126,7 @@ class AttentionTap(TorchFunctionMode):
         return tensor.transpose(1, 2).unflatten(2, (h, w))  # [B, C, h, w]
 
     def _grid(self, tokens: int, layout: str) -> tuple[int, int]:
-        """Rows and columns of the image tokens among that many."""
+        """(rows, columns) of the image tokens, from the number of tokens."""
         if layout not in JOINT:
             return grid_of(tokens, self.latents)
         h, w = (side // self.patch for side in self.latents)
@@ -199,7 +199,7 @@ def refuse_compiled(layers: Sequence[AttentionLayer], remedy: str = REMEDY) -> N
 
 
 def check_rebuilt(attention: Attention, remedy: str = REMEDY) -> None:
-    """Probabilities rebuilt from q, k and mask must give the attention's own output, on the first few queries."""
+    """Check that probabilities recomputed from q, k and mask reproduce the output, on the first queries."""
     rows = slice(0, REBUILT_ROWS)
     assert attention.value is not None and attention.result is not None
     ours = attention.probabilities(rows) @ attention.value.float()

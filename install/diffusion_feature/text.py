@@ -10,7 +10,7 @@ from diffusion_feature.devices import device_of
 
 
 def padded_tokens(tokenizer: Any, encoder: Any, prompts: list[str], length: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Token ids and masks, padded, on the encoder's device   [B, N], and what was cut of each prompt."""
+    """Padded token ids and masks [B, N] on the encoder's device, and the truncated text of each prompt."""
     tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     cut = [""] * len(prompts)
     if (tokens["attention_mask"][:, -1] == 1).any():  # full to the last place: only then can something have been cut
@@ -58,5 +58,5 @@ def encoder_states(
 
 
 def longest(*cuts: list[str]) -> list[str]:
-    """Per prompt, the longest text that one of several encoders cut."""
+    """Per prompt, the longest text that one of several encoders truncated."""
     return [max(texts, key=len) for texts in zip(*cuts)]

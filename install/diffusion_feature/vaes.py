@@ -1,4 +1,4 @@
-"""What kinds of VAEs there are: how much smaller their latents are, and how a denoiser knows them."""
+"""Kinds of VAEs: their downsampling factor, and the normalisation that the denoiser expects."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class VaeKind:
 
     factor    its config -> pixels per latent pixel, along one side
     channels  its config -> channels of the latents that the denoiser is given
-    latents   (VAE, encoded images [B, c, h, w]) -> what the denoiser is given
-    frames    it encodes videos [B, 3, frames, h, w]; an image is one frame
+    latents   (VAE, encoded images [B, c, h, w]) -> latents of the denoiser
+    frames    the VAE encodes videos [B, 3, frames, h, w]; an image is one frame
     """
 
     factor: Callable[[Any], int]
@@ -33,7 +33,7 @@ def kind_of(vae: Any) -> VaeKind:
 
 
 def normalised(vae: Any, latents: Tensor) -> Tensor:
-    """By its statistics per channel, where it has any, and its scale."""
+    """Normalise by the VAE's statistics per channel, if it has any, and its scale."""
     config = vae.config
     mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
     if mean is not None and std is not None:

@@ -1,4 +1,4 @@
-"""The weight that a linear layer really applies: with its adapters, whatever it is stored as, wherever it waits."""
+"""The effective weight of a linear layer: with adapters, dequantised, also while it is offloaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """An `nn.Linear` whose stored weight is what it applies; moving it between devices changes nothing."""
+    """Whether it is an `nn.Linear` that applies its stored weight, be it offloaded or not."""
     if type(module) is not nn.Linear or type(module.weight) not in (Tensor, nn.Parameter):
         return False
     if module._forward_hooks or module._forward_pre_hooks or not module.weight.is_floating_point():
@@ -47,7 +47,7 @@ def on_disk(registry: Any) -> bool:
 
 
 def stored(module: Any) -> Tensor:
-    """Its weight, also before it has been moved to where it is used."""
+    """The stored weight, also of an offloaded layer."""
     hook: Any = getattr(module, "_hf_hook", None)
     if module.weight.device.type != "meta" or hook is None:
         return module.weight
@@ -55,7 +55,7 @@ def stored(module: Any) -> Tensor:
 
 
 def probed(module: nn.Module) -> Tensor:
-    """W from what the module makes of the unit vectors, in float32, checked on other vectors   [D, C]"""
+    """W from the outputs for unit vectors, in float32, verified on random vectors   [D, C]"""
     if (width := getattr(module, "in_features", None)) is None:
         raise ExtractorError(f"a {type(module).__name__} has no in_features: it is no linear layer with a weight")
     device, refusals = device_of(module), []
@@ -76,7 +76,7 @@ def probed(module: nn.Module) -> Tensor:
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards its types are what they were: bitsandbytes takes up those of whatever input comes."""
+    """Restore the module's dtypes afterwards, since bitsandbytes adopts those of its input."""
     settings = [
         (each, {name: value for name, value in vars(each).items() if isinstance(value, bool | torch.dtype)})
         for each in module.modules()
@@ -93,7 +93,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def unit_rows(width: int, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
-    """PROBE times the unit vectors, some at a time   [n, C]"""
+    """PROBE times the unit vectors, in batches   [n, C]"""
     for first in range(0, width, COLUMNS):
         rows = torch.zeros(min(COLUMNS, width - first), width, device=device, dtype=dtype)
         rows.diagonal(first).fill_(PROBE)
@@ -101,7 +101,7 @@ def unit_rows(width: int, device: torch.device, dtype: torch.dtype) -> Iterator[
 
 
 def input_types(module: nn.Module) -> list[torch.dtype]:
-    """The types in which its inputs may come, the likeliest first."""
+    """Possible input dtypes, the likeliest first."""
     found = []
     for each in module.modules():
         registry = getattr(each, "_diffusers_hook", None)
@@ -113,7 +113,7 @@ def input_types(module: nn.Module) -> list[torch.dtype]:
 
 
 def check_linear(module: nn.Module, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-    """W x + bias must be what the module makes of x. Raises ExtractorError."""
+    """Check that the module computes W x + bias. Raises ExtractorError."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, weight.shape[1], generator=generator).to(weight.device, dtype)
     theirs = module(x).float()

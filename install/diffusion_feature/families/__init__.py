@@ -1,4 +1,4 @@
-"""The families that are known, by version. A new one is one file here and one line below."""
+"""All model families by version. A new family is one file here and one line below."""
 
 from diffusion_feature.backbone import Backbone
 from diffusion_feature.errors import VersionNotKnown, VersionTaken, nearest
@@ -63,13 +63,13 @@ def backbone(version: str) -> Backbone:
     """The family of a version, e.g. "1-5"."""
     if version not in VERSIONS:
         raise VersionNotKnown(
-            f"version {version!r} is not known; there are: {', '.join(VERSIONS)}. "
+            f"version {version!r} is not known; expected one of: {', '.join(VERSIONS)}. "
             f"Nearest: {nearest(version, VERSIONS, 1)}."
         )
     return VERSIONS[version]
 
 
 def register(version: str, family: Backbone) -> None:
-    """Make a family known under a version, in this process. Raises VersionTaken where another one stands there."""
+    """Register a family under a version, in this process. Raises VersionTaken if another family has it."""
     if VERSIONS.setdefault(version, family) is not family:
         raise VersionTaken(f"version {version!r} is the {VERSIONS[version].name}; give the {family.name} another name")

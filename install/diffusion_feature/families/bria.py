@@ -1,4 +1,4 @@
-"""Bria 3.2: Flux's blocks with T5 alone; what follows the text is zeros that are attended to."""
+"""Bria 3.2: Flux's blocks with T5 alone; the text is padded with zeros, which are attended to."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
 
 
 def accepts(transformer: Any) -> bool:
-    """Not the variants that take a mask, a depth or another picture beside the latents."""
+    """Not the variants with a mask, a depth map or another image beside the latents."""
     return transformer.config.out_channels in (None, transformer.config.in_channels)
 
 

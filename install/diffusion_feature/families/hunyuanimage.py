@@ -24,8 +24,8 @@ LAYOUT = "image-first"
 LETTERS = 128  # tokens of ByT5, which reads what stands between quotation marks
 TEMPLATE = Template(between(BEFORE, "<|im_end|>"), length=1000, drop=34, fixed=True, left=False)
 QUOTED = (
-    "what stands between quotation marks is read letter by letter, and put before the other words, so their tokens are "
-    "not where the tokenizer put them; leave the quotation marks out"
+    "text in quotation marks is encoded by ByT5 and put before the other words, so their tokens are not where the "
+    "tokenizer put them; leave the quotation marks out"
 )
 
 
@@ -83,7 +83,7 @@ def call(given: Mapping[str, Any], patch: int) -> Call:
 
 
 def accepts(transformer: nn.Module) -> bool:
-    """Not the distilled models, which are told the next timestep or a guidance, nor the refiner."""
+    """Not the distilled models, conditioned on the next timestep or a guidance scale, nor the refiner."""
     config: Any = transformer.config
     plain = not (config.use_meanflow or config.guidance_embeds)
     return plain and list(config.patch_size) == [1, 1] and config.text_embed_2_dim is not None

@@ -26,7 +26,7 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 def pieces(text: str) -> Sequence[str]:
-    """What stands between quotation marks is read letter by letter."""
+    """Split the text so that what is in quotation marks is tokenised letter by letter."""
     from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation  # seconds to import
 
     return [piece for part, quoted in split_quotation(text) for piece in (part if quoted else [part])]

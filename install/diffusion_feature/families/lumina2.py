@@ -37,7 +37,7 @@ def lumina_features(transformer: Any) -> dict[str, DenseFeature]:
 
 
 def encode_gemma(parts: Parts, prompts: list[str]) -> Conditioning:
-    """Gemma's states before its last layer [B, 256, c] and the mask of what is no padding [B, 256]"""
+    """Gemma's states before its last layer [B, 256, c] and the mask of tokens that are not padding [B, 256]"""
     reader = PromptReader(parts["tokenizer"], PADDED)
     states, mask, cut = language_states(reader, parts["text_encoder"], prompts, hidden_states(-2))
     lengths = mask.sum(1)

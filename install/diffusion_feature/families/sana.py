@@ -19,7 +19,7 @@ from diffusion_feature.noise import rectified_flow
 
 @cache
 def instruction() -> str:
-    """What the pipeline writes before every prompt, as the installed diffusers has it."""
+    """The instruction before every prompt, read from the installed diffusers."""
     from diffusers import SanaPipeline  # seconds to import
 
     return "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
@@ -77,7 +77,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
 
 
 def accepts(transformer: nn.Module) -> bool:
-    """Not the distilled models, which are told a guidance."""
+    """Not the distilled models, conditioned on a guidance scale."""
     config: Any = transformer.config
     return not config.guidance_embeds and config.patch_size == 1
 

@@ -1,4 +1,4 @@
-"""SDXL's UNet, also Playground v2's: two CLIP encoders side by side, and the picture's size as a condition."""
+"""SDXL's UNet, also Playground v2's: two CLIP encoders side by side, conditioned on the image's size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_feature.latents import picture_size, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import clip_penultimate, longest
 
-AESTHETIC_SCORE = 6.0  # what UNets that ask for one are told
+AESTHETIC_SCORE = 6.0  # given to UNets that are conditioned on one
 
 
 def encode_two_clips(parts: Parts, prompts: list[str]) -> Conditioning:
