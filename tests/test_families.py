@@ -1,12 +1,11 @@
 """Every family on a tiny random pipeline: seen whole, unchanged, called as diffusers calls it; the equations hold."""
 
-import inspect
-
 import diffusers
 import pytest
 import reference
 import tiny
 import torch
+from calls import arguments_of
 from diffusion_feature import ExtractorError, FeatureExtractor, WrongFamily
 from diffusion_feature.backbone import JOINT
 from diffusion_feature.families import VERSIONS
@@ -107,29 +106,6 @@ def test_joint_maps_are_blocks_of_one_softmax(family, folder, picture):
 
 
 # ---- the forward is the one that diffusers' own pipeline makes
-
-
-class Called(Exception):
-    """Stops a pipeline at its first call of the denoiser."""
-
-
-def arguments_of(denoiser, run):
-    """The tensors that the denoiser is first called with, by name."""
-    found = {}
-
-    def hook(module, args, kwargs):
-        given = inspect.signature(type(denoiser).forward).bind(module, *args, **kwargs).arguments
-        given |= given.get("added_cond_kwargs") or {}
-        if isinstance(rotary := given.get("image_rotary_emb"), tuple):
-            given |= {"cos": rotary[0], "sin": rotary[1]}
-        found.update({name: value for name, value in given.items() if torch.is_tensor(value)})
-        raise Called
-
-    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
-    with pytest.raises(Called):
-        run()
-    handle.remove()
-    return found
 
 
 def test_the_timestep_in_16_bit_is_the_pipelines(family, folder, picture):

@@ -1,11 +1,11 @@
 """Every model of the zoo on a tiny random pipeline: seen whole, unchanged, called as diffusers calls it, traced."""
 
-import inspect
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from calls import arguments_of
 from commands import main
 from diffusion_feature import FeatureExtractor
 from diffusion_feature.backbone import JOINT
@@ -216,40 +216,6 @@ def test_captions_are_read_without_the_weights(model, folder, seg):
 # ---- the forward is the one that diffusers' own pipeline makes
 
 
-class Called(Exception):
-    """Stops a pipeline at its first call of the denoiser."""
-
-
-def arguments_of(denoiser, run):
-    """What the denoiser is first called with, tensors by name; lists of tensors and tuples are taken apart."""
-    found = {}
-
-    def flat(name, value):
-        if torch.is_tensor(value):
-            found[name] = value
-        elif isinstance(value, list | tuple):
-            for number, each in enumerate(value):
-                flat(f"{name}.{number}", each)
-        elif isinstance(value, dict):
-            for key, each in value.items():
-                flat(f"{name}.{key}", each)
-        elif value is not None and not isinstance(value, bool):
-            found[name] = torch.tensor(value, dtype=torch.float64)
-
-    def hook(module, args, kwargs):
-        given = inspect.signature(type(denoiser).forward).bind(module, *args, **kwargs).arguments
-        for name, value in given.items():
-            if name not in ("self", "return_dict"):
-                flat(name, value)
-        raise Called
-
-    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
-    with pytest.raises(Called):
-        run()
-    handle.remove()
-    return found
-
-
 def test_the_denoiser_is_called_as_by_diffusers(model, pipe, image):
     fx = FeatureExtractor((), model.version, img_size=model.size, pipeline=pipe)
     theirs = arguments_of(fx.denoiser, lambda: model.run(pipe, PROMPT, generator=seeded(3)))
@@ -297,6 +263,14 @@ def test_a_benchmark_runs(request, model, folder, tmp_path, monkeypatch, capsys)
 
 def test_its_config_is_found(request, pipe):
     assert config_of(pipe).startswith(request.node.callspec.params["model"][:9])
+
+
+def test_sixteen_bits(model, folder, image, seg):
+    half = Segmenter.from_pretrained(str(folder), model.config, device="cpu", dtype="bfloat16")
+    annotation, _ = seg.read_prompt("cat, grass, sky")
+    maps = [each.capture(image, annotation).attention_map() for each in (half, seg)]
+    assert maps[0].dtype == torch.float32
+    torch.testing.assert_close(*maps, rtol=0, atol=1e-2)
 
 
 # ---- tracing

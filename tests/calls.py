@@ -1,0 +1,40 @@
+"""What a pipeline hands to its denoiser at its first call."""
+
+import inspect
+
+import pytest
+import torch
+
+
+class Called(Exception):
+    """Stops a pipeline at its first call of the denoiser."""
+
+
+def arguments_of(denoiser, run):
+    """What the denoiser is first called with, tensors by name; lists of tensors and tuples are taken apart."""
+    found = {}
+
+    def flat(name, value):
+        if torch.is_tensor(value):
+            found[name] = value
+        elif isinstance(value, list | tuple):
+            for number, each in enumerate(value):
+                flat(f"{name}.{number}", each)
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                flat(f"{name}.{key}", each)
+        elif value is not None and not isinstance(value, bool):
+            found[name] = torch.tensor(value, dtype=torch.float64)
+
+    def hook(module, args, kwargs):
+        given = inspect.signature(type(denoiser).forward).bind(module, *args, **kwargs).arguments
+        for name, value in given.items():
+            if name not in ("self", "return_dict"):
+                flat(name, value)
+        raise Called
+
+    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    with pytest.raises(Called):
+        run()
+    handle.remove()
+    return found
