@@ -58,7 +58,7 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """ "clip", "t5" and "bert" tokenizers to which the words of the tests' captions are one token each."""
-    from tiny import tokenizers
+    from tiny_tokenizers import tokenizers
 
     words = """street carpet person kitten traffic wheel light bird clothes grass furniture outdoor man car truck
                tree the cat sky dog wall sea sport equipment"""

@@ -145,3 +145,11 @@ def affinity(scores, S, order):
             v = S @ v
         refined.append(min_max(v).view_as(m))
     return torch.stack(refined)
+
+
+def softmax_of(query, key, mask=None, scale=None):
+    """Probabilities of one attention call, all at once   [B, H, S, K]"""
+    logits = torch.einsum("bhsd,bhkd->bhsk", query, key) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(-1)

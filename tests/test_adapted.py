@@ -10,6 +10,7 @@ import tiny
 import torch
 from diffusion_feature import ExtractorError, WrongFamily
 from diffusion_feature.weights import is_plain, weight_of
+from families import FAMILIES
 from goca.generation.trace import trace
 from goca.segmenter import Segmenter
 from PIL import Image
@@ -190,9 +191,9 @@ def test_a_live_adapter_and_a_merged_one_are_the_same(pipe):
     torch.testing.assert_close(plain, score_maps(pipe), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_adapters_of_every_family(name, tmp_path):
-    peft, family = needs("peft"), tiny.FAMILIES[name]
+    peft, family = needs("peft"), FAMILIES[name]
     pipe = diffusers.DiffusionPipeline.from_pretrained(family.save(tmp_path / name))
     part = "unet" if "unet" in pipe.components else "transformer"
     plain = score_maps(pipe, family.config)

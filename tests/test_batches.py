@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusion_feature import FeatureExtractor, PromptCut
+from families import FAMILIES
 from goca.benchmark import Benchmark
 from goca.config import ConfigError, load_config
 from goca.config import folder as configs
@@ -15,7 +16,7 @@ from goca.prompts import PromptAnnotation
 from goca.segmenter import BoundTooSmall, Segmenter
 from omegaconf import OmegaConf
 from PIL import Image
-from tiny import FAMILIES, SD_CONFIG
+from tiny import SD_CONFIG
 
 PROMPTS = ["cat, grass, sky", "dog", "wall, sky, cat, dog"]
 

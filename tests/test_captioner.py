@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from families import FAMILIES
 from goca.prompts import CaptionError, annotate, load_tokenizers, read_annotations
 from goca.segmenter import Segmenter
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tiny import FAMILIES
 from trees import voc_mini
 
 ROOT = Path(__file__).parents[1]

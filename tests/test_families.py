@@ -9,6 +9,7 @@ from calls import arguments_of
 from diffusion_feature import ExtractorError, FeatureExtractor, WrongFamily
 from diffusion_feature.backbone import JOINT
 from diffusion_feature.families import VERSIONS
+from families import FAMILIES
 from goca.benchmark import Benchmark
 from goca.config import folder as configs
 from goca.config import load_config
@@ -16,7 +17,7 @@ from goca.datasets import load_dataset
 from goca.segmenter import Segmenter
 from omegaconf import OmegaConf
 from PIL import Image
-from tiny import FAMILIES, Everything
+from tiny import Everything, Nothing
 
 HEAD, LAYER, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
 
@@ -40,11 +41,6 @@ def seg(family, folder):
 def picture():
     pixels = torch.randint(0, 256, (30, 44, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
-
-
-class Nothing(Everything):
-    def attention(self, attention):
-        pass
 
 
 # ---- the tap

@@ -12,11 +12,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.attention_processor import AttnProcessor
 from diffusion_feature import AttentionNotSeen, ExtractorError, FeatureExtractor, WrongFamily
 from diffusion_feature.devices import dtype_of
+from families import FAMILIES
 from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.segmenter import Segmenter
 from PIL import Image
-from tiny import FAMILIES, SD_CONFIG
+from tiny import SD_CONFIG
 from torch import nn
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 44, 3), np.uint8))

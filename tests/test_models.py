@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 from calls import arguments_of
@@ -15,7 +16,7 @@ from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.prompts import annotate, load_tokenizers
 from PIL import Image
-from tiny import Everything
+from tiny import Everything, Nothing
 from torch.overrides import TorchFunctionMode
 from zoo import ZOO
 
@@ -49,11 +50,6 @@ def image():
     return Image.fromarray(pixels.numpy())
 
 
-class Nothing(Everything):
-    def attention(self, attention):
-        pass
-
-
 class Counted(TorchFunctionMode):
     """How often attention was computed, by anything."""
 
@@ -82,12 +78,7 @@ def test_every_attention_is_seen_and_nothing_changes(model, folder, image):
     length = text_tokens(fx, PROMPT)
     for a in everything.attentions:
         assert a.grid == (model.grid, 2 * model.grid)
-        logits = torch.einsum("bhsd,bhkd->bhsk", a.query, a.key) * (
-            a.query.shape[-1] ** -0.5 if a.scale is None else a.scale
-        )
-        if a.mask is not None:
-            logits = logits.masked_fill(~a.mask, -torch.inf) if a.mask.dtype == torch.bool else logits + a.mask
-        P = logits.softmax(-1)
+        P = reference.softmax_of(a.query, a.key, a.mask, a.scale)
         torch.testing.assert_close(a.probabilities(), P, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(P @ a.value, a.result, rtol=1e-3, atol=1e-5)
         for name in a.layer.maps:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT
+from families import FAMILIES
 from goca.embedded import resolve
 from goca.segmenter import Segmenter
 from PIL import Image
-from tiny import FAMILIES, Everything
+from tiny import Everything
 
 ADDITIONAL = ROOT / "src-additional"
 sys.path.insert(0, str(ADDITIONAL))

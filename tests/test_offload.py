@@ -6,9 +6,10 @@ import pytest
 import torch
 from diffusion_feature import ExtractorError
 from diffusion_feature.devices import device_of, like
+from families import FAMILIES
 from goca.segmenter import Segmenter
 from PIL import Image
-from tiny import FAMILIES, SD_CONFIG
+from tiny import SD_CONFIG
 
 PICTURE = Image.new("RGB", (40, 30), (90, 120, 200))
 

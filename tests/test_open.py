@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES
 from goca.config import ConfigError, load_config
 from goca.open import NoClass, Query, WordTwice, background_words
 from goca.open.evidence import Evidence, Look, gather
@@ -18,7 +19,7 @@ from goca.variants.diffsegmentor import DiffSegmentor
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import FAMILIES, save_tokenizer
+from tiny import save_tokenizer
 
 SCENE = "src-main/goca/embedded/scenes/JPEGImages/test_00003.png"  # a star and a house, on grass, under sky
 

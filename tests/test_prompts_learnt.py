@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from diffusion_feature.text import written_out
+from families import FAMILIES
 from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.prompts import CaptionError, LearntTokens, PromptWeights, annotate, blanked
@@ -99,7 +100,7 @@ def test_a_segmenter_encodes_what_the_pipeline_encodes(save, tmp_path):
     if family == "flux":  # its T5 is what is attended to
         pipe.tokenizer_2.add_tokens(["<toy>", "<toy>_1", "<toy>_2"])
         pipe.text_encoder_2.resize_token_embeddings(len(pipe.tokenizer_2))
-    segmenter = Segmenter.from_pretrained(pipe, tiny.FAMILIES[family].config)
+    segmenter = Segmenter.from_pretrained(pipe, FAMILIES[family].config)
     annotation, names = segmenter.read_prompt("<toy>, grass")
     assert names == {1: "<toy>", 2: "grass"} and annotation.caption == "<toy>, grass"
     first = min(annotation.existent_objects[1])

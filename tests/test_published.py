@@ -16,6 +16,7 @@ from diffusion_feature.families import VERSIONS
 from diffusion_feature.latents import encode_safely
 from diffusion_feature.reading import read_pipeline
 from diffusion_feature.repository import Repository, chosen, variants
+from families import FAMILIES
 from goca import Segmenter
 from goca.benchmark.predictor import SEGMENTERS
 from goca.cli import places as doctor_places
@@ -24,7 +25,6 @@ from goca.config import load_config, names
 from goca.prompts import load_tokenizers
 from PIL import Image
 from sizes import SIZES
-from tiny import FAMILIES
 
 ALPHA, SIGMA = "PixArt-alpha/PixArt-XL-2-512x512", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"
 SIGMA_512, SD15 = "PixArt-alpha/PixArt-Sigma-XL-2-512-MS", "stable-diffusion-v1-5/stable-diffusion-v1-5"

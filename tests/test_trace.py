@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from diffusion_feature import LayerNotFound, WrongFamily
+from families import FAMILIES
 from goca.embedded import resolve
 from goca.generation.adapters import ConfigNotKnown, config_of
 from goca.generation.averages import TraceError, step_rule
@@ -14,7 +15,6 @@ from goca.generation.trace import trace
 from goca.method.aggregation import Aggregator
 from goca.prompts.words import PromptWords, WordNotFound
 from PIL import Image
-from tiny import FAMILIES
 from transformers import CLIPTokenizer
 
 STEPS = {"num_inference_steps": 3, "output_type": "np"}

@@ -12,13 +12,13 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from diffusion_feature import AttentionNotSeen
+from families import FAMILIES
 from goca.generation.averages import TraceError
 from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.guidance.rate import GuidanceError
 from goca.prompts.words import WordNotFound
 from PIL import Image
-from tiny import FAMILIES
 
 CONFIG = tiny.SD_CONFIG
 CALL = {"num_inference_steps": 2, "output_type": "np"}

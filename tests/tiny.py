@@ -1,8 +1,6 @@
 """Tiny random pipelines, made in a second: what the extractor and the method are tried on."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,67 +17,18 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
+from tiny_tokenizers import TEXT as TEXT
+from tiny_tokenizers import WORDS as WORDS
+from tiny_tokenizers import save_bert_tokenizer, save_t5_tokenizer, save_tokenizer
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertModel,
-    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
 )
-
-WORDS = ("cat", "dog", "grass", "wall", "sky")
-TEXT = 12  # text tokens
-
-
-LETTERS = [*map(chr, range(97, 123)), *"0123456789,.-()"]
-
-
-def save_tokenizer(folder: Path, words: Sequence[str] = WORDS, letters: Sequence[str] = LETTERS) -> int:
-    """A CLIP tokenizer that knows a few words and spells the rest; returns the size of its vocabulary."""
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
-    merges = []
-    for word in words:
-        for end in range(2, len(word) + 1):
-            tail = "</w>" if end == len(word) else ""
-            merges.append(f"{word[: end - 1]} {word[end - 1]}{tail}")
-            vocabulary.append(word[:end] + tail)
-    vocabulary = list(dict.fromkeys([*vocabulary, "<|startoftext|>", "<|endoftext|>"]))
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(dict.fromkeys(merges)))
-    CLIPTokenizer.from_pretrained(folder, model_max_length=TEXT).save_pretrained(folder)
-    return len(vocabulary)
-
-
-def save_t5_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> int:
-    pieces = ["<pad>", "</s>", "<unk>", "\u2581", ",", *("\u2581" + word for word in words), *map(chr, range(97, 123))]
-    vocabulary = [(piece, 0.0 if len(piece) != 1 else -5.0) for piece in pieces]
-    T5Tokenizer(vocabulary, extra_ids=0, model_max_length=TEXT).save_pretrained(folder)
-    return len(vocabulary)
-
-
-def save_bert_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> int:
-    letters = [*map(chr, range(97, 123)), ","]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *("##" + letter for letter in letters)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    BertTokenizer(vocabulary, model_max_length=77).save_pretrained(folder)
-    return len(vocabulary)
-
-
-def tokenizers(folder: Path, words: Sequence[str]) -> dict:
-    """ "clip", "t5" and "bert": tokenizers that know these words; CLIP's and BERT's spell the others."""
-    every_byte = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
-    save_tokenizer(folder / "clip", words, every_byte)
-    save_t5_tokenizer(folder / "t5", words)
-    save_bert_tokenizer(folder / "bert", words)
-    lengths = {"clip": 77, "t5": 300, "bert": 77}
-    return {name: AutoTokenizer.from_pretrained(folder / name, model_max_length=n) for name, n in lengths.items()}
 
 
 def save_pipeline(folder: Path, kind: str, tokenizers: dict[str, str], library: str = "transformers", **parts) -> Path:
@@ -299,105 +248,6 @@ SD_CONFIG = {
 }
 
 
-@dataclass(frozen=True)
-class Family:
-    """A tiny pipeline, how the method is set to it, and how diffusers' own pipeline is called for comparison."""
-
-    save: Callable[[Path], Path]
-    version: str
-    reference: str
-    space: str
-    feat_size: int
-    picture: int = 32
-    prompt: tuple = ((1, 3, 5), 12)  # where the entities of "cat, grass, sky" are, and the number of text tokens
-    pipeline: str = ""
-    call: dict = field(default_factory=dict)
-    t: int = 100
-
-    @property
-    def config(self):
-        layers = {"ref_layer": self.reference, "cross_layers": "all", "self_layers": [self.space]}
-        return {"version": self.version, "img_size": self.picture, "feat_size": self.feat_size, "t": self.t} | layers
-
-
-UP, VIT = "up-level1-repeat{0,1}-vit-block0-self-map", "vit-block{1,2}-self-map"
-IMG2IMG = {"strength": 0.1, "num_inference_steps": 1000, "guidance_scale": 1.0}
-FLOW = {"strength": 0.15, "num_inference_steps": 28, "guidance_scale": 1.0, "height": 32, "width": 32}
-FROM_NOISE = {"num_inference_steps": 2, "guidance_scale": 1.0, "use_resolution_binning": False}
-FAMILIES = {
-    "sd": Family(
-        save_sd,
-        "1-5",
-        "up-level1-repeat1-vit-block0-cross-q",
-        UP,
-        8,
-        pipeline="StableDiffusionImg2ImgPipeline",
-        call=IMG2IMG,
-    ),
-    "sd21": Family(
-        save_sd21,
-        "2-1",
-        "up-level1-repeat1-vit-block0-cross-q",
-        UP,
-        8,
-        pipeline="StableDiffusionImg2ImgPipeline",
-        call=IMG2IMG,
-    ),
-    "sdxl": Family(
-        save_sdxl,
-        "xl",
-        "up-level0-repeat0-vit-block0-cross-q",
-        "up-level0-repeat{0..2}-vit-block{0,1}-self-map",
-        8,
-        pipeline="StableDiffusionXLImg2ImgPipeline",
-        call=IMG2IMG,
-    ),
-    "pixart": Family(
-        save_pixart,
-        "pixart-alpha",
-        "vit-block1-cross-q",
-        VIT,
-        4,
-        prompt=((0, 2, 4), 120),
-        pipeline="PixArtAlphaPipeline",
-        call=FROM_NOISE | {"height": 32, "width": 32},
-    ),
-    "hunyuan": Family(
-        save_hunyuan,
-        "hunyuan",
-        "vit-block2-cross-q",
-        VIT,
-        4,
-        64,
-        ((1, 77, 3, 79, 5, 81), 77 + 256),
-        pipeline="HunyuanDiTPipeline",
-        call=FROM_NOISE | {"height": 64, "width": 64},
-    ),
-    "flux": Family(
-        save_flux,
-        "flux",
-        "vit-block2-attn-out",
-        VIT,
-        4,
-        prompt=((0, 2, 4), 512),
-        pipeline="FluxImg2ImgPipeline",
-        call=FLOW,
-        t=150,
-    ),
-    "sd3": Family(
-        save_sd3,
-        "sd3",
-        "vit-block1-attn-out",
-        VIT,
-        4,
-        prompt=((1, 3, 5), 12 + 256),
-        pipeline="StableDiffusion3Img2ImgPipeline",
-        call=FLOW,
-        t=150,
-    ),
-}
-
-
 class Everything:
     """A consumer that keeps what it is handed."""
 
@@ -409,3 +259,10 @@ class Everything:
 
     def feature(self, layer, feature):
         self.dense[layer] = feature
+
+
+class Nothing(Everything):
+    """A consumer that keeps features alone."""
+
+    def attention(self, attention):
+        pass
