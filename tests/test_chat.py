@@ -112,3 +112,21 @@ def test_pieces_of_a_sentencepiece_model():
     pieces = ["[gMASK]", "sop", "\u2581cat", ",", "\u2581", "gr", "ass", "<unk>", "\u2581sky"]
     spans = piece_spans(pieces, "cat, grass sky")
     assert spans == [(0, 0), (0, 0), (0, 3), (3, 4), (0, 0), (5, 7), (7, 10), (0, 0), (11, 14)]
+
+
+def test_a_processor_s_own_tokenizer_is_read(tokenizer):
+    """Models that see images too come with a processor, which holds the tokenizer and may hold the chat template."""
+
+    class Processor:
+        image_processor = object()
+
+        def __init__(self):
+            self.tokenizer = tokenizer
+
+        def apply_chat_template(self, messages, **options):
+            return BEFORE + messages[-1]["content"] + AFTER
+
+    reader = PromptReader(Processor(), Template(chat(), length=100))
+    ids = reader("cat, sky")["input_ids"]
+    assert ids == tokenizer(BEFORE + "cat, sky" + AFTER)["input_ids"]
+    assert [ids[token] for token in PromptWords("cat, sky", reader).positions("cat")] == tokenizer("cat")["input_ids"]

@@ -4,9 +4,10 @@ import diffusers
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from diffusion_feature import expand_layers
+from diffusion_feature import WrongFamily, expand_layers
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS, Attention
 from diffusion_feature.backbone import JOINT
+from diffusion_feature.extractor import refuse_unnamed
 from diffusion_feature.families import VERSIONS
 from goca.config import load_config
 from goca.method.aggregation import Aggregator, Plan
@@ -54,6 +55,18 @@ def test_the_config_s_layers_are_there(name, denoiser):
     assert all(
         layer.out_proj().shape[1] == heads_of(layer.module)[2] for layer in family.layers(denoiser)[:: len(ids) - 1]
     )
+
+
+def test_attention_without_maps_is_named(name, denoiser):
+    """Every attention module has layer ids or is left alone by name; without those names the model is refused."""
+    family = VERSIONS[load_config(name).version]
+    named = [layer.module for layer in family.layers(denoiser)]
+    refuse_unnamed(denoiser, named, family.left_alone)
+    if family.left_alone:
+        with pytest.raises(WrongFamily, match="is an attention that this family does not name"):
+            refuse_unnamed(denoiser, named)
+    with pytest.raises(WrongFamily):
+        refuse_unnamed(denoiser, named[1:], family.left_alone)
 
 
 def heads_of(module):
