@@ -38,6 +38,7 @@ from goca.benchmark.sweep import run_together
 from goca.cli import INTERRUPTED
 from goca.cli.overrides import configured
 from goca.config import folder
+from goca.errors import GocaError, explained
 from goca.files.bounded_json import read_json
 from goca.files.text import read_yaml
 from hydra.errors import HydraException
@@ -53,7 +54,7 @@ KINDS = ("vanilla", "plus", "baseline")  # configs NAME-KIND run on the pipeline
 BASED = {"diffsegmentor": "sd15", "fttm": "sd15", "mini-sd-diffsegmentor": "mini-sd"}  # so do these
 
 
-class ArgumentError(ValueError):
+class ArgumentError(GocaError, ValueError):
     """An argument of this command that is not known, or lacks its value."""
 
 
@@ -170,8 +171,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-        ours = type(error).__module__.startswith(("goca", "diffusion_feature", "hydra", "omegaconf", "__main__"))
-        if not ours and not isinstance(error, OSError):
+        if not explained(error) and not isinstance(error, (HydraException, OmegaConfBaseException)):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:

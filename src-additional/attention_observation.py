@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from goca.errors import GocaError, explained
+
 KINDS = (".png", ".pdf", ".svg")
 PLAIN = {"head_method": "average", "layer_method": "vanilla", "rescale_method": "per-token renorm+"}
 
 
-class OutputError(ValueError):
+class OutputError(GocaError, ValueError):
     """A name under which no figure can be written."""
 
 
@@ -73,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(options)
     except (ValueError, OSError, KeyError) as error:
-        named = type(error).__module__.startswith(("goca", "diffusion_feature", "observation", __name__))
-        if options.debug or not (named or isinstance(error, OSError)):
+        if options.debug or not explained(error):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
 

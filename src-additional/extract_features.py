@@ -17,8 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from goca.errors import GocaError, explained
 
-class OutputError(ValueError):
+
+class OutputError(GocaError, ValueError):
     """Two images whose features would go to the same file."""
 
 
@@ -52,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(options)
     except (ValueError, OSError, KeyError) as error:
-        named = type(error).__module__.startswith(("goca", "diffusion_feature", __name__))
-        if options.debug or not (named or isinstance(error, OSError)):
+        if options.debug or not explained(error):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
 

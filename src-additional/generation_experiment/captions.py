@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from goca.errors import GocaError
 from goca.files.bounded_json import JSONUnreadable, parse_json
 from goca.files.text import read_text
 
@@ -17,7 +18,7 @@ ID_FIRST = re.compile(r'"?\d+"?,')  # a row of a table: a number, then a comma
 ID_COLUMNS = ("image_id", "id", "image", "file_name", "filename", "name")
 
 
-class CaptionsError(ValueError):
+class CaptionsError(GocaError, ValueError):
     """A captions file of another shape, or one that names an image twice."""
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from goca.errors import GocaError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class DistanceError(ValueError):
+class DistanceError(GocaError, ValueError):
     """Features that cannot be compared; the message says why."""
 
 

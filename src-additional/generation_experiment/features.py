@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusion_feature.images import PictureUnreadable, read_image
 from distances import Array, Statistics
+from goca.errors import GocaError
 from inception import SIDE, load_inception
 from PIL import Image
 from scene_network import SceneNetwork
@@ -20,7 +21,7 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class FeaturesError(ValueError):
+class FeaturesError(GocaError, ValueError):
     """Images, weights or statistics that cannot be used; the message says why."""
 
 

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from captions import CaptionsError, read_captions
-from goca.benchmark.run_store import RunError, RunStore
+from captions import read_captions
+from goca.benchmark.run_store import RunStore
 from goca.config import SegmenterConfig, load_config
 from goca.embedded import resolve
-from goca.guidance import GuidanceError, SemanticGuidance
+from goca.errors import GocaError, explained
+from goca.guidance import SemanticGuidance
 from goca.segmentation import save_picture
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -53,7 +54,7 @@ GUIDING = (
 CLEANING = ("bs4", "ftfy")  # modules without which diffusers leaves captions as they are
 
 
-class SettingsError(ValueError):
+class SettingsError(GocaError, ValueError):
     """Settings that do not go together; the message says which."""
 
 
@@ -258,10 +259,8 @@ def run(command: Callable[[Sequence[str]], None]) -> None:
     """A command that ends with `Name: message` where its input is at fault."""
     try:
         command(sys.argv[1:])
-    except (SettingsError, CaptionsError, GuidanceError, RunError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith(("goca", "diffusion_feature", "distances", "features", "inception")):
+    except (ValueError, RuntimeError, OSError) as error:
+        if not explained(error):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from goca.errors import GocaError
 from torch import Tensor, nn
 
 SIDE, WIDTH = 299, 2048
@@ -19,7 +20,7 @@ SOURCE = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights
 Size = int | tuple[int, int]
 
 
-class WeightsMissing(FileNotFoundError):
+class WeightsMissing(GocaError, FileNotFoundError):
     """No weights for the Inception network; the message says where they are looked for."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_feature.errors import layer_not_found
+from goca.errors import GocaError
 from goca.files.atomic import write_arrays
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
@@ -29,15 +30,15 @@ Numbers = dict[str, np.ndarray]
 Pixel = tuple[int, int]
 
 
-class PixelOutside(ValueError):
+class PixelOutside(GocaError, ValueError):
     """A pixel that the picture does not have."""
 
 
-class TokenOutside(ValueError):
+class TokenOutside(GocaError, ValueError):
     """A position that no token of the prompt has."""
 
 
-class HeadNotFound(ValueError):
+class HeadNotFound(GocaError, ValueError):
     """A head that the layer does not have."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from goca.config import SegmenterConfig, load_config
     from goca.embedded import embedded_pipeline
+    from goca.errors import GocaError
     from goca.generation.trace import trace
     from goca.prompts import PromptAnnotation
     from goca.protocol import Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from goca.segmenter import Segmenter
 
 _HOME = {
+    "GocaError": "goca.errors",
     "Protocol": "goca.protocol",
     "PromptAnnotation": "goca.prompts",
     "Segmentation": "goca.segmentation",
@@ -29,6 +31,7 @@ _HOME = {
     "trace": "goca.generation.trace",
 }
 __all__ = [
+    "GocaError",
     "PromptAnnotation",
     "Protocol",
     "Segmentation",

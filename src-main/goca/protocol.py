@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from goca.errors import GocaError
 from goca.schema import named, nearest, shown
 
 # switch -> (value under `paper`, value under `released`)
@@ -31,7 +32,7 @@ PRESETS = ("paper", "released")
 ASK = ("complete", "open")  # whether a prompt names all that is there, or what is looked for: see docs/open.md
 
 
-class ProtocolError(ValueError):
+class ProtocolError(GocaError, ValueError):
     """An unknown preset, switch or value; the message lists the known ones."""
 
 

@@ -23,11 +23,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from goca.errors import GocaError
+
 LARGEST = 2**63  # whole numbers lie below it, so that they can be written, hashed and handed on
 SHOWN = 60  # characters of a value that an error repeats
 
 
-class ConfigError(ValueError):
+class ConfigError(GocaError, ValueError):
     """An unknown config, field, rule or value; the message lists the known ones."""
 
 

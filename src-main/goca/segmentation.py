@@ -21,19 +21,20 @@ from torch import Tensor
 from goca.drawing.class_colours import class_colours
 from goca.drawing.legend import STRENGTH, Entry, mask_on, painted, with_legend
 from goca.drawing.palettes import voc_palette
+from goca.errors import GocaError
 from goca.files.atomic import whole_file
 
 BACKGROUND = 0
 
 
-class ClassNotFound(KeyError):
+class ClassNotFound(GocaError, KeyError):
     """A class name or id that a segmentation does not have; the message lists those that it has."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
-class ImageUnknown(ValueError):
+class ImageUnknown(GocaError, ValueError):
     """What needs the image was asked of a segmentation that does not know it."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from goca.config import ASK, ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
+from goca.errors import GocaError
 from goca.method.aggregation import Aggregator, Plan
 from goca.method.augmentation import Capture, View, averaged, views
 from goca.method.rescaling import rescale
@@ -41,11 +42,11 @@ class PositionsBeyond(UserWarning):
     """An annotation that names token positions which the text encoder does not read."""
 
 
-class BoundTooSmall(ValueError):
+class BoundTooSmall(GocaError, ValueError):
     """max_bytes admits not even one picture."""
 
 
-class PromptError(ValueError):
+class PromptError(GocaError, ValueError):
     """Something that is not taken as a prompt, or other than one for each image; the message says what is."""
 
 

@@ -19,6 +19,7 @@ from diffusion_feature.repository import Repository
 from goca.benchmark.predictor import SEGMENTERS
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
+from goca.errors import GocaError
 from goca.segmenter import Segmenter
 
 PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
@@ -49,7 +50,7 @@ def known_models() -> list[str]:
     return [name for name in names() if load_config(name).method in SEGMENTERS]
 
 
-class PlaceNotOffered(ValueError):
+class PlaceNotOffered(GocaError, ValueError):
     """A pipeline that the person who serves the page did not name."""
 
 

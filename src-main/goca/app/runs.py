@@ -11,9 +11,9 @@ import torch
 from diffusion_feature.images import PictureUnreadable, read_image
 
 from goca.app.models import Choice, Models
-from goca.cli import named
 from goca.cli.segment import embedded_words, kept_warnings, words_of
 from goca.config import ConfigError
+from goca.errors import GocaError, explained
 from goca.generation.trace import trace
 from goca.prompts import parse_brackets
 from goca.prompts.grammar import names_nothing
@@ -24,11 +24,11 @@ LARGEST = 1 << 24  # pixels that a picture is read with: four times as many as o
 TOLD_HERE = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words says in plainer words
 
 
-class PictureNotGiven(ValueError):
+class PictureNotGiven(GocaError, ValueError):
     """A run without a picture."""
 
 
-class SettingOutOfRange(ValueError):
+class SettingOutOfRange(GocaError, ValueError):
     """A setting of a generation that is empty or beyond its range."""
 
 
@@ -66,7 +66,7 @@ def attempt(work: Callable[[], Result]) -> Result:
         return work()
     except Exception as error:
         text = " ".join(str(error).split()) or "no message"
-        if named(error):
+        if explained(error):
             return Result(error=text)
         logging.getLogger(__name__).exception("a run of the page failed")
         return Result(error=f"{type(error).__name__}: {text}. The terminal of goca app shows where it came from.")

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goca.datasets import Sample, SampleError
+from goca.errors import GocaError
 from goca.prompts import AnnotationError, CaptionError, PromptAnnotation, read_captions, read_usable_annotations
 from goca.schema import shown
 
 SHARED_NOISE = "noise"  # the array that serves every image
 
 
-class InputError(ValueError):
+class InputError(GocaError, ValueError):
     """A noise file that cannot be used; the message says what it must hold."""
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from goca.errors import GocaError
 from goca.files.atomic import sweep, whole_file
 from goca.files.bounded_json import read_json
 
@@ -33,7 +34,7 @@ Record = dict[str, Any]  # one line of a log
 LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # file systems of some clusters know no locks
 
 
-class RunError(ValueError):
+class RunError(GocaError, ValueError):
     """A run folder that cannot be used; the message says why and what to do."""
 
 

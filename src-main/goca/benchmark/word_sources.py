@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from goca.datasets import Sample
+from goca.errors import GocaError
 from goca.schema import ConfigError, Range, Text, check_fields, check_names, shown
 
 DEFAULT = "present"  # as published
@@ -98,7 +99,7 @@ WORD_SOURCES: dict[str, WordSource] = {
 }
 
 
-class TaggerError(ValueError):
+class TaggerError(GocaError, ValueError):
     """An image-text model that cannot be loaded; the message says what is expected of it."""
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
+from goca.errors import explained
+
 COMMANDS = {"segment": "goca.cli.segment", "doctor": "goca.cli.doctor", "app": "goca.cli.app"}
 INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
 
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("stopped", file=sys.stderr)
             return INTERRUPTED
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        if not named(error):
+        if not explained(error):
             print("This is not one of GoCA's own errors; --debug shows where it came from.", file=sys.stderr)
         return 1
 
@@ -45,11 +47,6 @@ def quiet(debug: bool) -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def named(error: BaseException) -> bool:
-    """Whether the error's message was written for a reader: GoCA's own, or the system's about a file."""
-    return type(error).__module__.split(".")[0] in ("goca", "diffusion_feature") or isinstance(error, OSError)
 
 
 def make_parser() -> argparse.ArgumentParser:

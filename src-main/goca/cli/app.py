@@ -16,6 +16,7 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from goca.cli.segment import add_model_arguments, chosen_model
+from goca.errors import GocaError
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 LARGEST = "100mb"  # of an uploaded file
 
 
-class GradioMissing(ImportError):
+class GradioMissing(GocaError, ImportError):
     """Gradio is not installed, or too old."""
 
 

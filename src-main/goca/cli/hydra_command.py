@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from goca.benchmark.settings import GROUPS, KEYS
-from goca.cli import INTERRUPTED, named
+from goca.cli import INTERRUPTED
+from goca.errors import explained
 from goca.files.text import read_yaml
 from goca.schema import ConfigError, nearest, shown
 from goca.schema import named as short
@@ -62,7 +63,7 @@ def told(interrupted: str = "") -> Iterator[None]:
         print(f"interrupted{interrupted and f'; {interrupted}'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if not named(error):
+        if not explained(error):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
     finally:

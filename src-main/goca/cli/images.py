@@ -6,12 +6,14 @@ import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from goca.errors import GocaError
+
 # what is taken from a folder or a pattern; a file that is named itself is opened whatever its ending
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
 RESULTS = ("-labels.png", "-overlay.png")  # endings of what `goca segment` writes, beside a .json
 
 
-class NoPictures(ValueError):
+class NoPictures(GocaError, ValueError):
     """A path, folder or pattern without a picture."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from goca.benchmark.run_store import write_text
 from goca.drawing.palettes import overlay, voc_palette
+from goca.errors import GocaError
 from goca.files.bounded_json import read_json
 from goca.segmentation import Segmentation, label_image, save_picture
 
@@ -22,7 +23,7 @@ UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
 LONGEST = 150  # bytes of a name; file systems take 255, and endings are to be added
 
 
-class OutputsClash(ValueError):
+class OutputsClash(GocaError, ValueError):
     """A result that would be written over a picture that is to be read."""
 
 

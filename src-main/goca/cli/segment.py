@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goca.cli import words
+from goca.errors import GocaError
 from goca.protocol import ASK, PRESETS
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ OURS = ("goca", "diffusion_feature")
 SHOWN = 20  # words that a note names, or that are listed whether they hold a pixel or not
 
 
-class ModelNotChosen(ValueError):
+class ModelNotChosen(GocaError, ValueError):
     """A pipeline without the config of its family."""
 
 

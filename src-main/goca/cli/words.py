@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from goca.errors import GocaError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -22,11 +24,11 @@ SERVERS = (
 )
 
 
-class WordsNotGiven(ValueError):
+class WordsNotGiven(GocaError, ValueError):
     """No word to look for; the message shows the ways to give some."""
 
 
-class WordsNotFound(ValueError):
+class WordsNotFound(GocaError, ValueError):
     """An image that a server gave no words for; the others go on."""
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goca.embedded import resolve
+from goca.errors import GocaError
 from goca.files.bounded_json import read_json
 from goca.schema import Different, Filled, OneOf, Text, Threshold, check
 
@@ -29,7 +30,7 @@ CODE = np.array([1 << 16, 1 << 8, 1])  # what makes one number of red, green, bl
 TABLES = Path(__file__).parent / "classes"
 
 
-class DatasetError(ValueError):
+class DatasetError(GocaError, ValueError):
     """A data set that is configured or laid out in a way that cannot be read; the message says what is expected."""
 
 
@@ -37,7 +38,7 @@ class DatasetNotFound(DatasetError, FileNotFoundError):
     """A folder or list that is missing; the message shows the expected tree."""
 
 
-class SampleError(ValueError):
+class SampleError(GocaError, ValueError):
     """One picture, label map or annotation that cannot be used; a run records the reason and goes on."""
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from diffusion_feature.images import is_file, read_image
 from PIL import Image
 
+from goca.errors import GocaError
+
 VOID = 255
 Array = np.ndarray
 
 
-class PictureError(ValueError):
+class PictureError(GocaError, ValueError):
     """An image, label map, heat map or palette that cannot be drawn together with the others."""
 
 

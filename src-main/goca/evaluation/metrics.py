@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from goca.errors import GocaError
+
 EPSILON = 1e-8  # added to the union, as in the released evaluation
 RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
 CHUNK = 1 << 19  # weights that are drawn at once: resamples x images
@@ -19,7 +21,7 @@ CHUNK = 1 << 19  # weights that are drawn at once: resamples x images
 Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
-class MetricError(ValueError):
+class MetricError(GocaError, ValueError):
     """Scores, labels or settings that cannot be counted; the message says what was expected and what was found."""
 
 

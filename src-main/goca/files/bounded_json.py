@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from goca.errors import GocaError
+
 DEPTH = 100  # lists and objects within each other
 DIGITS = 100  # of a whole number
 LONG = re.compile(rf"\d{{{DIGITS}}}")
@@ -16,7 +18,7 @@ LONG = re.compile(rf"\d{{{DIGITS}}}")
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
-class JSONUnreadable(ValueError):
+class JSONUnreadable(GocaError, ValueError):
     """Text that is not JSON, or beyond the bounds; the message says where or which."""
 
 

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from goca.errors import GocaError
+
 LARGEST = 100_000  # values that a YAML file may hold, with its aliases written out
 
 
-class FileUnreadable(ValueError):
+class FileUnreadable(GocaError, ValueError):
     """A file whose text is not what is expected; the message says where."""
 
 

@@ -10,8 +10,10 @@ from diffusion_feature.families import backbone
 from diffusion_feature.modules import unwrapped
 from diffusion_feature.reading import DENOISERS, refuse_other
 
+from goca.errors import GocaError
 
-class ConfigNotKnown(ValueError):
+
+class ConfigNotKnown(GocaError, ValueError):
     """A pipeline whose model none of configs/model is made for."""
 
 

@@ -13,10 +13,11 @@ from diffusion_feature.calls import Call
 from PIL import Image
 from torch import Tensor
 
+from goca.errors import GocaError
 from goca.method.aggregation import Aggregator
 
 
-class TraceError(ValueError):
+class TraceError(GocaError, ValueError):
     """A generation that cannot be traced, or was not; the message says what to do."""
 
 

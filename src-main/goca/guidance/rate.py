@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from goca.errors import GocaError
+
 LOWEST, HIGHEST = 0.8, 3.0  # of a rate
 STRONGEST = 15.0  # of rate * guidance_scale
 SIGMA = 0.5  # of the smoothing
 EPSILON = 1e-8
 
 
-class GuidanceError(ValueError):
+class GuidanceError(GocaError, ValueError):
     """A pipeline, a call or masks that semantic-aware guidance cannot work with; the message says what to do."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from goca.errors import GocaError
 
-class LabelingError(ValueError):
+
+class LabelingError(GocaError, ValueError):
     """A job that cannot be started or continued; the message says what was found and what to do."""
 
 
@@ -19,7 +21,7 @@ class LogMismatch(LabelingError):
     """A log of answers that were asked for in another way; the message shows the difference."""
 
 
-class NoCaption(Exception):
+class NoCaption(GocaError):
     """One picture without a caption. `kind` is one of KINDS, `reason` a sentence for the log."""
 
     def __init__(self, kind: str, reason: str) -> None:

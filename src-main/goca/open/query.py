@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from goca.errors import GocaError
 from goca.prompts.grammar import names_nothing, parse_brackets, read_groups
 from goca.prompts.learnt import LearntTokens
 from goca.prompts.weighting import blanked
 
 
-class NoClass(ValueError):
+class NoClass(GocaError, ValueError):
     """A prompt that names nothing."""
 
 
-class WordTwice(ValueError):
+class WordTwice(GocaError, ValueError):
     """A word that is asked for twice, or that two classes share."""
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from goca.errors import GocaError
 from goca.files.text import read_yaml
 from goca.schema import nearest, shown
 
 
-class VocabularyError(ValueError):
+class VocabularyError(GocaError, ValueError):
     """A background vocabulary that is not known, or is no list of words."""
 
 

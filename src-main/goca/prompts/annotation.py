@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from goca.errors import GocaError
 from goca.files.atomic import whole_file
 from goca.files.bounded_json import JSONUnreadable, NotText, read_json
 from goca.schema import shown
@@ -21,7 +22,7 @@ LARGEST, DIGITS = 2**31, 9  # token positions and class ids lie below it; class 
 FIELDS = ("caption", "rescaling_token_id", "existent_objects", "global_token_id", "background_objects")
 
 
-class AnnotationError(ValueError):
+class AnnotationError(GocaError, ValueError):
     """A prompt annotation, or a file of them, that does not have the published form."""
 
 

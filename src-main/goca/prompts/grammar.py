@@ -11,11 +11,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from goca.errors import GocaError
+
 STOP_WORDS = ("a", "an", "the", "and")
 BACKGROUND = "background"
 
 
-class CaptionError(ValueError):
+class CaptionError(GocaError, ValueError):
     """A caption, a class table or a list of present classes from which no prompt can be made."""
 
 

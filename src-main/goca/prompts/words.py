@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from goca.errors import GocaError
+
 from .annotation import PromptAnnotation
 from .grammar import is_mark
 from .learnt import LearntTokens
@@ -29,7 +31,7 @@ FUNCTION_WORDS = frozenset(
 )
 
 
-class WordNotFound(ValueError):
+class WordNotFound(GocaError, ValueError):
     """A word that is not in the prompt, or whose tokens were cut off; the message names the words that are there."""
 
 

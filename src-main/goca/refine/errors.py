@@ -1,7 +1,9 @@
 """What can be wrong with a refinement; every message says what was expected, what was found and what to do."""
 
+from goca.errors import GocaError
 
-class RefineError(ValueError):
+
+class RefineError(GocaError, ValueError):
     """Maps, an image or a parameter that a refinement cannot use."""
 
 
