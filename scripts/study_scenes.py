@@ -3,7 +3,7 @@
     python3 scripts/study_scenes.py timesteps      on the validation split, one noise seed
     python3 scripts/study_scenes.py settings       likewise: reference layer, space layers, affinity order
     python3 scripts/study_scenes.py layers         likewise: what each layer attends to, and its weight
-    python3 scripts/study_scenes.py parts          the table of the README: test and fresh split, four noise seeds
+    python3 scripts/study_scenes.py parts          the table of docs/embedded-model.md: two splits, four noise seeds
 
 What configs/model/mini-sd.yaml says was chosen by the first two, under the paper protocol; the others only report.
 
