@@ -12,7 +12,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 @cache
 def pages():
     """The repository's markdown files, by their path in it: not those of a run or of an installed package."""
-    places = ("README.md", "docs/*.md", "src-additional/*/README.md", "gpt_output/*.md")
+    places = ("*.md", "docs/*.md", "examples/*.md", "src-additional/*/README.md", "gpt_output/*.md")
     found = [path for place in places for path in sorted(ROOT.glob(place))]
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in found}
 
