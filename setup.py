@@ -27,6 +27,7 @@ TOOLS = [
     "mypy>=1.14,<3",
     "playwright>=1.45,<2",
     "setuptools>=77",
+    "pre-commit>=4,<5",
 ]
 QUANTISED = ["peft>=0.17,<1", "bitsandbytes>=0.45,<1", "gguf>=0.10,<1", "torchao>=0.15,<1"]  # what denoisers come with
 goca_packages = [f"goca.{name}" for name in find_packages("src-main/goca")]
