@@ -237,3 +237,15 @@ def test_pictures_of_any_side_ratio(tmp_path, size):
     assert aggregator.attention_map().shape[:3] == (1, rows, columns)
     assert aggregator.space_map().shape == (1, rows * columns, rows * columns)
     assert set(aggregator.grids.values()) == {(rows, columns), (rows // 2, columns // 2)}
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_a_chunk_without_a_row_that_is_used(monkeypatch, chunk):
+    """A grid twice as fine as the maps': chunks of less than a row lie between the rows that the space map takes."""
+    layers, plan = stream([(16, 16), (8, 8)], layouts=("text-first",), plan={"grid": (8, 8)})
+    feature = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = run(layers, plan, feature)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 4 * chunk * layers[0][0].key.shape[2])
+    parts = run(layers, plan, feature)
+    torch.testing.assert_close(parts.space_map(), whole.space_map())
+    torch.testing.assert_close(parts.attention_map(), whole.attention_map())

@@ -99,6 +99,8 @@ def self_map(rows: Tensor, queries: Tensor, source: Grid, target: Grid, normalis
     if source == target:
         return on_device(queries, rows.device), rows
     targets, places = among(nearest_index(source, target), queries)
+    if len(targets) == 0:  # a small chunk may lie between the rows that are used
+        return on_device(targets, rows.device), rows.new_empty(len(rows), 0, target[0] * target[1])
     used, places = places.unique(return_inverse=True)
     targets, used, places = (on_device(index, rows.device) for index in (targets, used, places))
     maps = resize_keys(rows[:, used], source, target)
