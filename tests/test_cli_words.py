@@ -177,3 +177,18 @@ def test_a_labeler_that_makes_no_sense_is_refused(no_model, capsys, tmp_path, la
 
 def test_names_that_a_server_repeats_count_once():
     assert without_repeats("Cat, (person, clothes), clothes, cat, (cat, tail)") == "cat, (person, clothes), tail"
+
+
+def test_presence_is_judged_by_the_named_rule(capsys):
+    """The rule is recorded; the default leaves the record as it was; an unknown name lists the known ones."""
+    assert segment("1.png", "--prompt", "star, ball", "--presence", "denoising gain") == 0
+    probed = record("1")
+    assert probed["presence_rule"] == "denoising gain"
+    assert segment("1.png", "--prompt", "star, ball") == 0
+    plain = record("1")
+    assert "presence_rule" not in plain
+    presence = [[row["presence"] for row in each["classes"] if "presence" in row] for each in (probed, plain)]
+    assert len(presence[0]) == len(presence[1]) and presence[0] != presence[1]
+    capsys.readouterr()
+    assert segment("1.png", "--prompt", "star", "--presence", "denoising") == 1
+    assert "reference spread" in (said := capsys.readouterr().err) and "denoising gain" in said

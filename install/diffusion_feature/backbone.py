@@ -101,12 +101,14 @@ class NoiseLevel:
     """Noise level: x_t = signal * x_0 + noise * e, and the timestep that the denoiser is given.
 
     as_pipeline   the timestep is rounded to the denoiser's type where the pipeline rounds it
+    flow          of rectified flow: the denoiser predicts a velocity, whatever the scheduler's prediction_type
     """
 
     timestep: float
     signal: float
     noise: float
     as_pipeline: bool = False
+    flow: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Backbone:
     left_alone: tuple[str, ...] = ()  # paths (fnmatch) of attention modules without maps, such as text refiners
     call: Callable[[Mapping[str, Any], int], Call] = by_signature  # the denoiser's arguments, patch -> what they hold
     text_comes_last: bool = False  # guidance calls the denoiser twice a step, and the second call has the prompt
+    time_is_reversed: bool = False  # rectified flow: timestep 0 is noise, and the velocity points to the image
     text_is_first_half: bool = False  # guidance doubles the batch, and the first half has the prompt
 
     @property

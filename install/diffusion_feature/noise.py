@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diffusion_feature.backbone import NoiseLevel
 from diffusion_feature.errors import ExtractorError
@@ -88,7 +89,31 @@ def rectified_flow(
 
     low, high = (0, TRAINED_STEPS) if rule == "nominal" else (ceil(TRAINED_STEPS / steps), TRAINED_STEPS)
     sigma = by_rule(rule, t, low, high, {"nominal": lambda: t / TRAINED_STEPS, "pipeline": first_sigma})
-    return NoiseLevel(sigma * TRAINED_STEPS, signal=1 - sigma, noise=sigma, as_pipeline=rule == "pipeline")
+    return NoiseLevel(sigma * TRAINED_STEPS, 1 - sigma, sigma, as_pipeline=rule == "pipeline", flow=True)
+
+
+def target(scheduler: Any, level: NoiseLevel, clean: Tensor, noise: Tensor, reversed_time: bool = False) -> Tensor:
+    """What the denoiser is trained to predict at a noise level, by the scheduler's prediction_type.
+
+    clean, noise    x_0 and e   [B, c, h, w]
+    reversed_time   rectified flow whose velocity points from the noise to the image
+    errors          ExtractorError for a prediction_type that is not known
+    """
+    if level.flow:
+        return clean - noise if reversed_time else noise - clean
+    kind = getattr(scheduler.config, "prediction_type", "epsilon")
+    if kind not in TARGETS:
+        raise ExtractorError(
+            f"{type(scheduler).__name__} has the prediction_type {kind!r}; expected one of: {', '.join(TARGETS)}"
+        )
+    return TARGETS[kind](level, clean, noise)
+
+
+TARGETS: dict[str, Callable[[NoiseLevel, Tensor, Tensor], Tensor]] = {
+    "epsilon": lambda level, clean, noise: noise,
+    "v_prediction": lambda level, clean, noise: level.signal * noise - level.noise * clean,
+    "sample": lambda level, clean, noise: clean,
+}
 
 
 def by_rule(rule: str, t: int, low: int, high: int, rules: Mapping[str, Callable[[], float]]) -> float:

@@ -13,13 +13,27 @@ from goca.files.text import read_yaml
 from goca.method.heads import HEAD_RULES
 from goca.method.layers import LAYER_RULES
 from goca.method.rescaling import RESCALE_RULES, TOKEN_RULES
+from goca.open.denoising import PROBES, Denoising
 from goca.open.presence import PRESENCE_RULES
 from goca.open.rest import REST_RULES
 from goca.open.vocabulary import VocabularyError, background_words
 from goca.protocol import ASK as ASK
 from goca.protocol import Protocol
 from goca.refine.chain import ChainError, Step, read_chain
-from goca.schema import ConfigError, Count, OneOf, Pair, Range, Text, check_fields, is_list, is_number, nearest, shown
+from goca.schema import (
+    ConfigError,
+    Count,
+    OneOf,
+    Pair,
+    Range,
+    Text,
+    check,
+    check_fields,
+    is_list,
+    is_number,
+    nearest,
+    shown,
+)
 
 RULES: dict[str, Mapping[str, Any]] = {
     "head_method": HEAD_RULES,
@@ -27,7 +41,7 @@ RULES: dict[str, Mapping[str, Any]] = {
     "rescale_method": RESCALE_RULES,
     "token_method": TOKEN_RULES,
     "rest": REST_RULES,
-    "presence": PRESENCE_RULES,
+    "presence": PRESENCE_RULES | PROBES,
 }
 METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.benchmark.predictor.SEGMENTERS
 OPEN_FIELDS = (
@@ -35,6 +49,7 @@ OPEN_FIELDS = (
     "rest",
     "presence",
     "calibration",
+    "denoising",
     "least_presence",
     "floor",
     "half_share",
@@ -80,8 +95,10 @@ class SegmenterConfig:
     ask             "complete": a prompt names all that is in the picture; "open": it names what is looked for; None:
                     open for words, complete for annotations (docs/open.md). The fields below are of `open` alone:
     rest            what stands for the rest of the picture: a name of goca.open.rest.REST_RULES
-    presence        what tells that a word is there: a name of goca.open.presence.PRESENCE_RULES
+    presence        how presence is scored: a name of goca.open.presence.PRESENCE_RULES, or of
+                    goca.open.denoising.PROBES, which take further forwards
     calibration     {slope, midpoint} of the curve that makes a probability of it (goca.open.presence.probability)
+    denoising       options of the probe: fields of goca.open.denoising.Denoising, which has its own calibration
     least_presence  classes below this probability get nothing
     floor           what a class must score, 0..1, where it is to be more than background
     half_share      the share of the words' attention that a class must reach somewhere for half its weight
@@ -111,8 +128,9 @@ class SegmenterConfig:
     class_prompt: str = "a photograph of {name}, {caption}"
     ask: Annotated[str, OneOf(ASK)] | None = None
     rest: Annotated[str, OneOf(REST_RULES)] = "vocabulary"
-    presence: Annotated[str, OneOf(PRESENCE_RULES)] = "reference spread"
+    presence: Annotated[str, OneOf(PRESENCE_RULES | PROBES)] = "reference spread"
     calibration: Mapping[str, float] = field(default_factory=lambda: {"slope": 2.9, "midpoint": 0.092})
+    denoising: Mapping[str, Any] = field(default_factory=lambda: dataclasses.asdict(Denoising()))
     least_presence: Annotated[float, Range(0, 1)] = 0.1
     floor: Annotated[float, Range(0, 1)] = 0.45
     half_share: Annotated[float, Range(0, 1)] = 0.15
@@ -142,6 +160,9 @@ class SegmenterConfig:
         if set(curve) != set(CURVE) or not all(is_number(value) for value in curve.values()):
             raise ConfigError(f"calibration is {shown(self.calibration)}; expected numbers: {', '.join(CURVE)}")
         object.__setattr__(self, "calibration", curve)
+        check(Denoising, self.denoising, ConfigError, "denoising")
+        options = Denoising(**self.denoising)
+        object.__setattr__(self, "denoising", dataclasses.asdict(options) | {"t": tuple(options.t)})
         if any(map(str.isalnum, self.separator)):
             raise ConfigError(f"separator is {shown(self.separator)}; expected marks or blanks, such as ', '")
         try:

@@ -322,16 +322,24 @@ class Segmenter:
         places   the number of each prompt's picture; None: one prompt per picture
         """
         protocol, view = self.protocol, view or View(self.config.t)
-        seeds = [None if protocol.seed == "none" else view.seed(seed_of(*each)) for each in zip(images, image_ids)]
+        seeds = [None if seed is None else view.seed(seed) for seed in self.seeds(images, image_ids)]
         rules: dict[str, Any] = {name: getattr(protocol, switch) for name, switch in FORWARD_RULES.items()}
-        given = self.extractor.backbone.tokenizers(self.extractor.parts)
-        tokenizers = [given[name] for name in ("tokenizer", "tokenizer_2") if name in given]
-        captions = [as_read(annotation.caption, tokenizers, protocol.token_spans) for annotation in annotations]
+        captions = self.texts([annotation.caption for annotation in annotations])
         pictures = [view.picture(image) for image in images]
         drawn = list(noises) if view.draw == 0 else [None] * len(images)
         own = places is None or list(places) == list(range(len(images)))  # one prompt per picture
         several: dict[str, Any] = {} if own else {"places": places}
         self.extractor.forward(captions, pictures, consumer, view.t, drawn, seeds, **rules, **several)
+
+    def seeds(self, images: Sequence[Picture], image_ids: Sequence[str | None]) -> list[int | None]:
+        """The seed of each image's noise; None where the protocol seeds nothing."""
+        return [None if self.protocol.seed == "none" else seed_of(*each) for each in zip(images, image_ids)]
+
+    def texts(self, captions: Sequence[str]) -> list[str]:
+        """Captions as the tokenizers are given them."""
+        given = self.extractor.backbone.tokenizers(self.extractor.parts)
+        tokenizers = [given[name] for name in ("tokenizer", "tokenizer_2") if name in given]
+        return [as_read(caption, tokenizers, self.protocol.token_spans) for caption in captions]
 
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
         """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]"""

@@ -90,6 +90,7 @@ LUMINA2 = Backbone(
     accepts=accepts,
     left_alone=("context_refiner.*", "noise_refiner.*"),
     call=call,
+    time_is_reversed=True,
     patch=PATCH,
     half=torch.bfloat16,
 )

@@ -81,6 +81,7 @@ ZIMAGE = Backbone(
     accepts=accepts,
     left_alone=("context_refiner.*", "noise_refiner.*"),
     call=call,
+    time_is_reversed=True,
     text_is_first_half=True,
     patch=PATCH,
     half=torch.bfloat16,

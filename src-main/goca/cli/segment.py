@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="open (default): the words are what is looked for, the rest is "
         "background; complete: they name everything in the pictures",
     )
+    parser.add_argument(
+        "--presence", metavar="NAME", help="how open tells that a word is there; 'denoising gain' is surer and slower"
+    )
     add_model_arguments(parser)
     parser.add_argument("--protocol", default="paper", choices=PRESETS, help="which formulas (default: paper)")
     parser.add_argument(
@@ -108,7 +111,8 @@ def load(model: str, args: argparse.Namespace) -> Segmenter:
     from goca.benchmark.predictor import SEGMENTERS
     from goca.config import load_config
 
-    config = load_config(model, protocol=getattr(args, "protocol", "paper"))
+    presence = {"presence": given} if (given := getattr(args, "presence", None)) else {}
+    config = load_config(model, protocol=getattr(args, "protocol", "paper"), **presence)
     files = {"variant": None if args.variant == "plain" else args.variant, "denoiser": args.denoiser}
     return SEGMENTERS[config.method].from_pretrained(args.pipeline, config, args.device, args.dtype, **files)
 
@@ -200,6 +204,7 @@ class Work:
             "prompt": text,
             "words_from": self.words.source,
             "ask": self.segmenter.asked(self.args.ask, [text]),
+            **({"presence_rule": self.args.presence} if self.args.presence else {}),
             "model": self.model,
             "pipeline": self.pipeline,
             "protocol": self.segmenter.protocol.to_dict(),

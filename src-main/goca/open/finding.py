@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from goca.open.denoising import PROBES, Denoising, word_errors
 from goca.open.evidence import Look, gather
-from goca.open.presence import PRESENCE_RULES, probability
+from goca.open.presence import DEFAULT, PRESENCE_RULES, Judgement
 from goca.open.prompts import Writer
 from goca.open.query import Query
 from goca.open.rest import REST_RULES
@@ -80,14 +81,42 @@ class Finder:
         noises: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
     ) -> Iterator[Answer]:
-        prompts = [self.prompts(query) for query in queries]
+        """An answer per image; a probe of presence runs first, and then only present classes are in the prompts."""
+        judged = self.judgements(images, queries, image_ids)
+        prompts = [
+            self.prompts(query if each is None else present(query, each)) for query, each in zip(queries, judged)
+        ]
         places = [number for number, own in enumerate(prompts) for _ in own]
         annotations = [annotation for own in prompts for annotation in own]
         captures = self.segmenter.captures(images, annotations, noises, image_ids, places)
         looks = self.looks(captures)
-        for image, query, own in zip(images, queries, prompts, strict=True):
+        for image, query, own, judgement in zip(images, queries, prompts, judged, strict=True):
             seen = [next(looks) for _ in own]
-            yield self.answer(image, query, own, [look for *_, look in seen], *seen[0][:2])
+            yield self.answer(image, query, own, [look for *_, look in seen], *seen[0][:2], judgement)
+
+    def judgements(
+        self, images: Sequence[Picture], queries: Sequence[Query], image_ids: Sequence[str | None] | None = None
+    ) -> list[Judgement | None]:
+        """Presence by the config's probe; None without a probe, and for one word without another to compare it with."""
+        if self.config.presence not in PROBES:
+            return [None] * len(queries)
+        options = Denoising(**self.config.denoising)
+        words = [self.writer.single(query) for query in queries]
+        numbers = [number for number, own in enumerate(words) if len(own) > 1]
+        ids = [None if image_ids is None else image_ids[number] for number in numbers]
+        compared = [words[number] for number in numbers]
+        found: list[Judgement | None] = [None] * len(queries)
+        if numbers:
+            errors = word_errors(self.segmenter, [images[number] for number in numbers], compared, ids, options)
+            for number, own in zip(numbers, errors):
+                found[number] = self.judgement(own, queries[number])
+        return found
+
+    def judgement(self, errors: Tensor, query: Query) -> Judgement:
+        """Presence from the errors of a query's classes, then of the words that stand for the rest   [W, T, h, w]"""
+        options = Denoising(**self.config.denoising)
+        gain = PROBES[self.config.presence](errors, options.blur)[: len(query.classes)]
+        return Judgement.of(gain.exp(), options.slope, options.midpoint, options.least)
 
     def looks(
         self, captures: Iterable[tuple[Capture, int]], head_rule: str | None = None, layer_rule: str | None = None
@@ -110,25 +139,39 @@ class Finder:
         looks: Sequence[Look],
         capture: Capture,
         number: int,
+        judgement: Judgement | None = None,
     ) -> Answer:
-        """From a look per prompt; scores are refined along the maps of the first."""
+        """From a look per prompt; scores are refined along the maps of the first.
+
+        prompts    of all the query's classes, or of some: the others score 0
+        judgement  presence of the query's classes where it is known; None: by the config's rule
+        """
         config, rule = self.config, REST_RULES[self.config.rest]
         space = None if capture.space is None else capture.space_map()[number]
         found = gather(looks, prompts, space, config.token_method)
-        raw = PRESENCE_RULES[config.presence](found)
-        presence = probability(raw, **config.calibration)
-        taken = presence >= config.least_presence
+        if judgement is None:
+            raw = PRESENCE_RULES.get(config.presence, PRESENCE_RULES[DEFAULT])(found)
+            judgement = Judgement.of(raw, **config.calibration, least=config.least_presence)
         before = rule.before(found)
         refined = self.segmenter.refine(before, capture, number, image)
         scores = rule.after(refined, before, found, config.floor, config.half_share)
-        words = scores[:-1] * taken[:, None, None]
+        asked = [query.class_ids.index(class_id) for prompt in prompts for class_id in prompt.existent_objects]
+        words = scores.new_zeros(len(query.classes), *scores.shape[1:])
+        words[asked] = scores[:-1]
+        words = words * judgement.present.to(words)[:, None, None]
         lost = [class_id for prompt in prompts for class_id in prompt.lost_classes()]
         return Answer(
             torch.cat([words, scores[-1:]]),
             query.class_ids,
-            tuple(presence.tolist()),
-            tuple(taken.tolist()),
+            tuple(judgement.probability.tolist()),
+            tuple(judgement.present.tolist()),
             tuple(lost),
             tuple(prompt.caption for prompt in prompts),
-            tuple(raw.tolist()),
+            tuple(judgement.raw.tolist()),
         )
+
+
+def present(query: Query, judgement: Judgement) -> Query:
+    """The query without absent classes; where all are absent, with the likeliest one, whose map becomes 0."""
+    kept = judgement.present.nonzero().flatten().tolist() or [int(judgement.raw.argmax())]
+    return query.only([query.class_ids[number] for number in kept])

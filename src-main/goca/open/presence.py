@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,12 +34,29 @@ def mass_peak(evidence: Evidence) -> Tensor:
     return evidence.smoothed(evidence.words).amax((1, 2))
 
 
+DEFAULT = "reference spread"  # also where a probe has no word to compare with
+
 PRESENCE_RULES: dict[str, Callable[[Evidence], Tensor]] = {
     "reference spread": reference_spread,
     "share spread": share_spread,
     "share peak": share_peak,
     "mass peak": mass_peak,
 }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Presence of the classes of a query: raw scores, probabilities, and whether each is taken as present   [K] each"""
+
+    raw: Tensor
+    probability: Tensor
+    present: Tensor
+
+    @classmethod
+    def of(cls, raw: Tensor, slope: float, midpoint: float, least: float) -> Judgement:
+        """Calibrate raw scores; classes from the probability `least` are present."""
+        found = probability(raw, slope, midpoint)
+        return cls(raw, found, found >= least)
 
 
 def probability(score: Tensor, slope: float, midpoint: float) -> Tensor:

@@ -39,8 +39,7 @@ class Writer:
         A class whose names do not even fit into a prompt of its own keeps the tokens that were not cut, maybe none
         (`lost_classes` of its annotation).
         """
-        taken = {name for _, names in query.classes for name in names}
-        shared = [Entity(word) for word in dict.fromkeys([*query.context, *self.background]) if word not in taken]
+        shared = [Entity(word) for word in self.shared(query)]
         wanted = [Entity(self.separator.join(names), class_id) for class_id, names in query.classes]
         sizes = [self.size(entity) for entity in wanted]
         longest = wanted[max(range(len(wanted)), key=sizes.__getitem__)]
@@ -50,6 +49,15 @@ class Writer:
             if all(self.fits([*part, *shared]) for part in dealt):
                 return [self.annotation([*part, *shared]) for part in dealt]
         return [self.annotation([entity, *shared]) for entity in wanted]
+
+    def shared(self, query: Query) -> list[str]:
+        """The words that stand for the rest: the query's context and the background vocabulary, without its classes."""
+        classes = {name for _, names in query.classes for name in names}
+        return [word for word in dict.fromkeys([*query.context, *self.background]) if word not in classes]
+
+    def single(self, query: Query) -> list[str]:
+        """One text for each class, then one for each word that stands for the rest."""
+        return [self.separator.join(names) for _, names in query.classes] + self.shared(query)
 
     def annotation(self, entities: Sequence[Entity]) -> PromptAnnotation:
         """The entities as one prompt, and the tokens of each."""

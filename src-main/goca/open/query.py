@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,11 @@ class Query:
     def class_ids(self) -> list[int]:
         """The classes, in the order of their maps."""
         return [class_id for class_id, _ in self.classes]
+
+    def only(self, class_ids: Iterable[int]) -> Query:
+        """The same query for some of its classes."""
+        kept = set(class_ids)
+        return dataclasses.replace(self, classes=tuple(each for each in self.classes if each[0] in kept))
 
     def names(self) -> dict[int, str]:
         """Class id -> its first name."""
