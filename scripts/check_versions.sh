@@ -1,22 +1,32 @@
 #!/usr/bin/env bash
-# The lower ends of requirements.txt: a fresh environment with the lowest versions that it admits, one picture segmented
-# there, and the tests of the method.      bash scripts/check_versions.sh [FOLDER]       (minutes; downloads packages)
+# Try both ends of the ranges in setup.py. Each end gets a fresh environment, built from a copy of this folder, in which
+# `goca doctor` segments one image and the tests of the method run. Takes minutes and downloads packages.
+#     bash scripts/check_versions.sh [lowest|newest|both] [FOLDER]        PYTHON=python3.13 chooses the interpreter
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-folder=$(realpath "${1:-$(mktemp -d)}")
-python=$(command -v python3.11 || command -v python3)
+ends="${1:-both}"
+case "$ends" in lowest | newest) ;; both) ends="lowest newest" ;; *) echo "expected lowest, newest or both; found $ends" >&2; exit 2 ;; esac
+folder=$(realpath -m "${2:-$(mktemp -d)}")
+python=$(command -v "${PYTHON:-python3.11}" || command -v python3)
 mkdir -p "$folder/source" "$folder/work"
 git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for f; do [ ! -e "$f" ] || printf "%s\0" "$f"; done' - \
-  | tar --null -T - -c | tar -x -C "$folder/source" # built from a copy: nothing is left in this folder
-"$python" -m venv "$folder/venv"
-bin="$folder/venv/bin"
-"$bin/pip" install --quiet uv
-named=$(sed -e 's/#.*//' -e 's/[<>=].*//' requirements.txt | grep -v '^ *$' | grep -v '^torch$' | paste -sd '|')
-"$bin/uv" pip compile --quiet --no-header --no-annotate --python "$bin/python" --resolution lowest-direct requirements.txt \
-  | grep -E "^($named)==" > "$folder/lowest.txt" # torch is pinned, and which build of it is pip's to choose
-"$bin/pip" install --quiet --constraint "$folder/lowest.txt" "$folder/source" pytest hypothesis
-cat "$folder/lowest.txt"
-(cd "$folder/work" && "$bin/goca" doctor)
-cd "$folder/source"
-"$bin/python" -m pytest -p no:cacheprovider tests/test_{segmenter,families,extractor,cli,prompts_annotate}.py
-echo "the lowest versions serve"
+  | tar --null -T - -c | tar -x -C "$folder/source" # nothing is left in this folder
+for end in $ends; do
+  "$python" -m venv "$folder/$end"
+  bin="$folder/$end/bin"
+  : > "$folder/$end.txt"
+  if [ "$end" = lowest ]; then
+    "$bin/pip" install --quiet uv
+    "$bin/uv" pip compile --quiet --no-header --no-annotate --python "$bin/python" --resolution lowest-direct \
+      "$folder/source/setup.py" > "$folder/resolved.txt"
+    # pins for what setup.py names; pip chooses the packages that these need in turn
+    named=$(sed -n '/^REQUIRES = \[/,/^\]/s/^ *"\([A-Za-z0-9_-]*\).*/\1/p' setup.py | paste -sd '|')
+    grep -E "^($named)==" "$folder/resolved.txt" > "$folder/$end.txt"
+  fi
+  "$bin/pip" install --quiet --constraint "$folder/$end.txt" "$folder/source" pytest hypothesis
+  "$bin/pip" list --format=freeze | grep -E '^(torch|diffusers|transformers|numpy|pillow)=='
+  (cd "$folder/work" && "$bin/goca" doctor)
+  (cd "$folder/source" && "$bin/python" -m pytest -p no:cacheprovider \
+    tests/test_{segmenter,families,extractor,cli,prompts_annotate}.py)
+  echo "the $end versions work with $("$bin/python" --version)"
+done

@@ -1,16 +1,16 @@
-# Sourced by demo.sh and test.sh: makes .venv with everything in it, once; again only when the requirements change.
-# Any extra of setup.py may be asked for: `. scripts/setup.sh test`.
+# Sourced by demo.sh and test.sh: makes .venv once, with the tried versions of constraints.txt, and again only when
+# constraints.txt or setup.py has changed. Any extra of setup.py can be given: `. scripts/setup.sh test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extra="${1:-}"
 stamp=".venv/.goca-${extra:-base}"
-wanted=$(cat requirements.txt setup.py | cksum)
+wanted=$(cat constraints.txt setup.py | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   python=$(command -v python3.11 || command -v python3) || { echo "Python 3.11 or newer is needed." >&2; exit 1; }
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found $("$python" --version)." >&2; exit 1; }
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   echo "Setting up .venv (a few minutes the first time) ..."
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" 2> .venv/pip.log \
-    || { cat .venv/pip.log >&2; exit 1; }
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${extra:+[$extra]}" \
+    2> .venv/pip.log || { cat .venv/pip.log >&2; exit 1; }
   echo "$wanted" > "$stamp"
 fi

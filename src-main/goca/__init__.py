@@ -9,6 +9,8 @@ Names are looked up when they are first used, so that `goca.datasets` and `goca.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from goca.versions import warn_if_newer
+
 if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from goca.config import SegmenterConfig, load_config
     from goca.embedded import embedded_pipeline
@@ -41,6 +43,9 @@ __all__ = [
     "load_config",
     "trace",
 ]
+
+
+warn_if_newer("diffusers")
 
 
 def __getattr__(name: str) -> Any:
