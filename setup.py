@@ -27,6 +27,7 @@ REQUIRES = [
 
 EXTRAS = {
     "crf": ["pydensecrf2>=1.1,<2"],  # DenseCRF; compiles with gcc
+    "formats": ["pycocotools>=2.0.8,<3"],  # COCO files of `goca label` and `goca synth`
     "app": ["gradio>=6,<7"],  # the page of `goca app`
     "int8": ["bitsandbytes>=0.45,<1"],  # Flux's T5 in 8 bit, on CUDA
     "slurm": ["hydra-submitit-launcher>=1.2,<2"],
@@ -77,5 +78,10 @@ setup(
     },
     entry_points={"console_scripts": ["goca = goca.cli:main"]},
     install_requires=REQUIRES,
-    extras_require={**EXTRAS, "dev": TOOLS, "docs": DOCS, "test": [*TOOLS, *EXTRAS["crf"], *EXTRAS["app"], *QUANTISED]},
+    extras_require={
+        **EXTRAS,
+        "dev": TOOLS,
+        "docs": DOCS,
+        "test": [*TOOLS, *EXTRAS["crf"], *EXTRAS["app"], *EXTRAS["formats"], *QUANTISED],
+    },
 )

@@ -16,7 +16,13 @@ from importlib import import_module
 
 from goca.errors import explained
 
-COMMANDS = {"segment": "goca.cli.segment", "doctor": "goca.cli.doctor", "app": "goca.cli.app"}
+COMMANDS = {
+    "segment": "goca.cli.segment",
+    "doctor": "goca.cli.doctor",
+    "app": "goca.cli.app",
+    "label": "goca.cli.label",
+    "synth": "goca.cli.synth",
+}
 INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
 
 

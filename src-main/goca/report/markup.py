@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 Child = str | Iterable[str]
-EMPTY = {"img"}  # elements without an end
+EMPTY = {"br", "img", "meta"}  # elements without an end
 
 
 class Markup(str):

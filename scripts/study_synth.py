@@ -1,0 +1,245 @@
+"""What generated pairs and pseudo-labels are worth as training data, beside true masks.
+
+    python3 scripts/study_synth.py generate --count 1000     synthetic pairs
+    python3 scripts/study_synth.py label --count 1000        fresh scenes and their pseudo-labels from tags alone
+    python3 scripts/study_synth.py train                     a small U-Net on each, tested on the 200 committed scenes
+    python3 scripts/study_synth.py figure                    docs/data.png and the table
+
+Every part can be stopped and run again: it goes on where it was. `--rank R --ranks N` shares the first between N
+processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from embedded.scene_drawing import OBJECTS, SIZE, draw_scene
+from goca import Segmenter
+from goca.benchmark.run_store import sealed_lines, write_text
+from goca.config import load_config
+from goca.embedded import embedded_pipeline
+from goca.files.atomic import whole_file, write_arrays
+from goca.files.bounded_json import read_json
+from goca.labelsets.decision import decide
+from goca.labelsets.plan import balanced
+from goca.labelsets.pseudo import Labelling, Photo, label_photos
+from goca.labelsets.store import Store
+from goca.labelsets.synthetic import Generation, Generator, generate
+from goca.open import Query
+from make_scenes import SPLITS
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+BATCH = 16
+PARTS = ("images", "labels")
+CLASSES = dict(enumerate(OBJECTS, start=1))
+UPPER, LOWER = ("sky", "wall", "forest"), ("grass", "sand", "water", "road", "snow")
+BACKGROUNDS = [f"{upper}, {lower}" for upper in UPPER for lower in LOWER]
+HOW = Generation(steps=10, guidance=4.0, traced="second half", tries=2, batch=16)  # 20 steps did not fit two CPU cores
+
+
+def generate_pairs(folder: Path, count: int, rank: int, ranks: int) -> None:
+    """`count` synthetic pairs in folder/synthetic; dropped ones are among them."""
+    pipe = embedded_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    store = Store(folder / "synthetic", HOW.settings(), rank)
+    generator = Generator(pipe, load_config("mini-sd"), CLASSES, HOW)
+    plan = balanced(CLASSES, count, HOW.seed, (1, 2), BACKGROUNDS)
+    for _ in tqdm(generate(generator, plan, store, rank, ranks), total=count // ranks, unit="image"):
+        pass
+
+
+# ---- fresh scenes with pseudo-labels, and with true masks
+
+
+def label_scenes(folder: Path, count: int) -> None:
+    """Fresh scenes in folder/fresh.npz: images, true masks, and pseudo-labels from the objects' names alone."""
+    scenes = [draw_scene(SPLITS["fresh"], number) for number in range(count)]
+    photos = folder / "photos"
+    photos.mkdir(parents=True, exist_ok=True)
+    asked = []
+    for number, scene in enumerate(scenes):
+        path = photos / f"{number:06d}.png"
+        if not path.is_file():
+            with whole_file(path) as temporary:
+                Image.fromarray(scene.picture).save(temporary, format="PNG")
+        asked.append(Photo(path, path.stem, tuple(sorted(OBJECTS.index(name) + 1 for name in scene.objects))))
+    store = Store(folder / "pseudo", {"doubt": 0.1, "batch": 8})
+    segmenter = Segmenter.from_pretrained(None, load_config("mini-sd", least_presence=0.0))
+    labelling = Labelling(segmenter, CLASSES)
+    for _ in tqdm(label_photos(labelling, asked, store, 8), total=count, unit="image"):
+        pass
+    arrays = {
+        "images": np.stack([scene.picture for scene in scenes]),
+        "true": np.stack([scene.label for scene in scenes]),
+        "pseudo": np.stack([store.label(photo.name) for photo in asked]),
+    }
+    write_arrays(folder / "fresh.npz", arrays)
+
+
+# ---- a small U-Net
+
+
+class Block(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int):
+        layers = []
+        for channels in (inputs, outputs):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """Images [B, 3, 64, 64] in 0..1 -> logits [B, classes, 64, 64]."""
+
+    def __init__(self, classes: int, width: int = 16):
+        super().__init__()
+        sizes = [width, 2 * width, 4 * width, 4 * width]
+        self.down = nn.ModuleList(Block(i, o) for i, o in zip([3, *sizes], sizes))
+        self.up = nn.ModuleList(Block(low + skip, skip) for low, skip in zip(sizes[:0:-1], sizes[-2::-1]))
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for number, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if number else x)
+            skips.append(x)
+        skips.pop()
+        for block in self.up:
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skips.pop()], 1))
+        return self.head(x)
+
+
+def fit(images: np.ndarray, labels: np.ndarray, seed: int, steps: int) -> UNet:
+    """AdamW, one cosine, mirrored images; pixels of 255 do not count."""
+    torch.manual_seed(seed)
+    model, random = UNet(len(CLASSES) + 1), torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    y = torch.from_numpy(labels).long()
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (BATCH,), generator=random)
+        batch, target = x[chosen], y[chosen]
+        if torch.rand((), generator=random) < 0.5:
+            batch, target = batch.flip(-1), target.flip(-1)
+        loss = F.cross_entropy(model(batch), target, ignore_index=255)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return model.eval()
+
+
+# ---- what each is worth
+
+
+def miou(found: np.ndarray, true: np.ndarray) -> float:
+    """Mean IoU over the classes and the background, in percent   [N, H, W] each"""
+    ids = range(len(CLASSES) + 1)
+    ious = [((found == i) & (true == i)).sum() / max(((found == i) | (true == i)).sum(), 1) for i in ids]
+    return 100 * float(np.mean(ious))
+
+
+def committed() -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+    """The 200 scenes of the test split: images, true masks, the objects' class ids."""
+    scenes = [draw_scene(SPLITS["test"], number) for number in range(200)]
+    ids = [sorted(OBJECTS.index(name) + 1 for name in scene.objects) for scene in scenes]
+    return np.stack([scene.picture for scene in scenes]), np.stack([scene.label for scene in scenes]), ids
+
+
+def training_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(a), (b), (c): images and labels, as far as they are made."""
+    sets = {}
+    if (folder / "synthetic").is_dir():
+        records = [each for path in (folder / "synthetic").glob("log*.jsonl") for each in sealed_lines(path)]
+        names = sorted(each["name"] for each in records if not each["dropped"])
+        pairs = [
+            [np.asarray(Image.open(folder / "synthetic" / part / f"{name}.png")) for name in names] for part in PARTS
+        ]
+        sets["a synthetic"] = np.stack(pairs[0]), np.stack(pairs[1])
+    with np.load(folder / "fresh.npz") as fresh:
+        images, pseudo, true = fresh["images"], fresh["pseudo"], fresh["true"]
+    return {**sets, "b pseudo-labels": (images, pseudo), "c true masks": (images, true)}
+
+
+def train(folder: Path, sizes: list[int], seeds: int, steps: int) -> None:
+    """results.json: a line per set, size and seed, and the segmentor itself; what is there is not done again."""
+    path, sets = folder / "results.json", training_sets(folder)
+    results = read_json(path) if path.is_file() else {}
+    images, true, ids = committed()
+    if "segmentor" not in results:
+        segmenter = Segmenter.from_pretrained(None, "mini-sd")
+        queries = [Query.of({each: [CLASSES[each]] for each in own}) for own in ids]
+        answers = segmenter.look_for([Image.fromarray(image) for image in images], queries)
+        found = [decide(answer.scores, [*answer.class_ids, 0], (SIZE, SIZE)).label for answer in answers]
+        results["segmentor"] = miou(np.stack(found), true)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    for size, (name, (own, labels)), seed in itertools.product(sizes, sets.items(), range(seeds)):
+        key = f"{name}/{size}/{seed}"
+        if key in results or len(own) < size:
+            continue
+        model = fit(own[:size], labels[:size], seed, steps)
+        with torch.no_grad():
+            found = model(x).argmax(1).numpy()
+        results[key] = miou(found, true)
+        write_text(path, json.dumps({**results, "steps": steps}, indent=1) + "\n")
+        print(f"{key}: {results[key]:.1f}", flush=True)
+
+
+def figure(folder: Path, out: Path) -> None:
+    """mIoU against N with 95 % intervals over the seeds (Student's t), and the table as Markdown."""
+    import matplotlib.pyplot as plt
+    from scipy.stats import t
+
+    results = read_json(folder / "results.json")
+    runs: dict[str, dict[int, list[float]]] = {}
+    for key, value in results.items():
+        if "/" in key:
+            name, size, _ = key.split("/")
+            runs.setdefault(name, {}).setdefault(int(size), []).append(value)
+    axes = plt.figure(figsize=(6, 4)).gca()
+    print(f"the segmentor itself: {results['segmentor']:.1f}")
+    for name, sizes in sorted(runs.items()):
+        at = sorted(sizes)
+        mean = [np.mean(sizes[n]) for n in at]
+        half = [t.ppf(0.975, len(sizes[n]) - 1) * np.std(sizes[n], ddof=1) / len(sizes[n]) ** 0.5 for n in at]
+        axes.errorbar(at, mean, half, marker="o", capsize=4, label=f"({name[0]}) {name[2:]}")
+        print(f"({name[0]}) {name[2:]} | " + " | ".join(f"{n}: {m:.1f} ± {h:.1f}" for n, m, h in zip(at, mean, half)))
+    axes.axhline(results["segmentor"], color="grey", linestyle="--", label="the segmentor, told the tags")
+    axes.set(xlabel="training pairs", ylabel="mIoU on 200 scenes, %", xscale="log")
+    axes.legend()
+    with whole_file(out) as temporary:
+        axes.figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("generate", "label", "train", "figure"))
+    parser.add_argument("--out", type=Path, default=Path("runs/study_synth"))
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500, 2000], help="N of part train")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1500, help="of the U-Net's training, whatever N")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.part == "generate":
+        generate_pairs(arguments.out, arguments.count, arguments.rank, arguments.ranks)
+    elif arguments.part == "label":
+        label_scenes(arguments.out, arguments.count)
+    elif arguments.part == "train":
+        train(arguments.out, arguments.sizes, arguments.seeds, arguments.steps)
+    else:
+        figure(arguments.out, Path(__file__).parents[1] / "docs/data.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Label tagged photos: label maps from words, for training and for correction in a labelling tool.
+
+goca label photos/ --tags tags.csv --model sd15 --pipeline FOLDER --format voc,coco,yolo,labelme --out masks
+goca label photos/ --tags folders --out masks              photos/cat/1.jpg has the tag cat
+goca label photos/ --vocabulary coco --out masks           every name of a list is looked for; or a file of names
+goca label photos/ --describe --out masks                  a vision server says what is in each photo
+
+Tags: a CSV (photo.jpg,cat,grass), a JSON ({"photo.jpg": ["cat", "grass"]}) or the names of folders. A pixel is 255
+(ignore) where the best two scores lie within --doubt, and where the class that holds it has a presence below
+--presence. In the folder: labels/ (palette PNGs of class ids), classes.json, metadata.json, review.html (the most
+doubtful first), and a folder per format. A run that was stopped goes on with the same command. Exit status 1: a photo
+could not be read, or a class was cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from goca.cli import segment, words
+
+TOGETHER = 8  # photos of a batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photos", type=Path, metavar="FOLDER", help="of photos; folders in it are searched too")
+    ways = parser.add_mutually_exclusive_group(required=True)
+    ways.add_argument("--tags", metavar="FILE", help='a CSV or JSON file of tags, or "folders"')
+    ways.add_argument("--vocabulary", metavar="LIST", help=f"look for all names of a list: {words.LISTS}")
+    ways.add_argument("--describe", action="store_true", help="ask a vision server what is in each photo")
+    parser.add_argument("--labeler", action="append", default=[], metavar="NAME|KEY=VALUE", help=words.SERVERS)
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out photos without tags, and tags without one"
+    )
+    parser.add_argument(
+        "--doubt", type=float, default=0.1, metavar="D", help="0 to 1 (default: 0.1); 0: no pixel is 255"
+    )
+    parser.add_argument("--presence", type=float, metavar="P", help="0 to 1 (default: the config's least_presence)")
+    parser.add_argument("--refine", metavar="STEPS", help='a chain such as "dense_crf" or "affinity,pamr"')
+    add_set_arguments(parser, TOGETHER)
+    segment.add_model_arguments(parser)
+
+
+def add_set_arguments(parser: argparse.ArgumentParser, batch: int) -> None:
+    """What both commands that write a labelled set take."""
+    parser.add_argument("--format", default="voc", metavar="NAMES", help='such as "voc,coco" (default: voc)')
+    parser.add_argument(
+        "--val", type=float, default=0.0, metavar="SHARE", help="of the images for the split val, 0 to 1"
+    )
+    parser.add_argument("--batch", type=int, default=batch, metavar="N", help=f"images at once (default: {batch})")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that share the work (default: 1)")
+    parser.add_argument("--review", type=int, default=500, metavar="N", help="images on the review page (default: 500)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the set")
+
+
+def check_set_arguments(args: argparse.Namespace) -> list[str]:
+    """The formats. Raises FormatError, LabelSetError before anything is loaded."""
+    from goca.formats import FormatError, chosen_formats
+    from goca.formats.coco import library
+    from goca.labelsets.errors import LabelSetError
+
+    for name in ("batch", "processes"):
+        if getattr(args, name) < 1:
+            raise LabelSetError(f"--{name} is {getattr(args, name)}; expected 1 or more")
+    for name in ("val", "doubt", "presence"):
+        if (value := getattr(args, name)) is not None and not 0 <= value <= 1:
+            raise LabelSetError(f"--{name} is {value}; expected 0 to 1")
+    formats = list(chosen_formats(args.format))
+    if not formats:
+        raise FormatError("--format names no format; expected e.g. voc,coco")
+    if any(name.startswith("coco") for name in formats):
+        library()
+    return formats
+
+
+def run(args: argparse.Namespace) -> int:
+    from goca.labelsets.export import export, labelled
+    from goca.labelsets.processes import spread
+    from goca.labelsets.store import Store
+
+    formats = check_set_arguments(args)
+    args.model = segment.chosen_model(args.model, args.pipeline)
+    photos, args.classes, args.known = asked_for(args)
+    args.asked = photos
+    spread(work, args, args.processes)
+    settings, store = settings_of(args), Store(args.out, settings_of(args))
+    try:
+        paths, names = {photo.name: photo.path for photo in photos}, [photo.name for photo in photos]
+        items = labelled(store, names, paths.__getitem__, args.val)
+        export(store, items, names, args.classes, formats, settings, args.review)
+        return report(args.out, [record for name, record in store.records().items() if name in paths], len(items))
+    finally:
+        store.close()
+
+
+def work(args: argparse.Namespace, rank: int) -> None:
+    """One process's share of the photos."""
+    from tqdm import tqdm
+
+    from goca.labelsets.processes import device_of
+    from goca.labelsets.pseudo import Labelling, label_photos
+    from goca.labelsets.store import Store
+
+    store = Store(args.out, settings_of(args), rank)
+    try:
+        segmenter = load(args, device_of(args.device, rank))
+        how = Labelling(segmenter, args.classes, args.doubt, least_presence(args), args.known)
+        share = label_photos(how, args.asked, store, args.batch, rank, args.processes)
+        for _ in tqdm(share, total=len(args.asked) // args.processes, unit="photo", disable=None if not rank else True):
+            pass
+    finally:
+        store.close()
+
+
+def load(args: argparse.Namespace, device: str) -> Any:
+    """The segmenter. Where the classes are known to be there, none is dropped for its presence."""
+    from goca.config import load_config
+    from goca.segmenter import Segmenter
+
+    fields: dict[str, Any] = {"least_presence": 0.0 if args.known else least_presence(args)}
+    if args.refine:
+        fields["refine"] = [step.strip() for step in args.refine.split(",")]
+    files = {"variant": None if args.variant == "plain" else args.variant, "denoiser": args.denoiser}
+    return Segmenter.from_pretrained(args.pipeline, load_config(args.model, **fields), device, args.dtype, **files)
+
+
+def least_presence(args: argparse.Namespace) -> float:
+    from goca.config import load_config
+
+    return load_config(args.model).least_presence if args.presence is None else args.presence
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the label maps depend on besides the photos and their tags."""
+    names = ("model", "pipeline", "denoiser", "variant", "dtype", "refine", "doubt", "batch")
+    return {
+        "command": "label",
+        **{name: getattr(args, name) for name in names},
+        "presence": least_presence(args),
+        "words": "vocabulary " + args.vocabulary if args.vocabulary else "describe" if args.describe else "tags",
+    }
+
+
+def asked_for(args: argparse.Namespace) -> tuple[list[Any], dict[int, str], bool]:
+    """The photos with the classes to look for in each, the class table, and whether those are known to be there."""
+    from goca.cli.results import distinct
+    from goca.labelsets.classtable import checked, class_table
+    from goca.labelsets.pseudo import Photo
+    from goca.labelsets.tags import read_tags
+
+    paths = photos_in(args.photos, args.out)
+    if args.vocabulary:
+        classes = checked(dict(enumerate(words.first_names(args.vocabulary), start=1)))
+        wanted = {path: tuple(classes.values()) for path in paths}
+    else:
+        wanted = described(args, paths) if args.describe else read_tags(args.tags, paths, args.allow_missing)
+        classes = class_table(args.out, {name for names in wanted.values() for name in names})
+    ids = {name: class_id for class_id, name in classes.items()}
+    stems = distinct(str(Path(path).with_suffix("")) for path in wanted)
+    photos = [
+        Photo(args.photos / path, stem, tuple(sorted(ids[name] for name in wanted[path])))
+        for path, stem in zip(wanted, stems)
+    ]
+    return photos, classes, not args.vocabulary
+
+
+def photos_in(folder: Path, out: Path) -> list[str]:
+    """Paths of the photos in a folder and the folders in it, in order; those of the results are left out."""
+    from goca.cli.images import ENDINGS
+    from goca.labelsets.errors import LabelSetError
+
+    if not folder.is_dir():
+        raise LabelSetError(f"{folder} is no folder; expected one with photos")
+    results = out.resolve()
+    found = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in ENDINGS and path.is_file() and not path.resolve().is_relative_to(results)
+    )
+    if not found:
+        raise LabelSetError(f"{folder} holds no photo ({', '.join(ENDINGS)})")
+    return found
+
+
+def described(args: argparse.Namespace, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What a vision server names in each photo; its answers are kept in OUT/descriptions.jsonl."""
+    from diffusion_feature.images import PictureUnreadable, read_image
+    from tqdm import tqdm
+
+    from goca.labelsets.errors import TagsMismatch
+    from goca.labelsets.tags import joined
+    from goca.prompts import parse_brackets
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    given = argparse.Namespace(prompt=None, words=None, describe=True, labeler=args.labeler, out=args.out)
+    describer, found = words.chosen(given), []
+    try:
+        for path in tqdm(paths, unit="photo", disable=None):
+            try:
+                caption = describer.of(read_image(args.photos / path).image, path)
+            except (PictureUnreadable, words.WordsNotFound) as error:
+                tqdm.write(f"{type(error).__name__}: {error}", file=sys.stderr)
+                continue
+            texts = [caption] if isinstance(caption, str) else caption
+            found.append((path, [group[0] for text in texts for group in parse_brackets(text)]))
+    finally:
+        describer.close()
+    if not found:
+        raise TagsMismatch("the server gave no words for any photo; give --tags or --vocabulary")
+    return joined(found)
+
+
+def report(out: Path, records: Sequence[Mapping[str, Any]], count: int) -> int:
+    """Say what was made and what was not; returns the exit status."""
+    skipped = [record for record in records if "skipped" in record]
+    cut = sorted({name for record in records for name in record.get("cut", [])})
+    for record in skipped:
+        print(f"{record['name']}: left out: {record['skipped']}", file=sys.stderr)
+    if cut:
+        print(f"cut by the text encoder, and without area: {', '.join(cut)}; choose shorter names", file=sys.stderr)
+    doubt = sum(record["doubt"] for record in records if "doubt" in record) / max(count, 1)
+    print(f"{count} photos labelled in {out}, {doubt:.1%} of the pixels in doubt (255); look at {out / 'review.html'}")
+    return int(bool(skipped or cut))

@@ -1,0 +1,38 @@
+"""Plain PNGs: label maps of class ids, and each class cut out of its image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from goca.formats.item import Classes, Labelled, check, write_png, write_text
+
+
+def write_masks(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
+    """NAME.png in greys: the class ids, 0 background, 255 void; classes.json: {id: name}."""
+    files = []
+    for item in items:
+        label = item.read_label()
+        check(label, item, classes)
+        files.append(write_png(folder / f"{item.name}.png", Image.fromarray(label)))
+    table = {str(class_id): classes[class_id] for class_id in sorted(classes)}
+    files.append(write_text(folder / "classes.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n"))
+    return files
+
+
+def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
+    """NAME-ID.png per class that is there: the image where the class is, transparent elsewhere (RGBA)."""
+    files = []
+    for item in items:
+        label, image = item.read_label(), item.read_image()
+        if (image.height, image.width) != label.shape:
+            image = image.resize((label.shape[1], label.shape[0]))
+        for class_id in check(label, item, classes):
+            cut = image.convert("RGBA")
+            cut.putalpha(Image.fromarray((255 * (label == class_id)).astype(np.uint8)))
+            files.append(write_png(folder / f"{item.name}-{class_id}.png", cut))
+    return files

@@ -1,0 +1,19 @@
+"""What can be wrong with the input of a labelled set."""
+
+from goca.errors import GocaError
+
+
+class LabelSetError(GocaError, ValueError):
+    """An input or a folder that a labelled set cannot be made of; the message says what to change."""
+
+
+class TagsUnreadable(LabelSetError):
+    """A file of tags that is no CSV or JSON of the expected form."""
+
+
+class TagsMismatch(LabelSetError):
+    """Tags without a photo, or photos without tags."""
+
+
+class PlanError(LabelSetError):
+    """Classes, backgrounds, captions or counts that no set can be generated from."""
