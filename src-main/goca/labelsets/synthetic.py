@@ -16,6 +16,7 @@ from goca.labelsets.errors import PlanError
 from goca.labelsets.plan import Asked, image_seed
 from goca.labelsets.store import Store, open_batches
 from goca.open import Query
+from goca.prompts.words import WordNotFound
 from goca.segmenter import Segmenter
 
 # name -> which of `count` denoising steps the masks are averaged over
@@ -112,7 +113,13 @@ class Generator:
         ]
 
     def pair(self, traced: trace, place: int, image: Image.Image, asked: Asked, presence: Mapping[int, float]) -> Pair:
-        found = traced.segment([self.classes[each] for each in asked.class_ids], place)
+        try:
+            found = traced.segment([self.classes[each] for each in asked.class_ids], place)
+        except WordNotFound as error:
+            raise PlanError(
+                f"the text encoder cuts the words of a class, or reads them otherwise: {error}; choose shorter names, "
+                "fewer of them --together, or a shorter --template"
+            ) from None
         ids = {name.lower(): class_id for class_id, name in self.classes.items()}
         own = [ids.get(name.lower(), 0) if class_id else 0 for class_id, name in zip(found.class_ids, found.names)]
         decision = decide(found.scores, own, (image.height, image.width), self.how.doubt)
