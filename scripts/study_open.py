@@ -119,10 +119,10 @@ class Study:
         plan = self.segmenter.plan(HEADS, LAYERS)
         capture = self.segmenter.observe(plan, [image], flat, [None], [name], [0] * len(flat))
         for method, rules in METHODS.items():
-            looks = iter(list(first.looks(((capture, number) for number in range(len(flat))), *rules)))
+            maps = iter(list(first.prompt_maps(((capture, number) for number in range(len(flat))), *rules)))
             for query, own, row in zip(wanted, prompts, asked):
-                seen = [next(looks) for _ in own]
-                found = [look for *_, look in seen]
+                seen = [next(maps) for _ in own]
+                found = [each for *_, each in seen]
                 evidence = gather(found, own, capture.space_map()[seen[0][1]])
                 raw = {each: rule(evidence).tolist() for each, rule in PRESENCE_RULES.items()} if self.rules else {}
                 for way, finder in self.finders.items():
@@ -143,10 +143,10 @@ class Study:
         plan = self.segmenter.plan(HEADS, LAYERS)
         capture = self.segmenter.observe(plan, [image], flat, [None], [name], [0] * len(flat))
         for method, rules in METHODS.items():
-            looks = iter(list(self.probe.looks(((capture, number) for number in range(len(flat))), *rules)))
+            maps = iter(list(self.probe.prompt_maps(((capture, number) for number in range(len(flat))), *rules)))
             for query, own, row, each in zip(wanted, prompts, asked, judged):
-                seen = [next(looks) for _ in own]
-                found = [look for *_, look in seen]
+                seen = [next(maps) for _ in own]
+                found = [each for *_, each in seen]
                 yield "probe", method, row, self.probe.answer(image, query, own, found, *seen[0][:2], each), {}
 
     def count_published(

@@ -14,7 +14,7 @@ from families import FAMILIES
 from goca.config import ConfigError, load_config
 from goca.open import NoClass, Query, WordTwice, background_words
 from goca.open.denoising import gain
-from goca.open.evidence import Evidence, Look, gather
+from goca.open.evidence import Evidence, PromptMaps, gather
 from goca.open.presence import PRESENCE_RULES, probability
 from goca.open.prompts import Writer, deal
 from goca.open.rest import REST_RULES, otsu, weight
@@ -136,7 +136,7 @@ def maps(*values):
 def test_evidence_of_one_prompt_is_its_attention():
     prompt = PromptAnnotation("cat sky", [1, 2, 3], {4: [1, 2]}, [], [[3]])
     attention = maps([0.2, 0.2], [0.1, 0.4], [0.3, 0.2], [0.4, 0.2])
-    found = gather([Look(attention)], [prompt])
+    found = gather([PromptMaps(attention)], [prompt])
     torch.testing.assert_close(found.words, torch.tensor([[[0.2, 0.3]]]))
     torch.testing.assert_close(found.rest, torch.tensor([[[0.4, 0.2]]]))
     torch.testing.assert_close(found.special, torch.tensor([[0.2, 0.2]]))
@@ -147,7 +147,7 @@ def test_prompts_are_compared_by_the_words_they_share():
     """One prompt whose words all have half the mass says the same."""
     first = PromptAnnotation("a x", [1, 2], {1: [1]}, [], [[2]])
     second = PromptAnnotation("b x", [1, 2], {2: [1]}, [], [[2]])
-    looks = [Look(maps([0.2], [0.4], [0.4])), Look(maps([0.6], [0.1], [0.2]))]
+    looks = [PromptMaps(maps([0.2], [0.4], [0.4])), PromptMaps(maps([0.6], [0.1], [0.2]))]
     found = gather(looks, [first, second])
     assert found.words[0, 0, 0] / found.words[1, 0, 0] == pytest.approx(2)  # 0.4 / 0.4 against 0.1 / 0.2
     assert found.rest[0, 0, 0] == pytest.approx(0.3)

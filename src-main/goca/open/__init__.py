@@ -1,4 +1,4 @@
-"""Open queries: words are looked for in an image, without knowing what else is in it (docs/open.md).
+"""Open queries: look for words in an image without knowing what else is in it (docs/open.md).
 
 answer = segmenter.look_for([image], [Query.of_words(["cat", "dog"])])[0]
 answer.presence                      # (0.97, 0.02)

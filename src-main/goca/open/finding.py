@@ -1,4 +1,4 @@
-"""Words are looked for in images: prompts, one forward for all of them, evidence, presence, scores."""
+"""Answer queries: write prompts, run one forward for all of them, judge presence, compute scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goca.open.denoising import PROBES, Denoising, word_errors
-from goca.open.evidence import Look, gather
+from goca.open.evidence import PromptMaps, gather
 from goca.open.presence import DEFAULT, PRESENCE_RULES, Judgement
 from goca.open.prompts import Writer
 from goca.open.query import Query
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found of a query in one image.
+    """The result of a query for one image.
 
     scores      refined class maps in the query's order, then the background's   [K + 1, g, g]; the label is the
-                argmax without a threshold; the map of a class that is not taken as present is 0 everywhere
+                argmax without a threshold; the map of an absent class is 0 everywhere
     class_ids   of the K class maps
-    presence    the probability that each class is there, 0..1
-    present     whether it is taken as present
-    lost        classes without a token left: their words were cut
-    prompts     the texts that were asked
-    raw         what presence was read off, before calibration
+    presence    the probability that each class is in the image, 0..1
+    present     whether that is high enough
+    lost        classes whose words were truncated entirely
+    prompts     the texts
+    raw         the score of presence before calibration
     """
 
     scores: Tensor
@@ -48,13 +48,13 @@ class Answer:
     raw: tuple[float, ...] = ()
 
     def segmentation(self, query: Query, image: Picture) -> Segmentation:
-        """The answer for an image that is known, with names."""
+        """The answer as a segmentation of its image, with class names."""
         ids, names = [*self.class_ids, BACKGROUND], [*query.names().values(), "background"]
         return Segmentation(self.scores, ids, names, *size_and_image(image), self.presence, self.present)
 
 
 class Finder:
-    """Looks for words with a segmenter; `Segmenter.look_for` is its door."""
+    """Answers queries with a segmenter; `Segmenter.look_for` calls it."""
 
     def __init__(self, segmenter: Segmenter):
         self.segmenter, self.config = segmenter, segmenter.config
@@ -67,7 +67,7 @@ class Finder:
         return Writer(extractor.backbone.tokenizers(extractor.parts), background, self.config.separator)
 
     def prompts(self, query: Query) -> list[PromptAnnotation]:
-        """The query's prompts, written once."""
+        """The query's prompts, cached."""
         if query not in self._prompts:
             if len(self._prompts) >= 100:
                 self._prompts.clear()
@@ -89,10 +89,10 @@ class Finder:
         places = [number for number, own in enumerate(prompts) for _ in own]
         annotations = [annotation for own in prompts for annotation in own]
         captures = self.segmenter.captures(images, annotations, noises, image_ids, places)
-        looks = self.looks(captures)
+        maps = self.prompt_maps(captures)
         for image, query, own, judgement in zip(images, queries, prompts, judged, strict=True):
-            seen = [next(looks) for _ in own]
-            yield self.answer(image, query, own, [look for *_, look in seen], *seen[0][:2], judgement)
+            seen = [next(maps) for _ in own]
+            yield self.answer(image, query, own, [each for *_, each in seen], *seen[0][:2], judgement)
 
     def judgements(
         self, images: Sequence[Picture], queries: Sequence[Query], image_ids: Sequence[str | None] | None = None
@@ -118,17 +118,17 @@ class Finder:
         gain = PROBES[self.config.presence](errors, options.blur)[: len(query.classes)]
         return Judgement.of(gain.exp(), options.slope, options.midpoint, options.least)
 
-    def looks(
+    def prompt_maps(
         self, captures: Iterable[tuple[Capture, int]], head_rule: str | None = None, layer_rule: str | None = None
-    ) -> Iterator[tuple[Capture, int, Look]]:
-        """Each with its token maps; those of a whole forward are made at once. The rules: as for `attention_map`."""
+    ) -> Iterator[tuple[Capture, int, PromptMaps]]:
+        """Token maps of each prompt of the captures, computed for a whole forward at once; rules as in `attention_map`."""
         held: tuple[Capture, Tensor, Tensor | None] | None = None
         block = next((each for each in self.segmenter.blocks if self.segmenter.reference.startswith(f"{each}-")), None)
         for capture, number in captures:
             if held is None or held[0] is not capture:
                 own = None if block is None else capture.block_map(block, head_rule)
                 held = capture, capture.attention_map(head_rule, layer_rule), own
-            yield capture, number, Look(held[1][number], None if held[2] is None else held[2][number])
+            yield capture, number, PromptMaps(held[1][number], None if held[2] is None else held[2][number])
 
     @torch.no_grad()
     def answer(
@@ -136,19 +136,19 @@ class Finder:
         image: Picture,
         query: Query,
         prompts: Sequence[PromptAnnotation],
-        looks: Sequence[Look],
+        maps: Sequence[PromptMaps],
         capture: Capture,
         number: int,
         judgement: Judgement | None = None,
     ) -> Answer:
-        """From a look per prompt; scores are refined along the maps of the first.
+        """Scores and presence from the maps of each prompt; scores are refined with the space map of the first.
 
         prompts    of all the query's classes, or of some: the others score 0
         judgement  presence of the query's classes where it is known; None: by the config's rule
         """
         config, rule = self.config, REST_RULES[self.config.rest]
         space = None if capture.space is None else capture.space_map()[number]
-        found = gather(looks, prompts, space, config.token_method)
+        found = gather(maps, prompts, space, config.token_method)
         if judgement is None:
             raw = PRESENCE_RULES.get(config.presence, PRESENCE_RULES[DEFAULT])(found)
             judgement = Judgement.of(raw, **config.calibration, least=config.least_presence)

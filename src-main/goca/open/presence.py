@@ -1,4 +1,4 @@
-"""Whether a word is there: a raw score per class, from its map before any normalisation, and its probability."""
+"""Presence of a class in an image: a raw score from its map before normalisation, and its probability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goca.open.evidence import Evidence
 def reference_spread(evidence: Evidence) -> Tensor:
     """The standard deviation over the grid of a word's share in the reference layer's block, smoothed by S   [K]
 
-    A word that is there has places where it stands out; one that is not takes a little everywhere.
+    A present word stands out at some places; an absent one gets a little attention everywhere.
     """
     return evidence.smoothed(evidence.reference).flatten(1).std(1)
 
@@ -25,7 +25,7 @@ def share_spread(evidence: Evidence) -> Tensor:
 
 
 def share_peak(evidence: Evidence) -> Tensor:
-    """The highest share of a word among all words and what stands for the rest, smoothed by S   [K]"""
+    """The highest share of a class among classes and background words, smoothed by S   [K]"""
     return evidence.smoothed(evidence.shares)[: len(evidence.words)].amax((1, 2))
 
 
@@ -62,6 +62,6 @@ class Judgement:
 def probability(score: Tensor, slope: float, midpoint: float) -> Tensor:
     """1 / (1 + (midpoint / score)^slope), a logistic curve of the score's logarithm   [K] in 0..1
 
-    A word with the score 0 has no token, and is never there.
+    A class with the score 0 has no token, and its probability is 0.
     """
     return torch.sigmoid(slope * (score.clamp(min=1e-12).log() - torch.tensor(midpoint).log().to(score))) * (score > 0)

@@ -1,7 +1,7 @@
-"""A query as prompts: the words that are looked for, then the background vocabulary; as many prompts as it takes.
+"""A query as prompts: the classes, then the background vocabulary, in as many prompts as the text encoder needs.
 
-Every prompt holds the whole background vocabulary, so that what the prompts say can be compared by it. Words come
-first: a causal text encoder reads them without knowing what follows.
+Every prompt holds the whole background vocabulary, which makes maps of different prompts comparable. Classes come
+first, because a causal text encoder then encodes them independently of the vocabulary.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ class Writer:
     separator: str = ", "
 
     def prompts(self, query: Query) -> list[PromptAnnotation]:
-        """As few prompts as hold all the words; about as many words in each.
+        """As few prompts as hold all classes, with about equally many tokens in each.
 
-        Of an annotation, the classes are those looked for, and the background objects stand for the rest: the query's
-        context, then of the background vocabulary as many words as leave room for the longest class.
-        A class whose names do not even fit into a prompt of its own keeps the tokens that were not cut, maybe none
-        (`lost_classes` of its annotation).
+        The background objects of an annotation are the query's context, then as many words of the background vocabulary
+        as leave room for the longest class. A class whose names exceed a prompt of its own keeps the tokens that were
+        not truncated, possibly none (`lost_classes` of its annotation).
         """
         shared = [Entity(word) for word in self.shared(query)]
         wanted = [Entity(self.separator.join(names), class_id) for class_id, names in query.classes]
@@ -51,12 +50,12 @@ class Writer:
         return [self.annotation([entity, *shared]) for entity in wanted]
 
     def shared(self, query: Query) -> list[str]:
-        """The words that stand for the rest: the query's context and the background vocabulary, without its classes."""
+        """Background words: the query's context and the background vocabulary, without its classes."""
         classes = {name for _, names in query.classes for name in names}
         return [word for word in dict.fromkeys([*query.context, *self.background]) if word not in classes]
 
     def single(self, query: Query) -> list[str]:
-        """One text for each class, then one for each word that stands for the rest."""
+        """One text for each class, then one for each background word."""
         return [self.separator.join(names) for _, names in query.classes] + self.shared(query)
 
     def annotation(self, entities: Sequence[Entity]) -> PromptAnnotation:
@@ -67,7 +66,7 @@ class Writer:
         return PromptAnnotation(text, sorted(token for tokens in owned for token in tokens), classes, [], rest)
 
     def fits(self, entities: Sequence[Entity]) -> bool:
-        """Whether no token of any entity is cut."""
+        """Whether no token of any entity is truncated."""
         owned = self.own(entities)[1]
         return all(len(tokens) == self.size(entity) for entity, tokens in zip(entities, owned))
 
@@ -92,7 +91,7 @@ class Writer:
 
 
 def deal(entities: Sequence[Entity], sizes: Sequence[int], parts: int) -> list[list[Entity]]:
-    """The entities in their order, cut into runs of about as many tokens; none is empty."""
+    """Split entities, in order, into non-empty parts with about equally many tokens."""
     total, dealt, done = sum(sizes), [[] for _ in range(parts)], 0  # type: ignore[var-annotated]
     for number, (entity, size) in enumerate(zip(entities, sizes)):
         even = parts * (done + size / 2) / total if total else 0

@@ -1,4 +1,4 @@
-"""What is looked for in an image: words, or classes with their names."""
+"""Queries: the words, or classes with their names, to look for in an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goca.prompts.weighting import blanked
 
 
 class NoClass(GocaError, ValueError):
-    """A prompt that names nothing."""
+    """A prompt without a word."""
 
 
 class WordTwice(GocaError, ValueError):
@@ -24,9 +24,8 @@ class WordTwice(GocaError, ValueError):
 class Query:
     """What is looked for in one image. `Query.of_words(["cat", "grass"])`, `Query.of({1: ["cat"], 2: ["dog"]})`.
 
-    classes   (class id from 1, the names that stand for it); all names of a class stand in one prompt, and together
-              they make its map
-    context   further words that are not looked for: where they are is background
+    classes   (class id from 1, its names); all names of a class are in one prompt, and its map combines theirs
+    context   further words, whose pixels are background
     """
 
     classes: tuple[tuple[int, tuple[str, ...]], ...]

@@ -1,6 +1,6 @@
-"""What stands for the rest of an image: rules that make class maps and a background map of the evidence.
+"""Rules that compute class scores and the background's score from the evidence: the config's field `rest`.
 
-A rule says what goes into the config's refinement, and what becomes of it afterwards.
+A rule has two parts, before and after the config's refinement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEEPNESS = 3  # of `weight`
 class Rest:
     """One rule.
 
-    before  evidence -> class maps and the rest's, to be refined   [K + 1, g, g]
+    before  evidence -> class maps and the background's, to be refined   [K + 1, g, g]
     after   (refined, before, evidence, floor, half_share) -> scores   [K + 1, g, g]
     """
 
@@ -34,25 +34,25 @@ class Rest:
 
 
 def stretched(evidence: Evidence) -> Tensor:
-    """Shares among the words and the vocabulary, blurred, each 0..1 over the grid; nothing for the rest."""
+    """Shares among classes and background words, blurred, each stretched to 0..1 over the grid; background 0."""
     maps = min_max(gaussian_blur(evidence.shares[: len(evidence.words)]))
     return torch.cat([maps, maps.new_zeros(1, *maps.shape[1:])])
 
 
 def stretched_words(evidence: Evidence) -> Tensor:
-    """The same of shares among the words alone."""
+    """The same for shares among the classes alone."""
     maps = min_max(gaussian_blur(divide(evidence.words, evidence.words.sum(0))))
     return torch.cat([maps, maps.new_zeros(1, *maps.shape[1:])])
 
 
 def with_vocabulary(evidence: Evidence) -> Tensor:
-    """Shares as they are; the rest is the highest of the vocabulary's words."""
+    """Unchanged shares; the background is the highest background word."""
     words, rest = evidence.shares[: len(evidence.words)], evidence.shares[len(evidence.words) :]
     return torch.cat([words, rest.amax(0, keepdim=True) if len(rest) else words.new_zeros(1, *words.shape[1:])])
 
 
 def with_special(evidence: Evidence) -> Tensor:
-    """Shares among the words and all tokens that are no words; those are the rest."""
+    """Shares among the classes and the sum of all other tokens, which is the background."""
     everything = torch.cat([evidence.words, evidence.special[None]])
     return divide(everything, everything.sum(0))
 
@@ -61,20 +61,20 @@ def with_special(evidence: Evidence) -> Tensor:
 
 
 def over_floor(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
-    """Each class map by its `weight`; the background is the floor everywhere."""
+    """Each class map multiplied by its `weight`; the background is `floor` everywhere."""
     words = refined[:-1] * weight(evidence, half_share)[:, None, None]
     return torch.cat([words, torch.full_like(refined[-1:], floor)])
 
 
 def over_otsu(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
-    """The same, each class map brought to a common threshold: its own by Otsu becomes the floor."""
+    """The same after each class map is scaled so that its Otsu threshold becomes `floor`."""
     own = torch.stack([otsu(each) for each in refined[:-1]]) if len(refined) > 1 else refined.new_zeros(0)
     moved = refined[:-1] * divide(torch.full_like(own, floor), own)[:, None, None]
     return over_floor(torch.cat([moved.clamp(max=1), refined[-1:]]), before, evidence, floor, half_share)
 
 
 def in_range(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
-    """Each map with the range that it had before, since steps of refinement stretch it to 0..1."""
+    """Each map with its range before refinement, whose steps stretch maps to 0..1."""
     low, high = (edge[:, None, None] for edge in (before.amin((1, 2)), before.amax((1, 2))))
     scores = low + min_max(refined) * (high - low)
     return torch.cat([scores[:-1], scores[-1:].clamp(min=LEAST)])
@@ -92,15 +92,14 @@ REST_RULES: dict[str, Rest] = {
 def weight(evidence: Evidence, half_share: float) -> Tensor:
     """s^3 / (s^3 + half_share^3) of the highest share s that a word reaches   [K]: 1/2 at half_share
 
-    A map stretched to 0..1 says where a word is if it is there; the weight takes back what the stretching gave to words
-    that nowhere reach a share of their own.
+    A stretched map reaches 1 somewhere even for a class with a low share everywhere; the weight undoes that.
     """
     peaks = evidence.smoothed(evidence.shares)[: len(evidence.words)].amax((1, 2)) ** STEEPNESS
     return divide(peaks, peaks + half_share**STEEPNESS)
 
 
 def otsu(scores: Tensor) -> Tensor:
-    """The threshold of a map that leaves the least variance within what is below and what is above it   []"""
+    """Otsu's threshold of a map: the least variance within the values below and above it   []"""
     values = scores.flatten().sort().values
     below = torch.arange(1, len(values), device=values.device)
     total, sums = values.sum(), values.cumsum(0)[:-1]

@@ -1,4 +1,4 @@
-"""Lists of words that stand for the rest of an image: configs/vocabulary/NAME.yaml, or a list in the model's config."""
+"""Background vocabularies: configs/vocabulary/NAME.yaml, or a list in the model's config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goca.schema import nearest, shown
 
 
 class VocabularyError(GocaError, ValueError):
-    """A background vocabulary that is not known, or is no list of words."""
+    """A background vocabulary that is unknown or not a list of words."""
 
 
 def background_words(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
