@@ -121,7 +121,7 @@ class Finder:
     def prompt_maps(
         self, captures: Iterable[tuple[Capture, int]], head_rule: str | None = None, layer_rule: str | None = None
     ) -> Iterator[tuple[Capture, int, PromptMaps]]:
-        """Token maps of each prompt of the captures, computed for a whole forward at once; rules as in `attention_map`."""
+        """Token maps of each prompt, computed once per forward; rules as in `attention_map`."""
         held: tuple[Capture, Tensor, Tensor | None] | None = None
         block = next((each for each in self.segmenter.blocks if self.segmenter.reference.startswith(f"{each}-")), None)
         for capture, number in captures:
