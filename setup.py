@@ -5,11 +5,11 @@ from setuptools import find_packages, setup
 # Ranges that the code needs, without a cap that would make pip replace a working torch, diffusers or transformers.
 # scripts/check_versions.sh tries the lower ends; constraints.txt holds the versions that everything was tried with.
 REQUIRES = [
-    "torch>=2.6",
-    "diffusers>=0.37",
+    "torch>=2.7",
+    "diffusers>=0.42",
     "transformers>=5.6",
     "accelerate>=1.1",
-    "safetensors>=0.5",
+    "safetensors>=0.8",
     "sentencepiece>=0.2",
     "protobuf>=5",
     "hydra-core>=1.3,<2",
@@ -82,6 +82,6 @@ setup(
         **EXTRAS,
         "dev": TOOLS,
         "docs": DOCS,
-        "test": [*TOOLS, *EXTRAS["crf"], *EXTRAS["app"], *EXTRAS["formats"], *QUANTISED],
+        "test": [*TOOLS, *DOCS, *EXTRAS["crf"], *EXTRAS["app"], *EXTRAS["formats"], *QUANTISED],
     },
 )

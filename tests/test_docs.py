@@ -5,9 +5,12 @@
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -212,3 +215,18 @@ def test_the_versions_and_the_remedy_are_the_code_s():
     setup = (ROOT / "setup.py").read_text()
     assert VERSION.findall(text) and all(f'"{requirement}"' in setup for requirement in VERSION.findall(text))
     assert REMEDY in " ".join(re.sub(r"^> ", "", text, flags=re.M).split())
+
+
+# ---- the site
+
+
+def test_the_site_builds_without_a_broken_link(tmp_path):
+    """mkdocs --strict: pages, anchors and names of the API reference; needs the extra `docs`."""
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site/api/refine/index.html").read_text(encoding="utf-8")
+    assert "goca.refine.affinity.affinity" in page and "space_map" in page
