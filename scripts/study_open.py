@@ -6,8 +6,8 @@
 
 Each image is counted once per noise seed. Counts are appended to a file in --work, and an interrupted run resumes. All
 queries of an image, and plain averages over heads and layers beside GoCA, share one forward; presence by denoising
-takes one more for the prompts of present words. `open` has no threshold: its settings are the config's. Beside it stands the
-published method on the same words at the best of 17 thresholds.
+takes one more for the prompts of present words. `open` has no threshold: its settings are the config's. The table also
+has the published method on the same words at the best of 17 thresholds.
 """
 
 from __future__ import annotations
