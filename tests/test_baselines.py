@@ -11,7 +11,8 @@ from goca.benchmark.predictor import SEGMENTERS
 from goca.config import METHODS, ConfigError, load_config, names
 from goca.datasets import load_dataset
 from goca.prompts.tokens import Token
-from goca.segmenter import BoundTooSmall, Segmenter, seed_of
+from goca.requests import seed_of
+from goca.segmenter import MemoryBudgetTooSmall, Segmenter
 from goca.variants.diffsegmentor import DiffSegmentor, first_words
 from sizes import SIZES
 
@@ -68,9 +69,13 @@ def test_classes_in_one_batch_equal_classes_one_by_one(segmenter, picture):
     together = segmenter.score_maps(picture, annotation, image_id="a")
     one = DiffSegmentor(segmenter.extractor, segmenter.config)
     one.score_maps(picture, annotation, image_id="a")
-    alone = DiffSegmentor(segmenter.extractor, segmenter.config, max_bytes=max(one.taken, segmenter.taken) + 1)
+    alone = DiffSegmentor(
+        segmenter.extractor,
+        segmenter.config,
+        max_bytes=max(one.budget.bytes_per_image, segmenter.budget.bytes_per_image) + 1,
+    )
     assert torch.allclose(alone.score_maps(picture, annotation, image_id="a"), together, atol=2e-5)
-    with pytest.raises(BoundTooSmall, match="max_bytes is 10"):
+    with pytest.raises(MemoryBudgetTooSmall, match="max_bytes is 10"):
         DiffSegmentor(segmenter.extractor, segmenter.config, max_bytes=10).score_maps(picture, annotation)
 
 
@@ -84,7 +89,7 @@ def test_the_class_is_called_by_the_data_set_s_name_or_by_its_words_in_the_capti
     annotation, _ = segmenter.read_prompt("moon star, wall")
     assert segmenter.names(annotation) == ["moon star", "wall"]
     named = DiffSegmentor(segmenter.extractor, segmenter.config)
-    named.class_names = {1: "moon"}
+    named.use_class_names({1: "moon"})
     assert named.names(annotation) == ["moon", "wall"]
     of = DiffSegmentor(segmenter.extractor, load_config(segmenter.config, class_prompt="wall, {name}, {caption}"))
     assert of.prompt("snow wall", "snow, star") == ("wall, snow wall, snow, star", [3, 4])

@@ -13,7 +13,8 @@ from goca.benchmark import Benchmark
 from goca.config import ConfigError, load_config
 from goca.config import folder as configs
 from goca.prompts import PromptAnnotation
-from goca.segmenter import BoundTooSmall, Segmenter
+from goca.requests import make_requests
+from goca.segmenter import MemoryBudgetTooSmall, Segmenter
 from omegaconf import OmegaConf
 from PIL import Image
 from tiny import SD_CONFIG
@@ -36,10 +37,10 @@ def family_seg(request, tmp_path_factory):
 def test_score_maps_of_a_batch_are_those_of_single_pictures(family_seg):
     pictures, names = drawn(3), ["a", "b", "c"]
     annotations = [family_seg.read_prompt(prompt)[0] for prompt in PROMPTS]
-    captures = family_seg.captures(pictures, annotations, image_ids=names)
-    for picture, annotation, name, (capture, number) in zip(pictures, annotations, names, captures, strict=True):
+    summaries = family_seg.summaries(make_requests(pictures, annotations, image_ids=names))
+    for picture, annotation, name, (summary, number) in zip(pictures, annotations, names, summaries, strict=True):
         alone = family_seg.score_maps(picture, annotation, image_id=name)
-        found = family_seg.rescale(capture.attention_map()[number], annotation)
+        found = family_seg.rescale(summary.attention_map()[number], annotation)
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-4)
     together = family_seg(pictures, PROMPTS, image_id=names)
     alone = family_seg(pictures[1], PROMPTS[1], image_id="b")
@@ -68,7 +69,7 @@ def test_one_prompt_for_all_and_noise_for_one(seg):
     torch.testing.assert_close(found[0].scores, seg(pictures[0], "cat, sky", noise).scores, **near)
     torch.testing.assert_close(found[1].scores, seg(pictures[1], "cat, sky", image_id="b").scores, **near)
     assert seg([], []) == []
-    with pytest.raises(ValueError, match="2 pictures and 3 prompts"):
+    with pytest.raises(ValueError, match="2 images and 3 prompts"):
         seg(pictures, PROMPTS)
 
 
@@ -82,13 +83,16 @@ def test_a_bound_cuts_a_batch_in_parts_and_changes_no_score(seg, monkeypatch):
     )
     pictures = drawn(5)
     free = seg(pictures, "cat, sky")
-    assert sizes == [5] and seg.taken > 0
-    bound = Segmenter(seg.extractor, seg.config, max_bytes=2 * seg.taken + seg.taken // 2)
+    assert sizes == [5] and seg.budget.bytes_per_image > 0
+    bound = Segmenter(seg.extractor, seg.config, max_bytes=5 * seg.budget.bytes_per_image // 2)
     for found, expected in zip(bound(pictures, "cat, sky"), free, strict=True):
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=5e-3)
     assert sizes == [5, 1, 2, 2]
     tight = Segmenter(seg.extractor, seg.config, max_bytes=100)
-    with pytest.raises(BoundTooSmall, match=rf"max_bytes is 100; one picture takes {bound.taken:,} with"):
+    with pytest.raises(
+        MemoryBudgetTooSmall,
+        match=rf"max_bytes is 100, but a single image needs {bound.budget.bytes_per_image:,} bytes",
+    ):
         tight(pictures, "cat, sky")
 
 

@@ -220,6 +220,7 @@ def test_pictures_of_any_side_ratio(tmp_path, size):
     """A tiny pipeline on a picture that is not square: maps keep rows and columns."""
     from diffusion_feature import FeatureExtractor
     from goca.prompts import PromptAnnotation
+    from goca.requests import Request
     from goca.segmenter import Segmenter
     from PIL import Image
     from tiny import SD_CONFIG, save_sd
@@ -233,7 +234,7 @@ def test_pictures_of_any_side_ratio(tmp_path, size):
     plan = dataclasses.replace(segmenter.plan(), grid=(rows, columns))
     aggregator = Aggregator(plan)
     annotation = PromptAnnotation("cat, grass", [1, 3], {1: [1]}, [], [])
-    segmenter.forward([picture], [annotation], aggregator, [None], ["x"])
+    segmenter.forward([Request(picture, annotation, image_id="x")], aggregator)
     assert aggregator.attention_map().shape[:3] == (1, rows, columns)
     assert aggregator.space_map().shape == (1, rows * columns, rows * columns)
     assert set(aggregator.grids.values()) == {(rows, columns), (rows // 2, columns // 2)}

@@ -15,6 +15,7 @@ from goca.generation.adapters import config_of
 from goca.generation.trace import trace
 from goca.guidance import SemanticGuidance
 from goca.prompts import annotate, load_tokenizers
+from goca.requests import make_requests
 from PIL import Image
 from tiny import Everything, Nothing
 from torch.overrides import TorchFunctionMode
@@ -153,9 +154,9 @@ def test_prompts_of_any_length_share_a_call(seg, image):
     """Before refinement, which makes much of the last digit where maps are flat."""
     prompts, images = ["cat", "cat, grass, sky, wall, dog", "dog"], [image, image.rotate(90), image.rotate(180)]
     annotations = [seg.read_prompt(prompt)[0] for prompt in prompts]
-    captures = seg.captures(images, annotations)
-    for annotation, each, (capture, number) in zip(annotations, images, captures, strict=True):
-        together = seg.rescale(capture.attention_map()[number], annotation)
+    summaries = seg.summaries(make_requests(images, annotations))
+    for annotation, each, (summary, number) in zip(annotations, images, summaries, strict=True):
+        together = seg.rescale(summary.attention_map()[number], annotation)
         torch.testing.assert_close(together, seg.score_maps(each, annotation), rtol=0, atol=1e-3)
 
 

@@ -9,6 +9,7 @@ import torch
 from commands import ROOT
 from families import FAMILIES
 from goca.embedded import resolve
+from goca.requests import Request
 from goca.segmenter import Segmenter
 from PIL import Image
 from tiny import Everything
@@ -57,7 +58,7 @@ def test_every_stage_of_every_family(name, tmp_path, picture):
 
     # one layer, by hand
     kept = Everything()
-    seg.forward([picture], [annotation], kept, [None], ["a"])
+    seg.forward([Request(picture, annotation, image_id="a")], kept)
     layer = next(a for a in kept.attentions if a.layer.block == found["layer"] and a.text_keys is not None)
     heads = torch.stack([layer.map("cross")[0][..., each].mean(-1) for each in tokens], 1).unflatten(2, layer.grid)
     np.testing.assert_allclose(found["one_head"], heads[int(found["head"])], atol=1e-6)

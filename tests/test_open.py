@@ -199,9 +199,9 @@ def test_an_absent_word_gets_nothing(mini):
 def test_ways_to_ask(mini):
     annotation, _ = mini.read_prompt("star, house, grass, sky")
     assert mini(SCENE, annotation).presence is None
-    with pytest.raises(ConfigError, match="ask=open looks for words"):
+    with pytest.raises(ConfigError, match="ask=open takes class names"):
         mini(SCENE, annotation, ask="open")
-    with pytest.raises(ConfigError, match="can be one of: complete, open"):
+    with pytest.raises(ConfigError, match="expected one of: complete, open"):
         mini(SCENE, "star", ask="half")
     always = Segmenter(mini.extractor, load_config(mini.config, ask="complete"))
     assert always(SCENE, "star").presence is None and always(SCENE, "star", ask="open").presence is not None
@@ -238,7 +238,7 @@ def test_many_prompts_encode_a_picture_once(family, monkeypatch):
     assert encoded == [1] and len(answer.presence) == len(words)
     if len(answer.prompts) > 1:
         assert not answer.lost
-    bound = Segmenter(family.extractor, family.config, max_bytes=3 * family.taken)
+    bound = Segmenter(family.extractor, family.config, max_bytes=3 * family.budget.bytes_per_image)
     parts = next(bound.look_for(drawn(1, family.config.img_size), [Query.of_words(words)], None, ["a"]))
     torch.testing.assert_close(parts.raw, answer.raw, rtol=0, atol=1e-4)
 
@@ -259,7 +259,7 @@ def test_several_looks_are_averaged_when_words_are_looked_for_too(mini):
 
 
 def test_only_words_are_looked_for_and_only_by_this_method(mini):
-    with pytest.raises(ConfigError, match="ask=open is not for method 'diffsegmentor'"):
+    with pytest.raises(ConfigError, match="ask=open is not supported by method 'diffsegmentor'"):
         baseline = DiffSegmentor.from_pretrained(None, "mini-sd-diffsegmentor", device="cpu")
         baseline(SCENE, "star, house", ask="open")
     assert baseline(SCENE, "star, house").presence is None

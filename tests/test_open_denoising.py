@@ -10,6 +10,7 @@ from diffusion_feature.backbone import NoiseLevel
 from diffusion_feature.noise import target
 from families import FAMILIES
 from goca.config import ConfigError, load_config
+from goca.method.batch_budget import BatchBudget
 from goca.open import Query
 from goca.open.denoising import gain
 from goca.segmenter import Segmenter
@@ -102,9 +103,10 @@ def test_every_family_predicts_what_the_probe_compares_with(family):
     probed = with_gain(family)
     together = list(probed.look_for(images, queries, None, names))
     back = list(probed.look_for(images[::-1], queries[::-1], None, names[::-1]))[::-1]
-    family.taken or list(family.look_for(images, queries, None, names))
+    family.budget.bytes_per_image or list(family.look_for(images, queries, None, names))
     bound = with_gain(Segmenter(family.extractor, family.config))
-    bound.max_bytes, bound.taken = 3 * probed.taken, probed.taken
+    used = probed.budget.bytes_per_image
+    bound.budget = BatchBudget(3 * used, used)
     parts = list(bound.look_for(images, queries, None, names))
     for one, other, part in zip(together, back, parts):
         assert all(value > 0 for value in one.raw) and all(0 <= p <= 1 for p in one.presence)

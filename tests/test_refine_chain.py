@@ -190,7 +190,7 @@ def test_a_run_without_pictures(plain, scores, picture, step):
     with pytest.raises(PictureMissing, match=f"{step} looks at the picture, and there is none"):
         segmenter.refine(scores, capture)
     with pytest.raises(RefineError, match="expected"):
-        segmenter.refine(scores, capture, picture=np.zeros((4, 4)))
+        segmenter.refine(scores, capture, image=np.zeros((4, 4)))
 
 
 def test_fttm_runs_on_the_scenes(tmp_path):

@@ -9,7 +9,8 @@ from diffusion_feature import LayerNotFound, PipelineNotFound
 from goca.config import ConfigError, SegmenterConfig, load_config, names
 from goca.prompts import PromptAnnotation
 from goca.protocol import ProtocolError
-from goca.segmenter import EmptyClass, NoClass, Segmenter, seed_of
+from goca.requests import seed_of
+from goca.segmenter import EmptyClass, NoClass, Segmenter
 from PIL import Image
 from tiny import SD_CONFIG
 

@@ -85,13 +85,15 @@ def test_images_are_dealt_out_among_processes(together, tmp_path):
 
 def test_a_forward_serves_all_that_differ_after_it(tmp_path, monkeypatch):
     forwards, forward = [], Segmenter.forward
-    monkeypatch.setattr(Segmenter, "forward", lambda self, *args: forwards.append(args[1]) or forward(self, *args))
+    monkeypatch.setattr(Segmenter, "forward", lambda *given: forwards.append(given[1][0]) or forward(*given))
     names = ("GoCA", "vanilla", "rules", "first channel", "rows")
     run_together([benchmark(tmp_path, name, "limit=2") for name in names])
     assert len(forwards) == 2
     forwards.clear()
     run_together([benchmark(tmp_path / "b", name, "limit=1") for name in ("GoCA", "background")])
-    assert len({each[0].caption for each in forwards}) == len(forwards) == 2  # another caption, another forward
+    assert (
+        len({request.annotation.caption for request in forwards}) == len(forwards) == 2
+    )  # another caption, another forward
 
 
 def test_what_changes_the_forward_is_a_group_of_its_own(tmp_path):

@@ -21,6 +21,7 @@ from goca.open.finding import Answer, Finder, present
 from goca.open.presence import PRESENCE_RULES
 from goca.open.rest import REST_RULES
 from goca.prompts import PromptAnnotation, annotate
+from goca.requests import Request
 from make_scenes import SPLITS
 from PIL import Image
 from study_scenes import HEADS, LAYERS, THRESHOLDS
@@ -103,7 +104,7 @@ class Study:
         prompts = [first.prompts(query) for query in wanted]
         flat = [prompt for own in prompts for prompt in own]
         plan = self.segmenter.plan(HEADS, LAYERS)
-        capture = self.segmenter.observe(plan, [image], flat, [None], [name], [0] * len(flat))
+        capture = self.segmenter.run_forward_passes([Request(image, each, None, name, 0) for each in flat], plan)
         for method, rules in METHODS.items():
             maps = iter(list(first.prompt_maps(((capture, number) for number in range(len(flat))), *rules)))
             for query, own, row in zip(wanted, prompts, asked):
@@ -127,7 +128,7 @@ class Study:
         prompts = [self.probe.prompts(present(query, each)) for query, each in zip(wanted, judged)]
         flat = [prompt for own in prompts for prompt in own]
         plan = self.segmenter.plan(HEADS, LAYERS)
-        capture = self.segmenter.observe(plan, [image], flat, [None], [name], [0] * len(flat))
+        capture = self.segmenter.run_forward_passes([Request(image, each, None, name, 0) for each in flat], plan)
         for method, rules in METHODS.items():
             maps = iter(list(self.probe.prompt_maps(((capture, number) for number in range(len(flat))), *rules)))
             for query, own, row, each in zip(wanted, prompts, asked, judged):
@@ -150,7 +151,7 @@ class Study:
             note = annotate(", ".join(words), classes, present, tokenizer, add_background=False, add_missing=False)
             annotations.append(note if text == note.caption else without_commas(note, words))
         plan = self.segmenter.plan(HEADS, LAYERS)
-        capture = self.segmenter.observe(plan, [image], annotations, [None], [name], [0] * len(rows))
+        capture = self.segmenter.run_forward_passes([Request(image, note, None, name, 0) for note in annotations], plan)
         for method, rules in METHODS.items():
             maps = capture.attention_map(*rules)
             for number, ((row, *_), note) in enumerate(zip(rows, annotations)):

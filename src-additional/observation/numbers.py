@@ -18,9 +18,11 @@ from goca.files.atomic import write_arrays
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
 from goca.prompts import PromptAnnotation
+from goca.prompts.positions import positions_in_text
 from goca.prompts.words import PromptWords
+from goca.requests import Request
 from goca.segmentation import BACKGROUND
-from goca.segmenter import Segmenter, within
+from goca.segmenter import Segmenter
 from PIL import Image
 from torch import Tensor
 
@@ -70,7 +72,7 @@ def observe(
     check_pixels(pixels, picture)
     block = None if layer is None else find_layer(segmenter, layer)
     recorder = Recorder(Aggregator(segmenter.plan()), list(rows.values()))
-    segmenter.forward([picture], [annotation], recorder, [None], [image_id])
+    segmenter.forward([Request(picture, annotation, image_id=image_id)], recorder)
     weights = recorder.aggregator.layer_weights(segmenter.config.layer_method)[0]
     block = segmenter.blocks[int(weights.argmax())] if block is None else block
     found = {
@@ -157,9 +159,9 @@ def of_scores(
 ) -> dict[str, Any]:
     """`by_hand`: only the annotation's own content words are shared among, also where a shown word is none of them."""
     attention = capture.attention_map()[0]  # [g, g, N]
-    tokens = [within(each, attention.shape[-1]) for each in rows.values()]
+    tokens = [positions_in_text(each, attention.shape[-1]) for each in rows.values()]
     shown = () if by_hand else tokens
-    content = within(sorted({*annotation.rescaling_token_id}.union(*shown)), attention.shape[-1])
+    content = positions_in_text(sorted({*annotation.rescaling_token_id}.union(*shown)), attention.shape[-1])
     rescaled = rescale(attention, tokens, content, segmenter.config.rescale_method, segmenter.config.token_method)
     maps = segmenter.rescale(attention, annotation)  # [n, g, g], the background last
     scores = segmenter.refine(maps, capture, 0, picture)

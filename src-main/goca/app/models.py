@@ -20,7 +20,7 @@ from goca.benchmark.predictor import SEGMENTERS
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
 from goca.errors import GocaError
-from goca.segmenter import Segmenter
+from goca.segmentation_model import SegmentationModel
 
 PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
 
@@ -74,7 +74,7 @@ class Models:
             offered = ", ".join(("the model's own", *self.places))
             raise PlaceNotOffered(f"This page offers no such pipeline; it offers: {offered}")
 
-    def segmenter(self, choice: Choice) -> AbstractContextManager[Segmenter]:
+    def segmenter(self, choice: Choice) -> AbstractContextManager[SegmentationModel]:
         """Errors: PlaceNotOffered, those of Segmenter.from_pretrained."""
         return self._held("segmenter", choice, self._read_segmenter)
 
@@ -97,7 +97,7 @@ class Models:
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
 
-    def _read_segmenter(self, choice: Choice) -> Segmenter:
+    def _read_segmenter(self, choice: Choice) -> SegmentationModel:
         config = choice.config
         return SEGMENTERS[config.method].from_pretrained(choice.pipeline, config, self.device, self.dtype)
 

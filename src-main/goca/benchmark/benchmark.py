@@ -32,9 +32,9 @@ from goca.schema import ConfigError, check, defaults, shown
 
 if TYPE_CHECKING:
     from goca.open.tagging import Tagger
-    from goca.segmenter import Segmenter
+    from goca.segmentation_model import SegmentationModel
 
-Kind = TypeVar("Kind", bound="Segmenter")
+Kind = TypeVar("Kind", bound="SegmentationModel")
 Source = AnnotationFile | Captions | Offers
 # fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
 LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None}
@@ -240,15 +240,13 @@ class Benchmark(RunSettings):
     def segmentor(self, dataset: Dataset, source: Source, noise: NoiseFile | None, store: RunStore) -> Segmentor:
         """Load the model, and segment samples with it; the store is told what it runs on."""
         from goca.benchmark.predictor import SEGMENTERS, OpenPredictor, Predictor
-        from goca.variants.diffsegmentor import DiffSegmentor
 
         if isinstance(source, Offers) and source.asked.tagger is not None:
             source.asked.tagger.load()
 
         segmenter = self.load(SEGMENTERS[self.model.method], store)
-        if isinstance(segmenter, DiffSegmentor):
-            names = dataset.class_names
-            segmenter.class_names = {class_id: class_label(names, class_id) for class_id in range(len(names))}
+        names = dataset.class_names
+        segmenter.use_class_names({class_id: class_label(names, class_id) for class_id in range(len(names))})
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
         if not isinstance(source, Offers):
@@ -351,7 +349,7 @@ def _own_device(device: str) -> str:
     return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
-def origin(segmenter: Segmenter) -> dict[str, Any]:
+def origin(segmenter: SegmentationModel) -> dict[str, Any]:
     """What the model really runs on, and the code."""
     import torch
     from diffusion_feature.devices import like

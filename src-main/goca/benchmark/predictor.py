@@ -20,10 +20,12 @@ from goca.evaluation import Word
 from goca.open import Answer, Query
 from goca.open.finding import Finder
 from goca.prompts import PromptAnnotation
+from goca.requests import make_requests
+from goca.segmentation_model import SegmentationModel
 from goca.segmenter import Segmenter
 from goca.variants.diffsegmentor import DiffSegmentor
 
-SEGMENTERS: dict[str, type[Segmenter]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
+SEGMENTERS: dict[str, type[SegmentationModel]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
 
 
 def noise_id(sample: Sample, seed: int) -> str:
@@ -40,7 +42,7 @@ class Predictor:
     told     whether the prompts name what is there by the ground truth; else predictions say what was looked for
     """
 
-    segmenter: Segmenter
+    segmenter: SegmentationModel
     prompts: Callable[[Sample], PromptAnnotation]
     noise: Callable[[Sample], NDArray[np.floating]] | None = None
     seed: int = 0
@@ -75,11 +77,11 @@ class Predictor:
     def _predict(self, wanted: Iterable[tuple[Sample, PromptAnnotation, Tensor | None]]) -> Iterable[Prediction]:
         samples, annotations, noises = zip(*wanted) if wanted else ((), (), ())
         ids = [noise_id(sample, self.seed) for sample in samples]
-        captures = self.segmenter.captures([sample.image for sample in samples], annotations, noises, ids)
+        maps = self.segmenter.scores(make_requests([sample.image for sample in samples], annotations, noises, ids))
         cut: dict[str, str] = {}
         for sample, annotation in zip(samples, annotations):
             with warned() as messages:
-                scores = self.segmenter.scores(*next(captures), annotation, sample.image)
+                scores = next(maps)
             notes = notes_on(sample, messages, [annotation.caption], cut)
             classes, lost = annotation.class_ids, annotation.lost_classes()
             yield Prediction(scores, classes, lost, notes, self.words(classes, lost))
@@ -93,7 +95,7 @@ class OpenPredictor:
     noise, seed   as of `Predictor`
     """
 
-    segmenter: Segmenter
+    segmenter: SegmentationModel
     queries: Callable[[Sample], Query | None]
     noise: Callable[[Sample], NDArray[np.floating]] | None = None
     seed: int = 0
@@ -101,7 +103,7 @@ class OpenPredictor:
     @cached_property
     def finder(self) -> Finder:
         """One for the whole run: it writes a query's prompts once, and a vocabulary's are the same for all images."""
-        return Finder(self.segmenter)
+        return self.segmenter.finder()
 
     def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
         """Predictions in the order of the samples; their prompts share forwards."""

@@ -20,9 +20,11 @@ from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.predictor import noise_id
 from goca.datasets import Dataset, Sample, SampleError
 from goca.method.aggregation import Aggregator, Plan
-from goca.method.augmentation import Capture, View, averaged, views
+from goca.method.augmentation import augmentations, average_summaries
+from goca.method.summary import LayerSummary
 from goca.prompts import PromptAnnotation
 from goca.refine.chain import nearest_preset
+from goca.requests import Request, load_images
 from goca.segmenter import Segmenter
 
 
@@ -114,21 +116,17 @@ class Shared:
 
     def _observe(
         self, sample: Sample, noise: Any, asked: Sequence[tuple[int, PromptAnnotation]]
-    ) -> tuple[Callable[[Plan, str, str], Tensor], Mapping[Plan, Capture]]:
-        """One forward (per look) for all: the token maps of a plan under two rules, made once, and its capture."""
+    ) -> tuple[Callable[[Plan, str, str], Tensor], Mapping[Plan, LayerSummary]]:
+        """One forward pass (per augmentation) for all: a plan's token maps under two rules, and its summary."""
         segmenter, annotation = self.segmenters[asked[0][0]], asked[0][1]
         plans = united([self.plans[number] for number, _ in asked])
-        given = None if noise is None else torch.from_numpy(noise).reshape(1, *noise.shape[-3:])
-
-        def look(view: View) -> list[Aggregator]:
-            parts = [Aggregator(plan) for plan in plans]
-            ids = [noise_id(sample, self.seed)]
-            segmenter.forward([sample.image], [annotation], Together(parts), [given], ids, view)
-            return parts
-
-        looks = views(segmenter.config)
-        seen = zip(*(look(view) for view in looks))
-        captures = {bare(plan): averaged(looks, parts) for plan, parts in zip(plans, seen)}
+        given = None if noise is None else torch.from_numpy(noise)
+        requests = load_images([Request(sample.image, annotation, given, noise_id(sample, self.seed))])
+        passes = augmentations(segmenter.config)
+        parts = [[Aggregator(plan) for plan in plans] for _ in passes]
+        for augmentation, aggregators in zip(passes, parts):
+            segmenter.forward(requests, Together(aggregators), augmentation)
+        captures = {bare(plan): average_summaries(passes, own) for plan, own in zip(plans, zip(*parts))}
         return cache(lambda plan, head, layer: captures[plan].attention_map(head, layer)[0]), captures
 
 

@@ -26,7 +26,7 @@ from goca.benchmark.run_store import Record, RunStore
 from goca.benchmark.shared_forward import Shared
 from goca.datasets import Dataset, Sample, load_dataset
 from goca.files.bounded_json import read_json
-from goca.method.augmentation import views
+from goca.method.augmentation import augmentations
 from goca.segmenter import Segmenter
 
 Results = dict[str, Any]
@@ -83,7 +83,7 @@ def forward_key(benchmark: Benchmark) -> str:
     settings, protocol = benchmark.settings(), benchmark.protocol
     dataset = {name: value for name, value in settings.pop("dataset").items() if name not in AFTER}
     del settings["model"], settings["fixed_threshold"]
-    looks = [dataclasses.astuple(view) for view in views(benchmark.model)]
+    looks = [dataclasses.astuple(view) for view in augmentations(benchmark.model)]
     switches = [protocol.noise, protocol.posterior, protocol.seed, protocol.palette_resize]
     return json.dumps([weights_key(benchmark), dataset, settings, looks, switches, benchmark.limit], default=str)
 

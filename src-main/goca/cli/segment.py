@@ -33,7 +33,7 @@ from goca.protocol import ASK, PRESETS
 if TYPE_CHECKING:
     from goca.cli.results import Places
     from goca.cli.words import Words
-    from goca.segmenter import Segmenter
+    from goca.segmentation_model import SegmentationModel
 
 EMBEDDED = "mini-sd"
 OURS = ("goca", "diffusion_feature")
@@ -107,7 +107,7 @@ def chosen_model(model: str | None, pipeline: str | None) -> str:
     return model or EMBEDDED
 
 
-def load(model: str, args: argparse.Namespace) -> Segmenter:
+def load(model: str, args: argparse.Namespace) -> SegmentationModel:
     from goca.benchmark.predictor import SEGMENTERS
     from goca.config import load_config
 
@@ -121,7 +121,7 @@ def load(model: str, args: argparse.Namespace) -> Segmenter:
 class Work:
     """One call of the command: a segmenter, and what is said while it goes through the pictures."""
 
-    segmenter: Segmenter
+    segmenter: SegmentationModel
     args: argparse.Namespace
     model: str
     words: Words

@@ -65,8 +65,8 @@ class Means(Aggregator):
     def add(self, step: Aggregator) -> None:
         self.count += 1
         self.token_mean = self._moved(self.token_mean, step.attention_map())
-        if step.space is not None:
-            self.space = self._moved(self.space, step.space_map())
+        if (space := step.space_map()) is not None:
+            self.space = self._moved(self.space, space)
         for layer, feature in step.dense.items():
             self.dense[layer] = self._moved(self.dense.get(layer), feature.float())
 
@@ -77,11 +77,6 @@ class Means(Aggregator):
         """[B, g, g, N]"""
         assert self.token_mean is not None
         return self.token_mean
-
-    def space_map(self) -> Tensor:
-        """[B, g*g, g*g], row = query"""
-        assert self.space is not None
-        return self.space
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ from goca.generation.adapters import PipelineLayers, config_of
 from goca.generation.averages import Conditional, Means, TraceError, WordMap, part_of, repeated, step_rule
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
+from goca.prompts.positions import positions_in_text
 from goca.prompts.words import PromptWords
 from goca.segmentation import BACKGROUND, Segmentation
-from goca.segmenter import Segmenter, within
+from goca.segmenter import Segmenter
 
 
 class trace:
@@ -221,8 +222,8 @@ class trace:
         """The map of a word, or of several in a row: mean over their tokens. Raises WordNotFound, TraceError."""
         attention, words = self.attention(image), self.prompt_words(image)
         length = attention.shape[-1]
-        tokens = within(words.positions(word), length)
-        content = within(sorted({*words.content_tokens, *tokens}), length)
+        tokens = positions_in_text(words.positions(word), length)
+        content = positions_in_text(sorted({*words.content_tokens, *tokens}), length)
         shown = rescale(attention, [tokens], content, self.config.rescale_method)[0]
         return WordMap(word, tuple(tokens), shown, attention[..., tokens].mean(-1), self._picture(image))
 

@@ -83,8 +83,8 @@ class GocaSegmentor:
 
     def space_maps(self, consumer: Aggregator) -> Tensor:
         """Of the conditional half; without self maps, along a dense feature that the config's refinement names."""
-        if consumer.space is not None:
-            return consumer.space_map().chunk(2)[1]  # [n, g*g, g*g]
+        if (space := consumer.space_map()) is not None:
+            return space.chunk(2)[1]  # [n, g*g, g*g]
         if not consumer.dense:
             raise GuidanceError(
                 "the config's self_layers name no map along which regions spread; name some, or a dense feature "

@@ -181,9 +181,11 @@ class Aggregator:
         maps = self.token_maps[block][head_rule or self.plan.head_rules[0]].clamp(min=0)
         return resize_maps(maps, self.grids[block], self.plan.grid).unflatten(1, self.plan.grid)
 
-    def space_map(self) -> Tensor:
-        """Head-mean self-attention on the grid, mean over the plan's space_blocks   [B, g*g, g*g], row = query"""
-        assert self.space is not None
+    def space_map(self) -> Tensor | None:
+        """Head-mean self-attention on the grid, mean over the plan's space_blocks   [B, g*g, g*g], row = query
+
+        None where the plan has no space_blocks.
+        """
         return self.space
 
 

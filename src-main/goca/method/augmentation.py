@@ -1,119 +1,120 @@
-"""Several looks at one picture, averaged: mirrored, under further noise, at further timesteps.
+"""Test-time augmentation: attention averaged over mirrored images, extra noise samples and extra timesteps.
 
-What is averaged are the token maps before rescaling, the space map and dense features; a mirrored look's are mirrored
-back first. One look alone is what it was.
+Averaged are the token maps before rescaling, the space map and dense features; those of a mirrored image are mirrored
+back first. Without augmentation the result is that of the single forward pass, bit for bit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusion_feature.images import read_image
 from PIL import ImageOps
 from torch import Tensor
 
-from goca.config import SegmenterConfig
 from goca.method.aggregation import Aggregator, Plan
+from goca.method.summary import LayerSummary
 
-Picture = Any  # what `read_image` takes
+if TYPE_CHECKING:
+    from goca.config import SegmenterConfig
 
 
 @dataclass(frozen=True)
-class View:
-    """One look: its timestep, the number of its noise draw, and whether the picture is mirrored."""
+class Augmentation:
+    """One forward pass over an image.
+
+    t             timestep
+    noise_sample  number of the noise sample; 0 is the image's own
+    mirrored      whether the image is mirrored left to right
+    """
 
     t: int
-    draw: int = 0
-    flipped: bool = False
+    noise_sample: int = 0
+    mirrored: bool = False
 
-    def picture(self, image: Picture) -> Picture:
-        """The picture as this look sees it."""
-        if not self.flipped:
-            return image
-        return ImageOps.mirror(read_image(image).stored)
+    def image(self, image: Any) -> Any:
+        """The image that this pass segments; anything that `read_image` takes."""
+        return ImageOps.mirror(read_image(image).stored) if self.mirrored else image
 
     def seed(self, seed: int) -> int:
-        """The picture's own seed for the first draw, and others that follow from it."""
-        if self.draw == 0:
+        """The seed of this pass's noise: the image's own for sample 0, a hash of it and the number for others."""
+        if self.noise_sample == 0:
             return seed
-        return int.from_bytes(hashlib.sha256(f"{seed}/{self.draw}".encode()).digest()[:7], "big")
+        return int.from_bytes(hashlib.sha256(f"{seed}/{self.noise_sample}".encode()).digest()[:7], "big")
 
 
-def views(config: SegmenterConfig) -> tuple[View, ...]:
-    """The looks that a config asks for; the plain one first."""
-    looks = product((config.t, *config.timesteps), range(config.draws), (False, True)[: 1 + config.flips])
-    return tuple(View(*look) for look in looks)
+def augmentations(config: SegmenterConfig) -> tuple[Augmentation, ...]:
+    """Every combination of the config's timesteps, draws and flips; the plain pass comes first."""
+    passes = product((config.t, *config.timesteps), range(config.draws), (False, True)[: 1 + config.flips])
+    return tuple(Augmentation(*each) for each in passes)
 
 
-def averaged(views: Sequence[View], captures: Sequence[Aggregator]) -> Capture:
-    """The captures of these views as one; a plain look alone is what it is."""
-    if len(captures) == 1 and not views[0].flipped:
-        return captures[0]
-    return Average(captures, [view.flipped for view in views])
+def average_summaries(passes: Sequence[Augmentation], summaries: Sequence[Aggregator]) -> LayerSummary:
+    """One summary of several passes; a single pass that is not mirrored is returned as it is."""
+    if len(summaries) == 1 and not passes[0].mirrored:
+        return summaries[0]
+    return AugmentationAverage(summaries, [each.mirrored for each in passes])
 
 
 @dataclass
-class Average:
-    """The captures of several looks, asked like one `Aggregator`.
+class AugmentationAverage:
+    """The mean of several passes' summaries (an `AttentionSummary`).
 
-    flipped   which of them are of the mirrored picture
+    summaries   one per pass
+    mirrored    for each whether its images were mirrored
     """
 
-    captures: Sequence[Aggregator]
-    flipped: Sequence[bool]
+    summaries: Sequence[Aggregator]
+    mirrored: Sequence[bool]
 
     @property
     def plan(self) -> Plan:
-        return self.captures[0].plan
+        return self.summaries[0].plan
 
     @property
     def peak_bytes(self) -> int:
-        return sum(capture.peak_bytes for capture in self.captures)
+        return sum(summary.peak_bytes for summary in self.summaries)
 
     def attention_map(self, head_rule: str | None = None, layer_rule: str | None = None) -> Tensor:
         """[B, g, g, N], sum 1 over tokens"""
-        return self._mean([capture.attention_map(head_rule, layer_rule) for capture in self.captures], (2,))
+        return self._mean([summary.attention_map(head_rule, layer_rule) for summary in self.summaries], (2,))
 
     def block_map(self, block: str, head_rule: str | None = None) -> Tensor:
         """[B, g, g, N]"""
-        return self._mean([capture.block_map(block, head_rule) for capture in self.captures], (2,))
+        return self._mean([summary.block_map(block, head_rule) for summary in self.summaries], (2,))
 
     def layer_weights(self, rule: str) -> Tensor:
         """[B, M]"""
-        return self._mean([capture.layer_weights(rule) for capture in self.captures], ())
+        return self._mean([summary.layer_weights(rule) for summary in self.summaries], ())
+
+    def space_map(self) -> Tensor | None:
+        """[B, g*g, g*g], row = query; None where the plan has no space blocks"""
+        return self._space
 
     @cached_property
-    def space(self) -> Tensor | None:
-        """[B, g*g, g*g], or None where the plan has no space blocks"""
-        if self.captures[0].space is None:
-            return None
+    def _space(self) -> Tensor | None:
         h, w = self.plan.grid
-        maps = [capture.space_map().unflatten(1, (h, w)).unflatten(3, (h, w)) for capture in self.captures]
-        return self._mean(maps, (2, 4)).flatten(3).flatten(1, 2)
-
-    def space_map(self) -> Tensor:
-        """[B, g*g, g*g], row = query"""
-        assert self.space is not None
-        return self.space
+        maps = [space for summary in self.summaries if (space := summary.space_map()) is not None]
+        if not maps:
+            return None
+        unfolded = [space.unflatten(1, (h, w)).unflatten(3, (h, w)) for space in maps]  # [B, g, g, g, g]
+        return self._mean(unfolded, (2, 4)).flatten(3).flatten(1, 2)
 
     @property
-    def dense(self) -> dict[str, Tensor]:
-        """Layer id -> feature   [B, C, h, w]; a feature of the text [B, N, C] has nothing to mirror"""
-        found = [capture.dense for capture in self.captures]
+    def dense(self) -> Mapping[str, Tensor]:
+        """Layer id -> feature   [B, C, h, w]; a feature of the text [B, N, C] is not mirrored"""
+        features = [summary.dense for summary in self.summaries]
         return {
-            name: self._mean([each[name] for each in found], (3,) if first.ndim == 4 else ())
-            for name, first in found[0].items()
+            name: self._mean([each[name] for each in features], (3,) if first.ndim == 4 else ())
+            for name, first in features[0].items()
         }
 
     def _mean(self, values: list[Tensor], axes: tuple[int, ...]) -> Tensor:
-        """The mean, after flipping the mirrored ones back along `axes`."""
-        upright = [value.flip(axes) if flipped else value for value, flipped in zip(values, self.flipped, strict=True)]
+        """The mean, after mirroring those of mirrored images back along `axes`."""
+        upright = [value.flip(axes) if back else value for value, back in zip(values, self.mirrored, strict=True)]
         return sum(upright[1:], upright[0]) / len(upright)
-
-
-Capture = Aggregator | Average

@@ -31,7 +31,8 @@ from goca.method.rescaling import divide
 from goca.schema import Count, Filled, Range
 
 if TYPE_CHECKING:
-    from goca.segmenter import Picture, Segmenter
+    from goca.requests import ImageLike
+    from goca.segmenter import Segmenter
 
 BATCH = 16  # prompts in one forward; fewer where `max_bytes` is given and admits fewer
 
@@ -82,7 +83,7 @@ def gaussian_rows(side: int, sigma: float) -> Tensor:
 @torch.no_grad()
 def word_errors(
     segmenter: Segmenter,
-    images: Sequence[Picture],
+    images: Sequence[ImageLike],
     words: Sequence[Sequence[str]],
     image_ids: Sequence[str | None],
     options: Denoising,
@@ -105,7 +106,7 @@ def word_errors(
         shape = (len(options.t), options.draws, *latents.shape[1:])
         drawn = [torch.randn(shape, generator=each) for each in generators]
         noise = torch.stack(drawn).to(latents)  # [B, T, D, c, h, w]
-        for batch in batches(texts, extractor.text_length, segmenter.admitted):
+        for batch in batches(texts, extractor.text_length, segmenter.budget.next_batch):
             own = [places[number] for number in batch]
             found = batch_errors(segmenter, [texts[number] for number in batch], latents[own], noise[own], options.t)
             for number, error in zip(batch, found, strict=True):

@@ -18,11 +18,12 @@ from goca.open.query import Query
 from goca.open.rest import REST_RULES
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation
+from goca.requests import ImageLike, Request
 from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 
 if TYPE_CHECKING:
-    from goca.method.augmentation import Capture
-    from goca.segmenter import Picture, Segmenter
+    from goca.method.summary import LayerSummary
+    from goca.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Answer:
     prompts: tuple[str, ...] = ()
     raw: tuple[float, ...] = ()
 
-    def segmentation(self, query: Query, image: Picture) -> Segmentation:
+    def segmentation(self, query: Query, image: ImageLike) -> Segmentation:
         """The answer as a segmentation of its image, with class names."""
         ids, names = [*self.class_ids, BACKGROUND], [*query.names().values(), "background"]
         return Segmentation(self.scores, ids, names, *size_and_image(image), self.presence, self.present)
@@ -76,7 +77,7 @@ class Finder:
 
     def answers(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageLike],
         queries: Sequence[Query],
         noises: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
@@ -86,16 +87,20 @@ class Finder:
         prompts = [
             self.prompts(query if each is None else present(query, each)) for query, each in zip(queries, judged)
         ]
-        places = [number for number, own in enumerate(prompts) for _ in own]
-        annotations = [annotation for own in prompts for annotation in own]
-        captures = self.segmenter.captures(images, annotations, noises, image_ids, places)
-        maps = self.prompt_maps(captures)
+        noises = [None] * len(images) if noises is None else noises
+        image_ids = [None] * len(images) if image_ids is None else image_ids
+        requests = [
+            Request(image, annotation, noise, image_id, group)
+            for group, (image, own, noise, image_id) in enumerate(zip(images, prompts, noises, image_ids, strict=True))
+            for annotation in own
+        ]
+        maps = self.prompt_maps(self.segmenter.summaries(requests))
         for image, query, own, judgement in zip(images, queries, prompts, judged, strict=True):
             seen = [next(maps) for _ in own]
             yield self.answer(image, query, own, [each for *_, each in seen], *seen[0][:2], judgement)
 
     def judgements(
-        self, images: Sequence[Picture], queries: Sequence[Query], image_ids: Sequence[str | None] | None = None
+        self, images: Sequence[ImageLike], queries: Sequence[Query], image_ids: Sequence[str | None] | None = None
     ) -> list[Judgement | None]:
         """Presence by the config's probe; None without a probe, and for one word without another to compare it with."""
         if self.config.presence not in PROBES:
@@ -119,25 +124,25 @@ class Finder:
         return Judgement.of(gain.exp(), options.slope, options.midpoint, options.least)
 
     def prompt_maps(
-        self, captures: Iterable[tuple[Capture, int]], head_rule: str | None = None, layer_rule: str | None = None
-    ) -> Iterator[tuple[Capture, int, PromptMaps]]:
+        self, summaries: Iterable[tuple[LayerSummary, int]], head_rule: str | None = None, layer_rule: str | None = None
+    ) -> Iterator[tuple[LayerSummary, int, PromptMaps]]:
         """Token maps of each prompt, computed once per forward; rules as in `attention_map`."""
-        held: tuple[Capture, Tensor, Tensor | None] | None = None
+        held: tuple[LayerSummary, Tensor, Tensor | None] | None = None
         block = next((each for each in self.segmenter.blocks if self.segmenter.reference.startswith(f"{each}-")), None)
-        for capture, number in captures:
-            if held is None or held[0] is not capture:
-                own = None if block is None else capture.block_map(block, head_rule)
-                held = capture, capture.attention_map(head_rule, layer_rule), own
-            yield capture, number, PromptMaps(held[1][number], None if held[2] is None else held[2][number])
+        for summary, number in summaries:
+            if held is None or held[0] is not summary:
+                own = None if block is None else summary.block_map(block, head_rule)
+                held = summary, summary.attention_map(head_rule, layer_rule), own
+            yield summary, number, PromptMaps(held[1][number], None if held[2] is None else held[2][number])
 
     @torch.no_grad()
     def answer(
         self,
-        image: Picture,
+        image: ImageLike,
         query: Query,
         prompts: Sequence[PromptAnnotation],
         maps: Sequence[PromptMaps],
-        capture: Capture,
+        summary: LayerSummary,
         number: int,
         judgement: Judgement | None = None,
     ) -> Answer:
@@ -147,13 +152,13 @@ class Finder:
         judgement  presence of the query's classes where it is known; None: by the config's rule
         """
         config, rule = self.config, REST_RULES[self.config.rest]
-        space = None if capture.space is None else capture.space_map()[number]
-        found = gather(maps, prompts, space, config.token_method)
+        space = summary.space_map()
+        found = gather(maps, prompts, None if space is None else space[number], config.token_method)
         if judgement is None:
             raw = PRESENCE_RULES.get(config.presence, PRESENCE_RULES[DEFAULT])(found)
             judgement = Judgement.of(raw, **config.calibration, least=config.least_presence)
         before = rule.before(found)
-        refined = self.segmenter.refine(before, capture, number, image)
+        refined = self.segmenter.refine(before, summary, number, image)
         scores = rule.after(refined, before, found, config.floor, config.half_share)
         asked = [query.class_ids.index(class_id) for prompt in prompts for class_id in prompt.existent_objects]
         words = scores.new_zeros(len(query.classes), *scores.shape[1:])

@@ -25,7 +25,7 @@ from goca.schema import nearest, refusal, shown
 
 if TYPE_CHECKING:
     from goca.config import SegmenterConfig
-    from goca.method.augmentation import Capture
+    from goca.method.summary import AttentionSummary
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class Sources:
     layers   a step's layer -> its id in the capture, where that is another one (`vit-block{1/2}-attn-out`)
     """
 
-    capture: Capture
+    capture: AttentionSummary | None
     number: int = 0
     image: Any = None
     layers: Mapping[str, str] = field(default_factory=dict)
 
     def space_map(self, step: Step) -> Tensor:
-        if self.capture.space is None:
+        space = None if self.capture is None else self.capture.space_map()
+        if space is None:
             raise MapNotCaptured(f"{step.name} moves scores along the space map, and self_layers names no map for it")
-        return self.capture.space_map()[self.number]
+        return space[self.number]
 
     def picture(self, step: Step) -> Any:
         if self.image is None:
@@ -51,7 +52,8 @@ class Sources:
         return self.image
 
     def dense(self, step: Step) -> Tensor:
-        found, layer = self.capture.dense, self.layers.get(step.layer, step.layer)
+        found = {} if self.capture is None else self.capture.dense
+        layer = self.layers.get(step.layer, step.layer)
         if layer not in found:
             kept = ", ".join(found) or "none"
             raise MapNotCaptured(f"{step.name} needs the feature {step.layer!r}, which was not captured (kept: {kept})")

@@ -12,7 +12,8 @@ from goca.config import ConfigError
 from goca.method.aggregation import Plan
 from goca.prompts import PromptAnnotation
 from goca.refine import merge_proposals
-from goca.segmenter import Picture, Segmenter
+from goca.requests import ImageLike, make_requests
+from goca.segmenter import Segmenter
 from goca.variants.merging import Merging
 
 
@@ -26,7 +27,7 @@ class RegionFinder(Segmenter):
     @torch.no_grad()
     def regions(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageLike],
         merging: Merging = Merging(),  # noqa: B008 - frozen
         noise: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
@@ -41,9 +42,10 @@ class RegionFinder(Segmenter):
         """
         if not self.space_blocks:
             raise ConfigError("regions are merged from self-attention; name its maps in self_layers")
-        grid = self.config.grid
-        captures = self.captures(images, [PromptAnnotation("")] * len(images), noise, image_ids)
-        return [
-            merge_proposals(capture.space_map()[number], grid, **dataclasses.asdict(merging))
-            for capture, number in captures
-        ]
+        requests = make_requests(images, [PromptAnnotation("")] * len(images), noise, image_ids)
+        regions = []
+        for summary, number in self.summaries(requests):
+            space = summary.space_map()
+            assert space is not None  # self_layers is checked above
+            regions.append(merge_proposals(space[number], self.config.grid, **dataclasses.asdict(merging)))
+        return regions

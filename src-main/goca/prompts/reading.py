@@ -1,0 +1,75 @@
+"""A user's prompt, as an annotation: "cat, (tree, trunk), sky" -> token positions of the classes cat, tree and sky."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from goca.errors import GocaError
+from goca.open.query import NoClass
+from goca.prompts.annotation import PromptAnnotation
+from goca.prompts.captioning import annotate
+from goca.prompts.grammar import names_nothing, parse_brackets
+from goca.prompts.learnt import LearntTokens
+from goca.prompts.weighting import blanked
+from goca.protocol import Protocol
+
+Prompt = str | Sequence[str] | PromptAnnotation
+
+
+class PromptError(GocaError, ValueError):
+    """A prompt of an unknown kind, or another number of prompts than of images."""
+
+
+def check_prompt(prompt: Any) -> None:
+    """Raises PromptError for anything but a text, a list of texts or an annotation."""
+    words = prompt if isinstance(prompt, list | tuple) else [prompt]
+    if not isinstance(prompt, PromptAnnotation) and not all(isinstance(word, str) for word in words):
+        shown = text if len(text := repr(prompt)) <= 80 else f"{text[:77]}..."
+        raise PromptError(
+            f"the prompt is {shown}; expected a text such as 'cat, grass, wall', a list of words, or a "
+            "PromptAnnotation: one for an image, a list of them for a list of images"
+        )
+
+
+def prompts_per_image(prompt: Any, images: int) -> list[Any]:
+    """One prompt per image, from a list of them or one for all. Raises PromptError."""
+    prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * images
+    if len(prompts) != images:
+        raise PromptError(f"{images} images and {len(prompts)} prompts; expected one prompt per image, or one for all")
+    for each in prompts:
+        check_prompt(each)
+    return prompts
+
+
+def read_prompt(
+    prompt: Prompt, tokenizers: dict[str, Any], protocol: Protocol
+) -> tuple[PromptAnnotation, dict[int, str]]:
+    """The annotation of a prompt, and the names of its classes; every entity of a text becomes a class.
+
+    prompt      "(tree, trunk), sky" has the classes tree and sky: the words of one class stand in brackets
+    tokenizers  the tokenizer arguments of `annotate`
+    errors      PromptError; NoClass where the prompt contains no class names
+    """
+    if isinstance(prompt, PromptAnnotation):
+        return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
+    check_prompt(prompt)
+    prompt = prompt if isinstance(prompt, str) else ", ".join(prompt)
+    learnt = LearntTokens.of(**tokenizers)
+    found = parse_brackets(learnt.hide(blanked(prompt), any_case=True).lower())
+    groups = {group[0]: group for group in found[::-1]}  # of two groups with one name, the first counts
+    if all(map(names_nothing, groups)):
+        raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+    class_names = list(reversed(groups))
+    texts = [", ".join(groups[name]) for name in class_names]
+    names = {class_id: learnt.show(name) for class_id, name in enumerate(class_names, start=1)}
+    annotation = annotate(
+        learnt.show(", ".join(f"({text})" if "," in text else text for text in texts)),
+        [[], *([name] for name in names.values())],
+        list(names),
+        **tokenizers,
+        add_background=False,
+        add_missing=False,
+        protocol=protocol,
+    )
+    return annotation, names
