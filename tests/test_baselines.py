@@ -122,7 +122,7 @@ def test_every_method_has_its_class_and_refuses_another_s(segmenter):
     assert tuple(SEGMENTERS) == METHODS
     with pytest.raises(ConfigError, match="SEGMENTERS"):
         Segmenter(segmenter.extractor, segmenter.config)
-    with pytest.raises(ConfigError, match="one look"):
+    with pytest.raises(ConfigError, match="no test-time augmentation"):
         DiffSegmentor(segmenter.extractor, load_config(segmenter.config, flips=True))
 
 

@@ -101,16 +101,6 @@ class Segmenter(SegmentationModel):
             self.forward(loaded, aggregator, augmentation)
         return average_summaries(passes, summaries)
 
-    def seeds(self, images: Sequence[Picture], image_ids: Sequence[str | None]) -> list[int | None]:
-        """The seed of each image's noise; None where the protocol seeds nothing."""
-        return [None if self.protocol.seed == "none" else seed_of(*each) for each in zip(images, image_ids)]
-
-    def texts(self, captions: Sequence[str]) -> list[str]:
-        """Captions as the tokenizers are given them."""
-        given = self.extractor.backbone.tokenizers(self.extractor.parts)
-        tokenizers = [given[name] for name in ("tokenizer", "tokenizer_2") if name in given]
-        return [as_read(caption, tokenizers, self.protocol.token_spans) for caption in captions]
-
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
         """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]
 
