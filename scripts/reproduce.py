@@ -43,8 +43,9 @@ from goca.files.bounded_json import read_json
 from goca.files.text import read_yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from papertables.formats import FORMATS, written
 from papertables.generation import generation_table
-from papertables.tables import FORMATS, Cell, Row, Table, choice, written
+from papertables.tables import Cell, Row, Table, choice
 from tqdm import tqdm
 
 OWN = {"table": "", "grid": "default", "timesteps": "", "run": "true", "runs": "runs", "format": "markdown", "out": ""}

@@ -11,7 +11,8 @@ from typing import Any
 
 from goca.files.bounded_json import read_json
 
-from papertables.tables import NOT_RUN, latex, markdown
+from papertables.formats import latex, markdown
+from papertables.tables import NOT_RUN
 
 Place = tuple[str, float, str]  # model, guidance scale, method
 

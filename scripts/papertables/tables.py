@@ -1,9 +1,7 @@
-"""Tables of runs: which runs make a table of configs/tables, and how it is written down."""
+"""Tables of runs: the rows of a table in configs/tables, and the result of each run."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,13 +13,11 @@ from goca.protocol import SWITCHES
 
 RULES_OF = {**{f"model.{name}": rules for name, rules in RULES.items()}, "dataset.background": BACKGROUND_RULES}
 NOT_RUN = "not run"
-TOLD = "Classes come from the ground truth; the sweep is on the evaluated split."
-LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "~": r"\textasciitilde{}"})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what it is called, what it sets (None: it is no run of ours), and what others found (mIoU in %)."""
+    """One line: its labels, the overrides of its run (None: not a run of this project), and others' mIoU in %."""
 
     labels: tuple[str, ...]
     overrides: tuple[str, ...] | None
@@ -31,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one run found, in %: at the best threshold with its 95 % bootstrap interval, and at the fixed one."""
+    """One run's mIoU in %: at the best threshold with a 95 % bootstrap interval, and at the fixed threshold."""
 
     best: float
     threshold: float
@@ -100,11 +96,11 @@ class Table:
     @property
     def heads(self) -> list[str]:
         named = {"paper": self.definition.get("published", "paper")}
-        others = [named.get(name, name) for name, known in self._others().items() if known]
+        others = [named.get(name, name) for name, known in self.others().items() if known]
         return [*self.definition["labels"], *others, *(f"ours: {column}" for column in self.definition["columns"])]
 
     def lines(self) -> list[list[str]]:
-        columns, others = list(self.definition["columns"]), self._others()
+        columns, others = list(self.definition["columns"]), self.others()
         return [
             [
                 *row.labels,
@@ -117,7 +113,8 @@ class Table:
             for row in self.rows
         ]
 
-    def _others(self) -> dict[str, bool]:
+    def others(self) -> dict[str, bool]:
+        """Which columns of other people's figures hold a figure: title -> True or False."""
         return {title: any(getattr(row, name) is not None for row in self.rows) for title, name in FOUND.items()}
 
 
@@ -219,88 +216,3 @@ BUILDERS = {
     "timesteps": timestep_rows,
     "open": open_rows,
 }
-
-
-# --- how a table is written ----------------------------------------------------------------------------------------
-
-
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    text = "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
-    return f"{text}\n\n" + "\n".join(f"* {note}" for note in notes) + "\n"
-
-
-def latex(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    rows = [" & ".join(each.translate(LATEX) for each in line) + r" \\" for line in (heads, *lines)]
-    below = "\n".join(f"% {note}" for note in notes)
-    start = rf"\begin{{tabular}}{{{'l' * len(heads)}}}"
-    return "\n".join([start, r"\hline", rows[0], r"\hline", *rows[1:], r"\hline", r"\end{tabular}", below, ""])
-
-
-def written(table: Table) -> dict[str, str]:
-    """The table in every form, by the suffix of its file."""
-    content = table.heads, table.lines(), notes(table)
-    return {"md": markdown(*content), "csv": comma_separated(table), "tex": latex(*content)}
-
-
-def comma_separated(table: Table) -> str:
-    """One line per run; figures in %, empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    own = (
-        "mIoU_best",
-        "threshold",
-        "low",
-        "high",
-        "mIoU_fixed",
-        "fixed_threshold",
-        "images",
-        "listed",
-        "run_dir",
-        "presence_auc",
-    )
-    writer.writerow([*table.definition["labels"], *FOUND, "column", *own])
-    for row, column in product(table.rows, table.definition["columns"]):
-        cell, found = table.cells.get((row, column)), [shown(getattr(row, name)) for name in FOUND.values()]
-        values: list[Any] = [NOT_RUN] if row.overrides is not None else []
-        if cell is not None:
-            low, high = cell.interval or ("", "")
-            values = [
-                cell.best,
-                cell.threshold,
-                low,
-                high,
-                cell.fixed,
-                cell.fixed_threshold,
-                cell.images,
-                cell.listed,
-                cell.run_dir,
-                "" if cell.auc is None else cell.auc,
-            ]
-        writer.writerow([*row.labels, *found, column, *(f"{v:.4f}" if isinstance(v, float) else v for v in values)])
-    return out.getvalue()
-
-
-FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex"}  # name -> suffix
-
-
-def notes(table: Table) -> list[str]:
-    """What a reader must know: what the figures are, under which protocol, on what."""
-    found = [
-        "Ours: mIoU in % at the best background threshold of the sweep [95 % bootstrap interval over images] at that "
-        "threshold; then at the fixed one. " + table.definition.get("told", TOLD)
-    ]
-    if any(table._others().values()) and "published" not in table.definition:
-        found.append(
-            "paper: the paper's figures (arXiv 2603.06178), read from a published note on it; rerun: a third "
-            "party's rerun of the released code."
-        )
-    named = table.definition["columns"].items()
-    columns = [f"{name} = {' '.join(own) or 'the config as it is'}" for name, own in named]
-    found.append(f"Columns: {'; '.join(columns)}. All runs: {' '.join(table.given) or 'no further argument'}.")
-    images = sorted({f"{cell.images} of {cell.listed}" for cell in table.cells.values()})
-    found += [f"Images counted: {', '.join(images)}."] if images else []
-    pipelines = sorted({cell.pipeline for cell in table.cells.values()})
-    found += [f"Pipelines: {', '.join(pipelines)}."] if pipelines else []
-    missing = sum(1 for _ in table.runs()) - len(table.cells)
-    found += [f'{missing} of the runs are "{NOT_RUN}".'] if missing else []
-    return [*found, *table.definition.get("notes", [])]
