@@ -22,7 +22,7 @@ from goca.refine import (
     merge_maps,
     prototypes,
 )
-from goca.refine.chain import REFINEMENTS, Sources, run_chain
+from goca.refine.chain import REFINEMENTS, RefinementInputs, run_chain
 from goca.refine.pamr import filtered_pamr, median
 from goca.segmenter import Segmenter
 from PIL import Image
@@ -108,7 +108,7 @@ def test_maps_of_the_picture_can_go_back_to_the_grid(plain, picture, scores):
     ],
 )
 def test_the_crf_takes_the_runs_protocol(plain, scores, picture, protocol, used):
-    sources = Sources(Aggregator(plain.plan()), image=picture)
+    sources = RefinementInputs(Aggregator(plain.plan()), image=picture)
     given = run_chain(scores, load_config(plain.config, refine="dense_crf", protocol=protocol), sources)
     torch.testing.assert_close(given, dense_crf(scores, picture, used))
     own = load_config(plain.config, refine=[{"dense_crf": {"protocol": "paper"}}], protocol=protocol)
@@ -152,16 +152,16 @@ def test_a_chain_on_the_command_line():
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
-        (["afinity"], "no step 'afinity' .nearest: affinity.; there are: affinity, activation_affinity, "),
-        ([{"dense_crf": {"sxy": 3}}], "dense_crf has no parameter 'sxy'; there are: protocol, iterations"),
-        ([{"median": {"layer": "x"}}], "median has no parameter 'layer'; there are: window"),
+        (["afinity"], "unknown step 'afinity' .nearest: affinity.; expected one of: affinity, activation_affinity, "),
+        ([{"dense_crf": {"sxy": 3}}], "dense_crf has no parameter 'sxy'; expected one of: protocol, iterations"),
+        ([{"median": {"layer": "x"}}], "median has no parameter 'layer'; expected one of: window"),
         (["prototypes"], r"prototypes: \{layer: LAYER_ID\}"),
-        (["dense_crf", "affinity"], "affinity works on the grid, and dense_crf before it"),
-        (["affinity", "pamr", "median", "merge_maps"], "merge_maps works on the grid, and pamr before it"),
-        ([{"affinity": {}, "median": {}}], "is no step"),
-        ([{"affinity": 3}], "is no step"),
-        ([7], "is no step"),
-        ([{"rescaling": {"rule": "loud"}}], "rescaling.rule is 'loud'; it can be one of: raw, per-token renorm"),
+        (["dense_crf", "affinity"], "affinity works on the grid, but dense_crf before it"),
+        (["affinity", "pamr", "median", "merge_maps"], "merge_maps works on the grid, but pamr before it"),
+        ([{"affinity": {}, "median": {}}], "is not a step"),
+        ([{"affinity": 3}], "is not a step"),
+        ([7], "is not a step"),
+        ([{"rescaling": {"rule": "loud"}}], "rescaling.rule 'loud' is not known; there are: raw, per-token renorm"),
         (["activation_affinity"], r"activation_affinity: \{layer: LAYER_ID\}"),
         (None, "expected a list of steps"),
     ],
@@ -174,7 +174,7 @@ def test_a_chain_that_cannot_work_is_refused_before_anything_is_loaded(chain, me
 def test_maps_that_were_not_captured(plain, scores, picture):
     with pytest.raises(ConfigError, match="name its maps in self_layers"):
         load_config("sd15", self_layers=[])
-    empty = Sources(Aggregator(plain.plan()), image=picture)
+    empty = RefinementInputs(Aggregator(plain.plan()), image=picture)
     with pytest.raises(MapNotCaptured, match="affinity moves scores along the space map"):
         run_chain(scores, load_config(plain.config, refine="affinity"), empty)
     with pytest.raises(MapNotCaptured, match=f"prototypes needs the feature '{LAYER}', which was not captured"):
@@ -187,7 +187,7 @@ def test_maps_that_were_not_captured(plain, scores, picture):
 def test_a_run_without_pictures(plain, scores, picture, step):
     segmenter = Segmenter(plain.extractor, load_config(plain.config, refine=[step]))
     capture = segmenter.capture(picture, ANNOTATION)
-    with pytest.raises(PictureMissing, match=f"{step} looks at the picture, and there is none"):
+    with pytest.raises(PictureMissing, match=f"{step} needs the image, and there is none"):
         segmenter.refine(scores, capture)
     with pytest.raises(RefineError, match="expected"):
         segmenter.refine(scores, capture, image=np.zeros((4, 4)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+from goca.config_fields import FIELD_READERS, steps_of
 from goca.files.text import read_yaml
 from goca.method.heads import HEAD_RULES
 from goca.method.layers import LAYER_RULES
@@ -16,10 +17,9 @@ from goca.method.rescaling import RESCALE_RULES, TOKEN_RULES
 from goca.open.denoising import PROBES, Denoising
 from goca.open.presence import PRESENCE_RULES
 from goca.open.rest import REST_RULES
-from goca.open.vocabulary import VocabularyError, background_words
 from goca.protocol import ASK as ASK
 from goca.protocol import Protocol
-from goca.refine.chain import ChainError, Step, read_chain
+from goca.refine.chain import Step
 from goca.schema import (
     ConfigError,
     Count,
@@ -27,10 +27,8 @@ from goca.schema import (
     Pair,
     Range,
     Text,
-    check,
     check_fields,
     is_list,
-    is_number,
     nearest,
     shown,
 )
@@ -56,7 +54,6 @@ OPEN_FIELDS = (
     "background_words",
     "separator",
 )
-CURVE = ("slope", "midpoint")
 SHARED = ("_defaults", "_unpublished")  # files that configs start from, which are none themselves
 Size = int | tuple[int, int]
 Timestep = Annotated[int, Range(0, 999)]
@@ -142,51 +139,27 @@ class SegmenterConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", Protocol.of(self.protocol))
-        object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps()))
+        object.__setattr__(self, "refine", tuple(step.plain() for step in self.steps))
         check_fields(self, ConfigError)
-        self._check_open()
-        for name in ("img_size", "feat_size", "cross_layers", "self_layers", "timesteps"):
-            if is_list(value := getattr(self, name)):
-                object.__setattr__(self, name, tuple(value))
-        if self.class_prompt.count("{name}") != 1:
-            raise ConfigError(f"class_prompt is {shown(self.class_prompt)}; expected a text with {{name}} in it, once")
-        along = [step.name for step in self.steps() if "space_map" in step.refinement.needs]
+        for name, read in FIELD_READERS.items():
+            object.__setattr__(self, name, read(getattr(self, name)))
+        along = [step.name for step in self.steps if step.refinement.along_space_map]
         if along and not self.self_layers:
             raise ConfigError(f"refine: {along[0]} moves scores along the space map; name its maps in self_layers")
-
-    def _check_open(self) -> None:
-        """The fields of ask=open."""
-        curve = dict(self.calibration) if isinstance(self.calibration, Mapping) else {}
-        if set(curve) != set(CURVE) or not all(is_number(value) for value in curve.values()):
-            raise ConfigError(f"calibration is {shown(self.calibration)}; expected numbers: {', '.join(CURVE)}")
-        object.__setattr__(self, "calibration", curve)
-        check(Denoising, self.denoising, ConfigError, "denoising")
-        options = Denoising(**self.denoising)
-        object.__setattr__(self, "denoising", dataclasses.asdict(options) | {"t": tuple(options.t)})
-        if any(map(str.isalnum, self.separator)):
-            raise ConfigError(f"separator is {shown(self.separator)}; expected marks or blanks, such as ', '")
-        try:
-            words = background_words(self.background_words)
-        except VocabularyError as error:
-            raise ConfigError(f"background_words: {error}") from None
-        if not isinstance(self.background_words, str):
-            object.__setattr__(self, "background_words", words)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Height and width of the grid."""
         return self.feat_size if isinstance(self.feat_size, tuple) else (self.feat_size, self.feat_size)
 
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """The steps of `refine`."""
-        try:
-            return read_chain(self.refine)
-        except ChainError as error:
-            raise ConfigError(str(error)) from None
+        """The steps of `refine`, read once."""
+        return steps_of(self.refine)
 
     def dense_layers(self) -> tuple[str, ...]:
-        """The dense features that steps of `refine` look at."""
-        return tuple(dict.fromkeys(step.layer for step in self.steps() if step.layer))
+        """The dense features that steps of `refine` need."""
+        return tuple(dict.fromkeys(step.layer for step in self.steps if step.layer))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for result files; `load_config` takes them back."""

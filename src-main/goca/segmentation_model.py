@@ -23,7 +23,7 @@ from goca.open.finding import Finder
 from goca.prompts import LearntTokens, PromptAnnotation
 from goca.prompts.reading import Prompt, prompts_per_image, read_prompt
 from goca.prompts.tokens import as_read
-from goca.refine.chain import Sources, run_chain
+from goca.refine.chain import RefinementInputs, run_chain
 from goca.requests import ImageLike, Request, make_requests, seed_of, starts_image
 from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 
@@ -218,7 +218,7 @@ class SegmentationModel:
 
         summary, number  the batch's attention and the image's number in it; None: none, for steps without attention
         """
-        return run_chain(scores, self.config, Sources(summary, number, image, self.dense))
+        return run_chain(scores, self.config, RefinementInputs(summary, number, image, self.dense))
 
     # ---- prompts and results
 

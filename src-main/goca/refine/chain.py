@@ -1,19 +1,20 @@
-"""Chains of refinements as data: `refine: [affinity, {dense_crf: {iterations: 5}}]` in a model config.
+"""Chains of refinement steps as data: `refine: [affinity, {dense_crf: {iterations: 5}}]` in a model config.
 
-Steps run in the order given. Scores start on the config's grid (feat_size); REFINEMENTS says for each step
-on which grid it works and which it leaves behind. The background's map, the last one, takes part in every step.
+Steps run in the order given. Scores start on the config's grid (feat_size); REFINEMENTS has for each step the size of
+the maps that it needs and returns. The background's map, the last one, takes part in every step.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Annotated, Any
+from typing import Protocol as Structure
 
 from torch import Tensor
 
 from goca.method.rescaling import RESCALE_RULES, rescale_scores
+from goca.method.summary import AttentionSummary
 from goca.protocol import PRESETS, Protocol
 from goca.refine.affinity import activation_affinity, affinity
 from goca.refine.crf import dense_crf
@@ -21,102 +22,168 @@ from goca.refine.errors import ChainError, MapNotCaptured, PictureMissing, Refin
 from goca.refine.merging import merge_maps
 from goca.refine.pamr import filtered_pamr, median
 from goca.refine.prototypes import prototypes
-from goca.schema import nearest, refusal, shown
+from goca.schema import OneOf, nearest, refusal, shown
 
-if TYPE_CHECKING:
-    from goca.config import SegmenterConfig
-    from goca.method.summary import AttentionSummary
+
+class ChainConfig(Structure):
+    """What a chain reads from the model config: `goca.config.SegmenterConfig`."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]: ...
+
+    @property
+    def affinity_order(self) -> int: ...
+
+    @property
+    def grid(self) -> tuple[int, int]: ...
+
+    @property
+    def protocol(self) -> Protocol: ...
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What steps may look at besides the scores: one picture of a capture, and the picture itself.
+class RefinementInputs:
+    """What steps use besides the scores.
 
-    layers   a step's layer -> its id in the capture, where that is another one (`vit-block{1/2}-attn-out`)
+    summary  attention of the image's batch; None: none was collected
+    number   the image's number in the batch
+    image    in any form that `goca.refine.images.read_picture` takes; None: there is none
+    layers   layer as a step names it -> its id in `summary.dense`, where they differ (`vit-block{1/2}-attn-out`)
     """
 
-    capture: AttentionSummary | None
+    summary: AttentionSummary | None
     number: int = 0
     image: Any = None
     layers: Mapping[str, str] = field(default_factory=dict)
 
-    def space_map(self, step: Step) -> Tensor:
-        space = None if self.capture is None else self.capture.space_map()
+    def space_map(self, step: str) -> Tensor:
+        """Self-attention   [g*g, g*g], row = query. Raises MapNotCaptured."""
+        space = None if self.summary is None else self.summary.space_map()
         if space is None:
-            raise MapNotCaptured(f"{step.name} moves scores along the space map, and self_layers names no map for it")
+            raise MapNotCaptured(f"{step} moves scores along the space map, and self_layers names no map for it")
         return space[self.number]
 
-    def picture(self, step: Step) -> Any:
+    def picture(self, step: str) -> Any:
+        """The image. Raises PictureMissing."""
         if self.image is None:
-            raise PictureMissing(f"{step.name} looks at the picture, and there is none: pass it, or leave the step out")
+            raise PictureMissing(f"{step} needs the image, and there is none: pass it, or leave the step out")
         return self.image
 
-    def dense(self, step: Step) -> Tensor:
-        found = {} if self.capture is None else self.capture.dense
-        layer = self.layers.get(step.layer, step.layer)
-        if layer not in found:
-            kept = ", ".join(found) or "none"
-            raise MapNotCaptured(f"{step.name} needs the feature {step.layer!r}, which was not captured (kept: {kept})")
-        if found[layer].ndim != 4:
-            raise RefineError(f"{step.name}: {step.layer!r} is a feature of the text; expected one of the image")
-        return found[layer][self.number]
+    def dense(self, step: str, name: str) -> Tensor:
+        """A dense feature   [C, h, w]. Raises MapNotCaptured, and RefineError for a feature of the text."""
+        features = {} if self.summary is None else self.summary.dense
+        layer = self.layers.get(name, name)
+        if layer not in features:
+            collected = ", ".join(features) or "none"
+            raise MapNotCaptured(f"{step} needs the feature {name!r}, which was not captured (captured: {collected})")
+        if features[layer].ndim != 4:
+            raise RefineError(f"{step}: {name!r} is a feature of the text; expected one of the image")
+        return features[layer][self.number]
+
+
+Apply = Callable[..., Tensor]  # (step's name, scores, inputs, **parameters) -> scores
+
+
+def on_scores(function: Callable[..., Tensor]) -> Apply:
+    """A step that uses the scores alone."""
+    return lambda step, scores, inputs, **parameters: function(scores, **parameters)
+
+
+def on_space_map(function: Callable[..., Tensor]) -> Apply:
+    """A step along self-attention."""
+    return lambda step, scores, inputs, **parameters: function(scores, inputs.space_map(step), **parameters)
+
+
+def on_image(function: Callable[..., Tensor]) -> Apply:
+    """A step guided by the image's colours."""
+    return lambda step, scores, inputs, **parameters: function(scores, inputs.picture(step), **parameters)
+
+
+def on_dense(function: Callable[..., Tensor]) -> Apply:
+    """A step along the dense feature that its parameter `layer` names."""
+
+    def apply(step: str, scores: Tensor, inputs: RefinementInputs, layer: str, **parameters: Any) -> Tensor:
+        return function(scores, inputs.dense(step, layer), **parameters)
+
+    return apply
+
+
+def nearest_preset(config: ChainConfig) -> str:
+    """The preset that shares more switches with the config's protocol; `paper` where both share as many."""
+    ours = config.protocol.to_dict().items()
+    return max(PRESETS, key=lambda name: len(ours & Protocol.of(name).to_dict().items()))
 
 
 @dataclass(frozen=True)
 class Refinement:
     """One kind of step.
 
-    function  (scores, *needs, **parameters) -> scores
-    needs     methods of Sources, in the order of the function's arguments
-    works_on  "grid": only on maps of the config's grid;  "any"
-    leaves    "grid", "picture" (the picture's own size), or "same" as before
-    settings  parameters that the config gives where the step does not
-    choices   the values that a parameter can have, where they are names
+    apply       what it computes
+    parameters  name -> type of each parameter that a config may set, as in `goca.schema`
+    from_config parameters that the config sets where the step does not
+    works_on    "grid": only on maps of the config's grid;  "any"
+    leaves      "grid", "picture" (the image's own size), or "same" as before
+    along_space_map     whether it needs the config's self_layers
     """
 
-    function: Callable[..., Tensor]
-    needs: tuple[str, ...] = ()
+    apply: Apply
+    parameters: Mapping[str, Any]
+    from_config: Mapping[str, Callable[[ChainConfig], Any]] = field(default_factory=dict)
     works_on: str = "any"
     leaves: str = "same"
-    settings: Mapping[str, Callable[[SegmenterConfig], Any]] = field(default_factory=dict)
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names that a step may set; `layer` is the dense feature's id."""
-        own = list(inspect.signature(self.function).parameters)[1 + len(self.needs) :]
-        return ["layer", *own] if "dense" in self.needs else own
+    along_space_map: bool = False
 
 
-def nearest_preset(config: SegmenterConfig) -> str:
-    """The preset with which the config's protocol shares more switches; `paper` if as many."""
-    ours = config.protocol.to_dict().items()
-    return max(PRESETS, key=lambda name: len(ours & Protocol.of(name).to_dict().items()))
-
-
+ORDER: dict[str, Callable[[ChainConfig], Any]] = {"order": lambda config: config.affinity_order}
 REFINEMENTS: dict[str, Refinement] = {
-    "affinity": Refinement(affinity, ("space_map",), "grid", settings={"order": lambda c: c.affinity_order}),
+    "affinity": Refinement(on_space_map(affinity), {"order": int}, ORDER, works_on="grid", along_space_map=True),
     "activation_affinity": Refinement(
-        activation_affinity, ("dense",), "grid", settings={"order": lambda c: c.affinity_order}
+        on_dense(activation_affinity), {"layer": str, "order": int}, ORDER, works_on="grid"
     ),
-    "merge_maps": Refinement(merge_maps, ("space_map",), "grid"),
-    "prototypes": Refinement(prototypes, ("dense",), leaves="grid", settings={"size": lambda c: c.grid}),
-    "pamr": Refinement(filtered_pamr, ("picture",), leaves="picture"),
-    "dense_crf": Refinement(dense_crf, ("picture",), leaves="picture", settings={"protocol": nearest_preset}),
-    "median": Refinement(median),
-    "rescaling": Refinement(rescale_scores, choices={"rule": tuple(RESCALE_RULES)}),
+    "merge_maps": Refinement(
+        on_space_map(merge_maps),
+        {"threshold": float, "stride": int, "rounds": int},
+        works_on="grid",
+        along_space_map=True,
+    ),
+    "prototypes": Refinement(
+        on_dense(prototypes),
+        {"layer": str, "size": int | tuple[int, int] | str},
+        {"size": lambda config: config.grid},
+        leaves="grid",
+    ),
+    "pamr": Refinement(
+        on_image(filtered_pamr), {"iterations": int, "dilations": Sequence[int], "window": int}, leaves="picture"
+    ),
+    "dense_crf": Refinement(
+        on_image(dense_crf),
+        {
+            "protocol": str,
+            "iterations": int,
+            "gaussian_sxy": float,
+            "gaussian_compat": float,
+            "bilateral_sxy": float,
+            "bilateral_srgb": float,
+            "bilateral_compat": float,
+        },
+        {"protocol": nearest_preset},
+        leaves="picture",
+    ),
+    "median": Refinement(on_scores(median), {"window": int}),
+    "rescaling": Refinement(on_scores(rescale_scores), {"rule": Annotated[str, OneOf(RESCALE_RULES)]}),
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a chain: a name of REFINEMENTS, and parameters of it."""
+    """One step of a chain: a name of REFINEMENTS, and the parameters that are set for it."""
 
     name: str
     parameters: Mapping[str, Any]
 
     @property
-    def layer(self) -> Any:
+    def layer(self) -> str | None:
+        """The dense feature that it needs, as the config names it."""
         return self.parameters.get("layer")
 
     @property
@@ -131,36 +198,28 @@ class Step:
         else:
             name, parameters = step, {}
         if not isinstance(name, str) or not isinstance(parameters := parameters or {}, Mapping):
-            raise ChainError(f"refine: {shown(step)} is no step; expected a name, or {{name: {{parameter: value}}}}")
+            raise ChainError(f"refine: {shown(step)} is not a step; expected a name, or {{name: {{parameter: value}}}}")
         if name not in REFINEMENTS:
-            near = nearest(name, REFINEMENTS)
-            raise ChainError(f"refine: no step {shown(name)} (nearest: {near}); there are: {', '.join(REFINEMENTS)}")
-        known = REFINEMENTS[name].parameters
-        if unknown := [each for each in parameters if each not in known]:
-            there = ", ".join(known) or "none"
-            raise ChainError(f"refine: {name} has no parameter {shown(unknown[0])}; there are: {there}")
-        if "layer" in known and not isinstance(parameters.get("layer"), str):
+            near, known = nearest(name, REFINEMENTS), ", ".join(REFINEMENTS)
+            raise ChainError(f"refine: unknown step {shown(name)} (nearest: {near}); expected one of: {known}")
+        types = REFINEMENTS[name].parameters
+        if unknown := [each for each in parameters if each not in types]:
+            known = ", ".join(types)
+            raise ChainError(f"refine: {name} has no parameter {shown(unknown[0])}; expected one of: {known}")
+        if "layer" in types and not isinstance(parameters.get("layer"), str):
             raise ChainError(f"refine: {name} needs a dense feature: {name}: {{layer: LAYER_ID}}")
-        types = get_type_hints(REFINEMENTS[name].function)
         for key, value in parameters.items():
-            if wrong := refusal(types.get(key, Any), value, f"{name}.{key}"):
+            if wrong := refusal(types[key], value, f"{name}.{key}"):
                 raise ChainError(f"refine: {wrong}")
-        for parameter, allowed in REFINEMENTS[name].choices.items():
-            if (value := parameters.get(parameter)) is not None and value not in allowed:
-                there = ", ".join(allowed)
-                raise ChainError(f"refine: {name}.{parameter} is {shown(value)}; it can be one of: {there}")
         return cls(name, dict(parameters))
 
     def plain(self) -> str | dict[str, dict[str, Any]]:
-        """As a config says it."""
+        """As it is written in a config."""
         return {self.name: dict(self.parameters)} if self.parameters else self.name
 
-    def __call__(self, scores: Tensor, sources: Sources, config: SegmenterConfig) -> Tensor:
-        kind = self.refinement
-        given = (getattr(sources, need)(self) for need in kind.needs)
-        parameters = {name: of(config) for name, of in kind.settings.items()} | dict(self.parameters)
-        parameters.pop("layer", None)
-        return kind.function(scores, *given, **parameters)
+    def __call__(self, scores: Tensor, inputs: RefinementInputs, config: ChainConfig) -> Tensor:
+        defaults = {name: value(config) for name, value in self.refinement.from_config.items()}
+        return self.refinement.apply(self.name, scores, inputs, **defaults | dict(self.parameters))
 
 
 def read_chain(chain: Any) -> tuple[Step, ...]:
@@ -168,20 +227,20 @@ def read_chain(chain: Any) -> tuple[Step, ...]:
     if not isinstance(chain, str | Mapping | Sequence):
         raise ChainError(f"refine is {shown(chain)}; expected a list of steps out of: {', '.join(REFINEMENTS)}")
     steps = tuple(Step.of(each) for each in ([chain] if isinstance(chain, str | Mapping) else chain))
-    left = None  # the step that left maps at the picture's size
+    enlarging = None  # the last step that left maps at the image's size
     for step in steps:
-        if step.refinement.works_on == "grid" and left:
+        if step.refinement.works_on == "grid" and enlarging:
             raise ChainError(
-                f"refine: {step.name} works on the grid, and {left.name} before it leaves maps at the picture's size; "
-                f"put {step.name} first"
+                f"refine: {step.name} works on the grid, but {enlarging.name} before it leaves maps at the image's "
+                f"size; put {step.name} first"
             )
         if step.refinement.leaves != "same":
-            left = step if step.refinement.leaves == "picture" else None
+            enlarging = step if step.refinement.leaves == "picture" else None
     return steps
 
 
-def run_chain(scores: Tensor, config: SegmenterConfig, sources: Sources) -> Tensor:
-    """Scores [n, g, g] through every step of config.refine -> [n, g, g], or [n, H, W] of the picture."""
-    for step in read_chain(config.refine):
-        scores = step(scores, sources, config)
+def run_chain(scores: Tensor, config: ChainConfig, inputs: RefinementInputs) -> Tensor:
+    """Scores [n, g, g] through every step of the config -> [n, g, g], or [n, H, W] of the image."""
+    for step in config.steps:
+        scores = step(scores, inputs, config)
     return scores
