@@ -38,7 +38,7 @@ CORE: dict[str, tuple[str, ...]] = {
     f"{GOCA}/method/deferred.py": ("aggregation", "memory", "segmenter"),
     f"{GOCA}/method/resizing.py": METHOD,
     f"{GOCA}/method/rescaling.py": ("rescaling", "segmenter", "families_recorded"),
-    f"{GOCA}/method/augmentation.py": ("views",),
+    f"{GOCA}/method/augmentation.py": ("augmentation",),
     f"{GOCA}/prompts/alignment.py": PROMPTS,
     f"{GOCA}/prompts/tokens.py": PROMPTS,
     f"{GOCA}/prompts/grammar.py": PROMPTS,
