@@ -10,9 +10,9 @@ from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
 from diffusion_feature.errors import AttentionNotSeen
 from diffusion_feature.tap import AttentionTap, check_rebuilt
 from goca.method.aggregation import COPIES, Aggregator, Plan, aggregate_heads, storage_bytes, weigh_heads
-from goca.method.deferred import PlainMap
+from goca.method.deferred import DeferredFull
 from goca.method.heads import HEAD_RULES, HeadOutputs, head_weights
-from goca.method.layers import LAYER_RULES, Comparison, Reference, layer_weights
+from goca.method.layers import LAYER_RULES, LayerComparison, Reference, layer_weights
 from goca.method.resizing import adjoint_keys, nearest_index, resize_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +37,7 @@ def attention(layout, grid, heads=3, width=5, tokens=7, block="b", seed=0, dtype
 
 def similarity(rule, ref, rows, grid, step=None):
     """Of a whole head-mean map [B, S, S] and the reference, fed in chunks."""
-    comparison = Comparison(ref, [rule], grid)
+    comparison = LayerComparison(ref, [rule], grid)
     for queries in comparison.queries.split(step or len(comparison.queries)):
         comparison.add(queries, rows[:, queries])
     return comparison.similarities()[rule]
@@ -248,7 +248,8 @@ def plan_of(*blocks, grid=(1, 1), layer_rule="vanilla", space=()):
 def test_negative_sums_over_layers_are_cut_off_and_not_turned_round():
     maps = {"a": torch.tensor([[[1.0, -1.0, 0.5]]]), "b": torch.tensor([[[0.5, 0.5, 0.5]]])}  # summed: .75, -.25, .5
     token_maps = {block: {"average": values} for block, values in maps.items()}
-    aggregator = Aggregator(plan_of("a", "b"), token_maps, dict.fromkeys(maps, (1, 1)))
+    aggregator = Aggregator(plan_of("a", "b"))
+    aggregator.token_maps, aggregator.grids = token_maps, dict.fromkeys(maps, (1, 1))
     torch.testing.assert_close(aggregator.attention_map().flatten(), torch.tensor([0.6, 0.0, 0.4]))
 
 
@@ -270,7 +271,7 @@ def test_what_is_held_is_counted_to_the_byte():
 
 
 def test_reading_a_map_back_is_counted_by_its_largest_part():
-    layer = PlainMap()
+    layer = DeferredFull()
     for rows in (2, 3, 1):
         layer.add(torch.arange(rows), torch.zeros(1, rows, 6))
     assert layer.working_bytes(2) == 2 * 4 * 3 * 6
@@ -300,7 +301,7 @@ def test_the_stream_agrees_with_the_equations(first, normalised):
         if name == "ref":
             aggregator.feature("F", feature)
         aggregator.attention(crosses[name])
-    assert not aggregator.waiting
+    assert not aggregator.deferred
 
     means = {name: literal(selves[name])[0].mean(0) for name in blocks}
     sizes = [grid for _, grid in STREAM]

@@ -8,9 +8,9 @@ import reference
 import torch
 from diffusion_feature import Attention, AttentionLayer
 from diffusion_feature.attention import CHUNK_BYTES, LAYOUTS
-from goca.method import deferred as waiting
+from goca.method import deferred
 from goca.method.aggregation import Aggregator, Plan
-from goca.method.deferred import HalfMap
+from goca.method.deferred import DeferredHalf
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +20,7 @@ HEADS = 4
 @pytest.fixture(autouse=True)
 def large_maps(monkeypatch):
     """Maps here wait as large ones do."""
-    monkeypatch.setattr(waiting, "SMALL", 0)
+    monkeypatch.setattr(deferred, "SMALL", 0)
 
 
 class Alive(TorchDispatchMode):
@@ -128,10 +128,10 @@ def test_a_small_map_waits_as_it_is(monkeypatch):
     feature = torch.randn(1, 6, 8, 8, generator=torch.Generator().manual_seed(1))
     similarities, held = [], []
     for small in (4 * 64 * 64, 4 * 64 * 64 - 1):
-        monkeypatch.setattr(waiting, "SMALL", small)
+        monkeypatch.setattr(deferred, "SMALL", small)
         aggregator = Aggregator(plan)
         aggregator.attention(layer)
-        held.append(sum(tensor.nbytes for tensor in aggregator.waiting["b"].tensors))
+        held.append(sum(tensor.nbytes for tensor in aggregator.deferred["b"].tensors))
         aggregator.feature("F", feature)
         similarities.append(aggregator.similarities["mse"]["b"])
         assert aggregator.held_bytes == 0
@@ -145,7 +145,7 @@ def test_a_waiting_layer_takes_the_smaller_form():
     for width in (2, 40):
         aggregator = Aggregator(plan)
         aggregator.attention(attention("self", (8, 8), "b", 0, width))
-        held[width] = sum(tensor.nbytes for tensor in aggregator.waiting["b"].tensors)
+        held[width] = sum(tensor.nbytes for tensor in aggregator.deferred["b"].tensors)
     assert held[2] == 2 * 4 * HEADS * 2 * 64  # queries and keys
     assert held[40] == 2 * 64 * 64 + 4 * 64  # the mean map in 16 bits, a scale per row
 
@@ -154,7 +154,7 @@ def test_a_map_in_16_bits_keeps_small_values_and_uniform_rows():
     layer = attention("self", (6, 5), "b", 0)
     rows = torch.stack([torch.full((30,), 1 / 30), torch.softmax(torch.arange(30.0) * -0.6, 0), torch.zeros(30)])
     rows = rows.repeat(10, 1)[None]
-    held = HalfMap(layer)
+    held = DeferredHalf(layer)
     held.add(torch.arange(30), rows)
     found = torch.cat([part for _, part in held.rows(torch.arange(30))], dim=1)
     torch.testing.assert_close(found, rows, rtol=2**-11, atol=0)

@@ -103,7 +103,7 @@ def test_what_the_method_holds_of_an_image_of_1024_pixels(name, denoiser, monkey
         if reference.startswith(f"{layer.block}-") and aggregator.compared and layer.layout != "cross":
             feature = torch.empty(1, heads * width, *grid, device="meta", dtype=torch.bfloat16)
             aggregator.feature(reference, feature)
-    assert not aggregator.waiting
+    assert not aggregator.deferred
     if name == "sana":
         assert aggregator.held_bytes * FEW <= everything
     else:

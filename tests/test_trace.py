@@ -95,10 +95,10 @@ def test_only_the_conditional_half_counts(name, pipe, monkeypatch):
         pipe(**call, **CALLS.get(name, {}), generator=seeded())
     assert t.prompts == ["cat, sky", "cat, sky", "grass", "grass"] and len(t.pictures) == 4
     halves = 1 if name == "flux" else 2
-    assert len(whole.capture.token_mean) == 4 * halves
+    assert len(whole.capture.attention_map()) == 4 * halves
     for number in range(4):
         at = number + 4 * (halves - 1)
-        torch.testing.assert_close(t.attention(number), whole.capture.token_mean[at], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(t.attention(number), whole.capture.attention_map()[at], rtol=1e-4, atol=1e-6)
     assert t.words(2) == ["grass"] and t.word("sky", image=1).picture is t.pictures[1]
     with pytest.raises(TraceError, match="image 4 is not among the 4"):
         t.attention(4)

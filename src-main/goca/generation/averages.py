@@ -15,6 +15,7 @@ from torch import Tensor
 
 from goca.errors import GocaError
 from goca.method.aggregation import Aggregator
+from goca.method.summary import AttentionSummary
 
 
 class TraceError(GocaError, ValueError):
@@ -55,18 +56,24 @@ class Conditional:
         return slice(self.part * self.count, (self.part + 1) * self.count)
 
 
-@dataclass
-class Means(Aggregator):
-    """The mean of several forwards' Aggregators, asked as one of them is; memory does not grow with their number."""
+class StepAverage:
+    """The running mean of several forward passes' attention (an `AttentionSummary`); its size does not grow with them.
 
-    token_mean: Tensor | None = None  # [B, g, g, N]
-    count: int = 0
+    count  passes so far
+    """
 
-    def add(self, step: Aggregator) -> None:
+    def __init__(self) -> None:
+        self.count = 0
+        self.dense: dict[str, Tensor] = {}  # layer id -> feature   [B, C, h, w]
+        self._tokens: Tensor | None = None  # [B, g, g, N]
+        self._space: Tensor | None = None  # [B, g*g, g*g]
+
+    def add(self, step: AttentionSummary) -> None:
+        """Include another pass, with the rules that come first in it."""
         self.count += 1
-        self.token_mean = self._moved(self.token_mean, step.attention_map())
+        self._tokens = self._moved(self._tokens, step.attention_map())
         if (space := step.space_map()) is not None:
-            self.space = self._moved(self.space, space)
+            self._space = self._moved(self._space, space)
         for layer, feature in step.dense.items():
             self.dense[layer] = self._moved(self.dense.get(layer), feature.float())
 
@@ -74,9 +81,14 @@ class Means(Aggregator):
         return value.clone() if mean is None else mean.lerp_(value, 1 / self.count)
 
     def attention_map(self, head_rule: str | None = None, layer_rule: str | None = None) -> Tensor:
-        """[B, g, g, N]"""
-        assert self.token_mean is not None
-        return self.token_mean
+        """[B, g, g, N]; the rules are those of the passes, whatever is asked for. Raises TraceError without a pass."""
+        if self._tokens is None:
+            raise TraceError("no denoising step was averaged yet")
+        return self._tokens
+
+    def space_map(self) -> Tensor | None:
+        """[B, g*g, g*g], row = query; None without self_layers"""
+        return self._space
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from torch import Tensor
 from goca.config import SegmenterConfig, load_config
 from goca.drawing.palettes import as_picture
 from goca.generation.adapters import PipelineLayers, config_of
-from goca.generation.averages import Conditional, Means, TraceError, WordMap, part_of, repeated, step_rule
+from goca.generation.averages import Conditional, StepAverage, TraceError, WordMap, part_of, repeated, step_rule
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
 from goca.prompts.positions import positions_in_text
@@ -73,7 +73,7 @@ class trace:
         self._told = True
         self.prompts = [prompt for prompt in prompts for _ in range(each)]
         self.step, self.timestep = -1, float("nan")
-        self.capture = Means(self.segmenter.plan())
+        self.capture = StepAverage()
         self.latents: tuple[int, int] = (0, 0)
         self._last: Call | None = None  # the last call, of this step or a repetition of it
         self._held: Aggregator | None = None  # what was seen of the step, while it may call the denoiser again
@@ -195,13 +195,13 @@ class trace:
     def attention(self, image: int = 0) -> Tensor:
         """Mean over the steps, heads and layers aggregated; sums to 1 over tokens   [g, g, N]"""
         self._settle()
-        if self.capture.token_mean is None:
+        if self.capture.count == 0:
             seen = f"{self.step + 1} steps ran, and none of them was chosen" if self.step >= 0 else "no step ran"
             raise TraceError(f"nothing was traced: {seen}; call the pipeline inside the `with` block")
         self._refuse_views()
-        if not 0 <= image < (count := len(self.capture.token_mean)):
+        if not 0 <= image < (count := len(maps := self.capture.attention_map())):
             raise TraceError(f"image {image} is not among the {count} generated pictures, counted from 0")
-        return self.capture.token_mean[image]
+        return maps[image]
 
     def _refuse_views(self) -> None:
         """A picture that is not as large as what was denoised was denoised in views; or it was resized afterwards."""

@@ -33,6 +33,10 @@ def guidance_rate(
     guidance_scale              above 1; rate * scale stays within 15
     returns                     [B, 1, h, w], float32, in 0.8..3, or lower where 15 / scale is
     errors                      GuidanceError
+
+    >>> uncond, text = torch.zeros(2, 4, 64, 64), torch.randn(2, 4, 64, 64)
+    >>> guidance_rate(uncond, text, torch.ones(2, 3, 16, 16), torch.ones(2, 1, 16, 16), guidance_scale=7.5).shape
+    torch.Size([2, 1, 64, 64])
     """
     check_shapes(noise_uncond, noise_text, token_mask, foreground_mask)
     check_scale(guidance_scale)

@@ -1,4 +1,7 @@
-"""Self maps that wait for the reference affinity, each in the smallest of its forms."""
+"""Deferred self-attention: kept compactly until the reference affinity is available.
+
+A small map is kept as it is; a larger one as queries and keys, or in float16, whichever is smaller.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ from torch import Tensor
 
 from goca.method.resizing import on_device
 
-LIFT = 2.0**15  # what a row's largest value becomes in float16: small ones keep their digits down to 2^-29 of it
-ROWS = 256  # read back at once
-SMALL = 1 << 20  # bytes of a map that is kept as it is
+LIFT = 2.0**15  # a row's largest value in float16; values down to 2^-29 of it keep their precision
+ROWS = 256  # rows read at once
+SMALL = 1 << 20  # bytes up to which a map is kept in float32
 
 
-class Waiting(Protocol):
-    """A head-mean self map that can be read once its rows are asked for."""
+class Deferred(Protocol):
+    """A head-mean self map whose rows are read later."""
 
     @property
-    def tensors(self) -> list[Tensor]: ...  # what it holds
+    def tensors(self) -> list[Tensor]: ...  # what is kept
 
-    def working_bytes(self, copies: int) -> int: ...  # what reading its rows takes besides, and copying them
+    def working_bytes(self, copies: int) -> int: ...  # further memory for reading and copying rows
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Queries (ascending) and their rows [B, s, S], until all that are asked for have come; others may come too."""
+        """Queries (ascending) and their rows [B, s, S], in chunks that contain all of `queries` and maybe others."""
 
 
-class Compact:
-    """Queries and keys: the map is made when it is asked for, and only the rows that are."""
+class DeferredQK:
+    """Queries and keys: only rows that are read are ever computed."""
 
     def __init__(self, attention: Attention):
         self.attention = attention.compact()
@@ -50,8 +53,8 @@ class Compact:
             yield queries[chunk], total.div_(rows.heads)
 
 
-class HalfMap:
-    """The map in float16, each row scaled to its largest value: rounding is at most 2^-11 of a value, and unbiased."""
+class DeferredHalf:
+    """The map in float16, each row scaled to its maximum; rounding is unbiased, and at most 2^-11 of a value."""
 
     def __init__(self, attention: Attention):
         batch, tokens = len(attention.query), attention.grid[0] * attention.grid[1]
@@ -78,8 +81,8 @@ class HalfMap:
             yield part, self.half[:, where].float().mul_(self.scale[:, where])
 
 
-class PlainMap:
-    """The map as it comes, in float32."""
+class DeferredFull:
+    """The map in float32."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[Tensor, Tensor]] = []
@@ -98,11 +101,11 @@ class PlainMap:
         yield from self.parts
 
 
-def waiting(attention: Attention, passing: bool) -> Compact | HalfMap | PlainMap:
-    """The smaller form; a map where all its rows are being made anyway (`passing`), for the sake of time."""
+def defer(attention: Attention, every_row: bool) -> DeferredQK | DeferredHalf | DeferredFull:
+    """The form that needs the least memory; where every row is computed anyway, a map, which saves a second pass."""
     tokens = attention.grid[0] * attention.grid[1]
     if 4 * len(attention.query) * tokens**2 <= SMALL:
-        return PlainMap()
-    compact = Compact(attention)
+        return DeferredFull()
+    compact = DeferredQK(attention)
     smaller = sum(tensor.nbytes for tensor in compact.tensors) < 2 * len(attention.query) * tokens**2
-    return compact if smaller and not passing else HalfMap(attention)
+    return compact if smaller and not every_row else DeferredHalf(attention)

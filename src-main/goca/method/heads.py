@@ -1,7 +1,10 @@
-"""Head-wise aggregation: how much each head of a cross-attention says at each pixel.
+"""Head-wise aggregation (arXiv 2603.06178): the weight of each head of a cross-attention at each pixel.
 
-Head h writes o_h = A_h V_h W_h into the layer's output O = sum_h o_h (no bias). What follows needs no [S, D] tensor
-per head: <o_h, O> comes from (P W) W^T, and |o_h| from the small Gram matrices W_h W_h^T.
+    o_h = A_h V_h W_h,    O = sum_h o_h,    w_h(s) = <o_h(s), O(s)> / sum_h' <o_h'(s), O(s)>
+
+A_h are the attention probabilities of head h, V_h its values, W_h its rows of the output projection (without bias). No
+[S, D] tensor per head is needed: <o_h, O> is computed from (P W) W^T with P = concat_h(A_h V_h), and |o_h| from the
+small Gram matrices W_h W_h^T.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor
 
 @dataclass
 class HeadOutputs:
-    """What the heads of one layer write.
+    """Inputs of head weighting in one attention layer, and quantities that several rules share.
 
     values      A_h V_h                                       [B, H, S, d]
     out_proj    the output projection's weight, without bias  [D, H*d]
@@ -29,7 +32,7 @@ class HeadOutputs:
 
     @cached_property
     def W(self) -> Tensor:
-        """The projection's rows by head, from the right: o_h = values_h @ W_h   [H, d, D]"""
+        """W_h, the output projection of each head: o_h = values_h @ W_h   [H, d, D]"""
         return self.out_proj.T.unflatten(0, (self.values.shape[1], -1))
 
     @cached_property
@@ -48,43 +51,50 @@ class HeadOutputs:
         return (values @ gram).mul_(values).sum(-1).clamp(min=0).sqrt()
 
     @cached_property
-    def total(self) -> Tensor:
+    def output_norm(self) -> Tensor:
         """|O|, from |O|^2 = sum_h <o_h, O>   [B, 1, S]"""
         return self.dot.sum(1, keepdim=True).clamp(min=0).sqrt()
 
     @cached_property
-    def reach(self) -> Tensor:
-        """Spectral norm of V_h W_h   [B, H, 1]"""
+    def value_norm(self) -> Tensor:
+        """Spectral norm of each head's projected values V_h W_h   [B, H, 1]"""
         triangle = torch.linalg.qr(self.W.transpose(1, 2).float(), mode="r").R  # W_h^T = Q R, so |V W| = |V R^T|
         return torch.linalg.matrix_norm(self.token_values.float() @ triangle.transpose(1, 2), ord=2)[..., None]
 
 
 def average(heads: HeadOutputs) -> Tensor:
+    """Equal weights."""
     return torch.ones_like(heads.values[:, :, :1, 0], dtype=torch.float32)  # [B, H, 1]
 
 
 def l2_norm(heads: HeadOutputs) -> Tensor:
+    """|o_h|"""
     return heads.norm
 
 
 def cosine(heads: HeadOutputs) -> Tensor:
-    return heads.dot / (heads.norm * heads.total)
+    """cos(o_h, O)"""
+    return heads.dot / (heads.norm * heads.output_norm)
 
 
 def clamped_dot(heads: HeadOutputs) -> Tensor:
+    """max(<o_h, O>, 0)"""
     return heads.dot.clamp(min=0)
 
 
 def dot(heads: HeadOutputs) -> Tensor:
+    """<o_h, O>"""
     return heads.dot
 
 
-def cosine_reach(heads: HeadOutputs) -> Tensor:
-    return cosine(heads) * heads.reach
+def cosine_value_norm(heads: HeadOutputs) -> Tensor:
+    """cos(o_h, O) |V_h W_h|"""
+    return cosine(heads) * heads.value_norm
 
 
-def clamped_dot_reach(heads: HeadOutputs) -> Tensor:
-    return clamped_dot(heads) * heads.reach
+def clamped_dot_value_norm(heads: HeadOutputs) -> Tensor:
+    """max(<o_h, O>, 0) |V_h W_h|"""
+    return clamped_dot(heads) * heads.value_norm
 
 
 HEAD_RULES: dict[str, Callable[[HeadOutputs], Tensor]] = {
@@ -93,15 +103,24 @@ HEAD_RULES: dict[str, Callable[[HeadOutputs], Tensor]] = {
     "cosine": cosine,
     "dot-product": clamped_dot,
     "dot-product w/o clamp": dot,
-    "cosine + VW": cosine_reach,
-    "dot-product + VW": clamped_dot_reach,
+    "cosine + VW": cosine_value_norm,
+    "dot-product + VW": clamped_dot_value_norm,
 }
 
 
 def head_weights(heads: HeadOutputs, rule: str) -> Tensor:
-    """w_h(s), sums to 1 over heads; may be negative for "cosine" and "dot-product w/o clamp"   [B, H, S or 1]
+    """Weights of the heads at each pixel.
 
-    Under "dot-product" a pixel where every head is clamped away gets weight 1 per head.
+    heads     of one layer, H heads
+    rule      a name of HEAD_RULES
+    returns   [B, H, S], or [B, H, 1] for "average"; sum 1 over heads. May be negative for "cosine" and "dot-product w/o
+              clamp". Under "dot-product" a pixel where every head is clamped to 0 gets weight 1 per head
+
+    >>> values = torch.tensor([[[[3.0, 0.0]], [[1.0, 0.0]]]])  # [B=1, H=2, S=1, d=2]
+    >>> heads = HeadOutputs(values, torch.eye(2).repeat(1, 2), token_values=torch.ones(1, 2, 5, 2))
+    >>> head_weights(heads, "dot-product w/o clamp")
+    tensor([[[0.7500],
+             [0.2500]]])
     """
     raw = HEAD_RULES[rule](heads)
     weights = raw / raw.sum(1, keepdim=True)

@@ -1,4 +1,10 @@
-"""Layer-wise aggregation: how well a layer's self-attention agrees with the reference affinity of the features."""
+"""Layer-wise aggregation (arXiv 2603.06178): a layer's weight is its agreement with a reference affinity.
+
+    Ref = softmax(F F^T / sqrt(c)),    w_m = sum Ref * S_m,   clamped at 0 and normalised over layers
+
+F are the features of one layer, S_m is the head-mean self-attention of layer m at the resolution of Ref. Resizing is
+linear, so the default rule applies its adjoint to Ref and never resizes S_m.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ from goca.method.resizing import Grid, adjoint_keys, among, key_masses, nearest_
 
 
 class Reference:
-    """Ref = softmax(F F^T / sqrt c), made once; every layer is compared with it.
+    """The reference affinity softmax(F F^T / sqrt(c))   [B, R, R], computed once.
 
     feature      F                                      [B, c, h, w]
     first_only   only the feature's first channel enters, so c = 1
@@ -30,9 +36,9 @@ class Reference:
         self._masses: dict[Grid, Tensor] = {}
 
     def adjoint(self, grid: Grid) -> Tensor:
-        """Ref brought to another grid by the adjoint of resizing, once per grid   [B, n, S]
+        """Ref on another grid, by the adjoint of resizing; computed once per grid   [B, n, S]
 
-        <Ref, self_map(rows)> = <adjoint, rows>, the normalisation of rows apart.
+        <Ref, self_map(rows)> = <adjoint, rows>, up to the normalisation of rows.
         """
         if grid not in self._adjoints:
             keys = adjoint_keys(self.affinity, grid, self.grid)  # [B, R, S]
@@ -44,7 +50,7 @@ class Reference:
         return self._adjoints[grid]
 
     def mass(self, grid: Grid) -> Tensor | None:
-        """What each key adds to a resized row's sum   [S]; None where nothing is to be normalised"""
+        """How much each key adds to the sum of a resized row   [S]; None where rows need no normalisation"""
         if not self.normalised or grid == self.grid:
             return None
         if grid not in self._masses:
@@ -58,14 +64,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How alike the reference and a layer's head-mean self map are, from the map's rows as they come.
+    """Streaming similarity between the reference affinity and a layer's mean self-attention.
 
-    part     (reference, queries [s] in ascending order, their rows [B, s, S], the layer's grid) -> [B, k]
-    finish   the parts' sum over all chunks of rows [B, k] -> [B]
+    update   (reference, queries [s] in ascending order, their rows [B, s, S], the layer's grid) -> [B, k]
+    finalize the updates' sum over all chunks of rows [B, k] -> [B]
     """
 
-    part: Callable[[Reference, Tensor, Tensor, Grid], Tensor]
-    finish: Callable[[Tensor], Tensor]
+    update: Callable[[Reference, Tensor, Tensor, Grid], Tensor]
+    finalize: Callable[[Tensor], Tensor]
 
 
 def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
@@ -91,7 +97,7 @@ def overlap(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> 
     return torch.stack([pick(expected, resized).sum((1, 2)) for pick in (torch.minimum, torch.maximum)], dim=-1)
 
 
-# None: all layers alike, no reference needed
+# None: equal weights, without a reference
 LAYER_RULES: dict[str, Similarity | None] = {
     "dot-product similarity": Similarity(dot_product, lambda sums: sums[:, 0]),
     "mse": Similarity(distance, lambda sums: 1 / sums[:, 0]),
@@ -100,27 +106,34 @@ LAYER_RULES: dict[str, Similarity | None] = {
 }
 
 
-class Comparison:
-    """One layer against the reference, rule by rule, from rows of its head-mean self map as they come."""
+class LayerComparison:
+    """Similarity of one layer to the reference under several rules, from chunks of its head-mean self map."""
 
     def __init__(self, reference: Reference, rules: Iterable[str], grid: Grid):
         self.reference, self.grid = reference, grid
         self.rules = {rule: similarity for rule in rules if (similarity := LAYER_RULES[rule]) is not None}
         self.sums: dict[str, Tensor] = {}
-        self.queries = nearest_rows(grid, reference.grid)[0]  # whose rows are needed
+        self.queries = nearest_rows(grid, reference.grid)[0]  # the rows that are needed
 
     def add(self, queries: Tensor, rows: Tensor) -> None:
-        """queries [s] in ascending order, their rows [B, s, S]; some may not be needed"""
+        """Add a chunk: queries [s], ascending, and their rows [B, s, S]; rows that are not needed may be among them."""
         for rule, similarity in self.rules.items():
-            part = similarity.part(self.reference, queries, rows, self.grid)
+            part = similarity.update(self.reference, queries, rows, self.grid)
             self.sums[rule] = self.sums[rule] + part if rule in self.sums else part
 
     def similarities(self) -> dict[str, Tensor]:
-        """rule -> [B]"""
-        return {rule: similarity.finish(self.sums[rule]) for rule, similarity in self.rules.items()}
+        """Layer rule -> similarity   [B]"""
+        return {rule: similarity.finalize(self.sums[rule]) for rule, similarity in self.rules.items()}
 
 
 def layer_weights(similarities: Tensor) -> Tensor:
-    """Similarities [B, M], clamped at 0 and divided by their sum over layers."""
+    """Weights of M layers from their similarities: clamped at 0, then divided by their sum.
+
+    similarities   [B, M]
+    returns        [B, M], sum 1; NaN where no similarity is positive
+
+    >>> layer_weights(torch.tensor([[3.0, 1.0, -2.0]]))
+    tensor([[0.7500, 0.2500, 0.0000]])
+    """
     clamped = similarities.clamp(min=0)
     return clamped / clamped.sum(-1, keepdim=True)

@@ -1,4 +1,8 @@
-"""Per-pixel rescaling: from token maps to class and background maps, by rules made of a few small steps."""
+"""Per-pixel rescaling (arXiv 2603.06178): from token maps to class and background maps, by chains of small steps.
+
+The default rule, "sum-1 rescaling + per-token renorm+": divide each map by the total attention to content words at
+each pixel, blur it (Gaussian, 5 x 5, sigma 1.1), and scale it to 0..1.
+"""
 
 from __future__ import annotations
 
@@ -16,41 +20,44 @@ BLUR_SIZE, BLUR_SIGMA = 5, 1.1
 
 
 @dataclass(frozen=True)
-class Raw:
-    """What steps may look back at: the maps before any step [K, h, w], the sum over all content words [h, w]."""
+class RescaleContext:
+    """Unmodified maps [K, h, w] and the total attention to content words [h, w], available to every step."""
 
     maps: Tensor
     content: Tensor
 
 
-def share(maps: Tensor, raw: Raw) -> Tensor:
-    """The share of a word among all content words; 0 where none is looked at."""
-    return divide(maps, raw.content)
+def share(maps: Tensor, context: RescaleContext) -> Tensor:
+    """Divide by the total attention to content words at each pixel; 0 where that total is 0."""
+    return divide(maps, context.content)
 
 
-def peak(maps: Tensor, raw: Raw) -> Tensor:
-    """Divided by its maximum over pixels."""
+def peak(maps: Tensor, context: RescaleContext) -> Tensor:
+    """Divide each map by its maximum over pixels."""
     return divide(maps, maps.amax((1, 2), keepdim=True))
 
 
-def smooth(maps: Tensor, raw: Raw) -> Tensor:
+def smooth(maps: Tensor, context: RescaleContext) -> Tensor:
+    """Gaussian blur."""
     return gaussian_blur(maps)
 
 
-def spread(maps: Tensor, raw: Raw) -> Tensor:
+def spread(maps: Tensor, context: RescaleContext) -> Tensor:
+    """Scale each map to 0..1."""
     return min_max(maps)
 
 
-def rank(maps: Tensor, raw: Raw) -> Tensor:
-    """Each pixel's place among all pixels of its map, 0..1; equal values share their mean place."""
+def rank(maps: Tensor, context: RescaleContext) -> Tensor:
+    """Replace each value by its rank in the map, scaled to 0..1; equal values share their mean rank."""
     return torch.stack([rank_pixels(each) for each in maps])
 
 
-def times_raw(maps: Tensor, raw: Raw) -> Tensor:
-    return maps * raw.maps
+def times_raw(maps: Tensor, context: RescaleContext) -> Tensor:
+    """Multiply by the unmodified maps."""
+    return maps * context.maps
 
 
-Step = Callable[[Tensor, Raw], Tensor]
+Step = Callable[[Tensor, RescaleContext], Tensor]
 RESCALE_RULES: dict[str, tuple[Step, ...]] = {
     "raw": (),
     "per-token renorm": (peak,),
@@ -78,13 +85,19 @@ def rescale(
     rule: str,
     token_rule: str = "mean",
 ) -> Tensor:
-    """One map per entity.
+    """Class and background maps from token maps, one per entity.
 
     attention   token maps, sum 1 over tokens        [h, w, N]
     entities    token positions of each class or background entity
     content     token positions of all content words
-    token_rule  a name of TOKEN_RULES: what the map of several tokens is. Without tokens the mean is NaN, the sum 0
+    rule        a name of RESCALE_RULES
+    token_rule  a name of TOKEN_RULES: how the maps of an entity's tokens are combined. Without tokens the mean is NaN,
+                the sum 0
     returns     [K, h, w]; in 0..1 after a rule that ends in "renorm+" or "renorm"
+
+    >>> attention = torch.rand(16, 16, 77).softmax(-1)
+    >>> rescale(attention, [[1], [3, 4]], [1, 3, 4], "sum-1 rescaling + per-token renorm+").shape
+    torch.Size([2, 16, 16])
     """
     if not entities:
         return attention.new_zeros(0, *attention.shape[:2])
@@ -98,15 +111,15 @@ def tokens_of(attention: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def rescale_scores(scores: Tensor, rule: str = "per-token renorm+") -> Tensor:
-    """A rescaling rule on finished maps [n, h, w]; the content that a share is of is the sum of these maps."""
+    """Apply a rescaling rule to finished maps [n, h, w]; their sum takes the place of the content words'."""
     return apply_rule(scores, scores.sum(0), rule)
 
 
 def apply_rule(maps: Tensor, content: Tensor, rule: str) -> Tensor:
     """Maps [K, h, w] through the steps of a rule; content [h, w]: the sum over all content words."""
-    raw = Raw(maps, content)
+    context = RescaleContext(maps, content)
     for step in RESCALE_RULES[rule]:
-        maps = step(maps, raw)
+        maps = step(maps, context)
     return maps
 
 
@@ -128,7 +141,7 @@ def gaussian_kernel(device: torch.device = torch.device("cpu"), dtype: torch.dty
 
 
 def rank_pixels(pixels: Tensor) -> Tensor:
-    """The mean place of each value among all, 0..1   [h, w]; a map with a NaN becomes NaN"""
+    """The mean rank of each value, scaled to 0..1   [h, w]; a map with a NaN becomes NaN"""
     if bool(pixels.isnan().any()):
         return torch.full_like(pixels, torch.nan)
     _, places, counts = pixels.unique(return_inverse=True, return_counts=True)
@@ -137,7 +150,7 @@ def rank_pixels(pixels: Tensor) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map brought to 0..1   [K, h, w]; a constant map becomes 0, a NaN stays."""
+    """Scale each map to 0..1   [K, h, w]; a constant map becomes 0, NaN stays NaN."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return divide(maps - low, high - low)
 

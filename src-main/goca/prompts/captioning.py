@@ -28,7 +28,7 @@ def annotate(
     add_missing: bool,
     protocol: str | Mapping[str, str] | Protocol = "paper",
 ) -> PromptAnnotation:
-    """Which tokens of a caption name which class, and which are background.
+    """Find the tokens of a caption that name each class, and those of background entities.
 
     class_names   class id -> names that stand for it, lower case, the main one first; id 0 is background
     present       ids of the classes that are in the image; only they are named
@@ -37,7 +37,15 @@ def annotate(
                   in the annotation with an empty list: see PromptAnnotation.lost_classes()
     add_background, add_missing   append "background"; append the present classes that the caption does not name
     protocol      its switches caption_grammar and token_spans say how brackets are read and tokens are owned
-    Raises CaptionError for a caption that is no text, a class id without a name, tokenizers of another kind.
+    Raises CaptionError for a caption that is not a text, a class id without a name, tokenizers of another kind.
+
+    >>> from goca.embedded import resolve
+    >>> from goca.prompts import load_tokenizers
+    >>> tokenizers = load_tokenizers(resolve("goca:mini-sd"))
+    >>> names = [[], ["star"], ["house"]]
+    >>> found = annotate("a star, (house, roof)", names, [1, 2], **tokenizers, add_background=False, add_missing=False)
+    >>> found.caption, found.existent_objects
+    ('a star, house, roof', {1: [2], 2: [4, 6]})
     """
     switches = Protocol.of(protocol)
     tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]

@@ -12,13 +12,17 @@ from goca.refine.errors import RefineError
 
 
 def affinity(scores: Tensor, space_map: Tensor, order: int) -> Tensor:
-    """maps <- S maps, `order` times, then min-max per map.
+    """Move scores along self-attention: maps <- S maps, `order` times, then min-max per map.
 
     scores      [K, h, w]; if the last map is zero everywhere (no background) it is left out and put back;
-                a map with a NaN becomes NaN, the others do not notice
+                NaN maps stay NaN and do not affect the others
     space_map   self-attention S, row = query   [h*w, h*w], or [h, w, h, w]
     order       0 returns the scores as they are
+    returns     [K, h, w] in 0..1, a last map of zeros included
     errors      RefineError
+
+    >>> affinity(torch.rand(3, 16, 16), torch.rand(256, 256).softmax(-1), order=2).shape
+    torch.Size([3, 16, 16])
     """
     if order == 0 or len(scores) == 0:
         return scores

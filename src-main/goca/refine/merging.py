@@ -1,4 +1,4 @@
-"""Map merging (after DiffSeg, Tian et al. 2024): self-attention maps that are alike become one region."""
+"""Map merging (after DiffSeg, Tian et al. 2024): similar self-attention maps become one region."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ ACCEPTED = 0.5  # a region goes to its best map only if the map's mean there is 
 
 
 def merge_maps(scores: Tensor, space_map: Tensor, threshold: float = 2e-4, stride: int = 4, rounds: int = 3) -> Tensor:
-    """Every region of merged self-attention goes to the map that is highest there.
+    """Give every region of merged self-attention to the map whose mean there is highest.
 
     scores      [n, h, w]  in 0..1
     space_map   self-attention, row = query   [h*w, h*w] or [h, w, h, w]
     threshold, stride, rounds   see `merge_proposals`
     returns     [n, h, w]  0 or 1; all 0 in regions where no map's mean is above 0.5
-                a map with a NaN comes out as NaN and gets no region
+                NaN maps stay NaN and get no region
     errors      RefineError
+
+    >>> merge_maps(torch.rand(3, 16, 16), torch.rand(256, 256).softmax(-1)).shape
+    torch.Size([3, 16, 16])
     """
     check_maps(scores)
     h, w = scores.shape[1:]
@@ -40,12 +43,11 @@ def merge_maps(scores: Tensor, space_map: Tensor, threshold: float = 2e-4, strid
 
 
 def merge_proposals(space_map: Tensor, grid: Grid, threshold: float = 2e-4, stride: int = 4, rounds: int = 3) -> Tensor:
-    """Self-attention maps of every `stride`-th pixel, merged while they are alike.
+    """Merge the self-attention maps of every `stride`-th pixel while they are similar.
 
     space_map   row = query   [h*w, h*w] or [h, w, h, w]
     threshold   maps whose distance (`divergence`) lies below are merged into their mean, brought back to sum 1
-    rounds      in the first each proposal takes in all alike pixels; in later ones proposals take in each other,
-                greedily from the first
+    rounds      round 1 merges every similar pixel into each proposal; later rounds merge proposals greedily, in order
     returns     [P, h, w]  each sums to 1; argmax over P gives regions
     errors      RefineError
     """
@@ -68,7 +70,7 @@ def merge_proposals(space_map: Tensor, grid: Grid, threshold: float = 2e-4, stri
 
 
 def merge_alike(proposals: Tensor, threshold: float) -> Tensor:
-    """From the first on, each proposal that is left and all left ones that are like it become their mean   [P, S]"""
+    """One greedy round: each remaining proposal, in order, absorbs the remaining ones similar to it   [P, S]"""
     alike = divergence(proposals, proposals) < threshold
     left = torch.ones(len(proposals), dtype=torch.bool, device=proposals.device)
     merged = []

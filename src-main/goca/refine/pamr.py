@@ -1,4 +1,4 @@
-"""Pixel-adaptive mask refinement (Araslanov and Roth, 2020): masks spread to neighbours of like colour."""
+"""Pixel-adaptive mask refinement (Araslanov and Roth, 2020): masks spread to neighbours of similar colour."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ PLACES = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
 
 
 def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8)) -> Tensor:
-    """Each map becomes a mean over neighbours, weighed by likeness of colour, `iterations` times.
+    """Average each map over neighbours, weighted by colour similarity, `iterations` times.
 
-    scores      [n, h, w] or [B, n, h, w], each map on its own; brought to the picture's size (bilinear, corners on
+    scores      [n, h, w] or [B, n, h, w], each map on its own; resized to the image's size (bilinear, corners on
                 corners)
     image       RGB, see `read_picture`; for a batch one for all, or a sequence of them, of one size
     dilations   distances of the eight neighbours; borders are repeated
     returns     [n, H, W] or [B, n, H, W]; within each map's old range, a NaN spreads within its own map
-    errors      RefineError; warns PictureReduced where a picture has more than 7 million pixels
+    errors      RefineError; warns PictureReduced where an image has more than 7 million pixels
+
+    >>> pamr(torch.rand(3, 16, 16), torch.rand(3, 64, 48)).shape
+    torch.Size([3, 64, 48])
     """
     check_maps(scores, 4)
     if iterations < 0 or not dilations or min(dilations) < 1:
@@ -66,7 +69,7 @@ def median(scores: Tensor, window: int = 3) -> Tensor:
 
 
 def colour_weights(picture: Tensor, dilations: Sequence[int]) -> Tensor:
-    """How much each neighbour says: softmax of -|colour difference| / (0.1 deviation), mean over colours
+    """Weight of each neighbour: softmax of -|colour difference| / (0.1 deviation), mean over colours
 
     picture   [3, H, W];  deviation: of all neighbours and, once per dilation, the pixel itself (unbiased)
     returns   [8 D, H, W]  sums to 1; equal where all neighbours have one colour
