@@ -88,8 +88,8 @@ def trial(model: str, args: argparse.Namespace, found: Memory) -> Line:
     """Segment one picture, if the model fits, and say how long it took."""
     from goca.cli.machine import GB, Line, footprints, width_of
 
-    width, _ = width_of(args.dtype, found.device)
-    wanted = next((each.bytes(width) for each in footprints() if each.model == base_of(model)), 0.0)
+    (width, _), base = width_of(args.dtype, found.device), base_of(model)
+    wanted = next((each.bytes(width) for each in footprints() if each.model == base), 0.0)
     if wanted > found.free:
         return not_tried(model, f"memory: it needs {wanted / GB:.1f} GB")
     try:
@@ -129,9 +129,11 @@ def base_of(model: str) -> str:
     from goca.config import load_config
 
     def places(name: str) -> tuple[str | None, str | None]:
-        return load_config(name).pipeline, load_config(name).denoiser
+        config = load_config(name)
+        return config.pipeline, config.denoiser
 
-    return next((each.model for each in footprints() if places(each.model) == places(model)), model)
+    own = places(model)
+    return next((each.model for each in footprints() if places(each.model) == own), model)
 
 
 def not_tried(model: str, lacks: str) -> Line:
