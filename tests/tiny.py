@@ -110,22 +110,23 @@ def save_sd21(folder: Path) -> Path:
     return save_sd(folder, use_linear_projection=True, attention_head_dim=(2, 4), upcast_attention=True)
 
 
+XL = {  # no attention at the first level, one and two transformer blocks, the picture's size as a condition
+    "attention_head_dim": (2, 4),
+    "transformer_layers_per_block": (1, 2),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 16,
+    "use_linear_projection": True,
+}
+
+
 def save_sdxl(folder: Path) -> Path:
-    """No attention at the first level, one and two transformer blocks, the picture's size as a condition."""
     torch.manual_seed(0)
     words = save_tokenizer(folder / "tokenizer")
     save_tokenizer(folder / "tokenizer_2")
-    denoiser = unet(
-        cross_attention_dim=16 + 16,
-        attention_head_dim=(2, 4),
-        transformer_layers_per_block=(1, 2),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 16,
-        use_linear_projection=True,
-    )
+    denoiser = unet(cross_attention_dim=16 + 16, **XL)
     second = clip(words, CLIPTextModelWithProjection, projection_dim=16, hidden_act="gelu")
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading"
@@ -202,16 +203,17 @@ def save_flux(folder: Path) -> Path:
         axes_dims_rope=(2, 2, 4),
     )
     parts = {"transformer": transformer, "vae": vae(shift_factor=0.1), "text_encoder": clip(words)}
-    parts |= {"text_encoder_2": t5(pieces), "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)}
+    parts |= {"text_encoder_2": t5(pieces), "scheduler": flow(use_dynamic_shifting=True)}
     return save_pipeline(folder, "FluxPipeline", {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"}, **parts)
 
 
-def save_sd3(folder: Path, third: bool = True) -> Path:
-    """Three joint blocks; the first has a second attention over the image alone. `third`: with a T5."""
-    torch.manual_seed(0)
-    words = save_tokenizer(folder / "tokenizer")
-    save_tokenizer(folder / "tokenizer_2")
-    transformer = SD3Transformer2DModel(
+def flow(**more) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(**more)
+
+
+def sd3_transformer(**more) -> SD3Transformer2DModel:
+    """Three joint blocks with norms of queries and keys."""
+    return SD3Transformer2DModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -221,19 +223,30 @@ def save_sd3(folder: Path, third: bool = True) -> Path:
         joint_attention_dim=40,
         caption_projection_dim=16,
         pooled_projection_dim=32,
-        dual_attention_layers=(0,),
         qk_norm="rms_norm",
         pos_embed_max_size=16,
+        **more,
     )
+
+
+def wide_t5(pieces: int) -> T5EncoderModel:
+    """As wide as the joint attention of `sd3_transformer`."""
+    return T5EncoderModel(T5Config(vocab_size=pieces, d_model=40, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
+
+
+def save_sd3(folder: Path, third: bool = True) -> Path:
+    """Three joint blocks; the first has a second attention over the image alone. `third`: with a T5."""
+    torch.manual_seed(0)
+    words = save_tokenizer(folder / "tokenizer")
+    save_tokenizer(folder / "tokenizer_2")
+    transformer = sd3_transformer(dual_attention_layers=(0,))
     encoders = [clip(words, CLIPTextModelWithProjection, projection_dim=16) for _ in range(2)]
-    parts = {"transformer": transformer, "vae": vae(shift_factor=0.1)}
+    parts = {"transformer": transformer, "vae": vae(shift_factor=0.1), "scheduler": flow(shift=3.0)}
     parts |= {"text_encoder": encoders[0], "text_encoder_2": encoders[1]}
-    parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=3.0)
     tokenizers = {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"}
     if third:
         pieces = save_t5_tokenizer(folder / "tokenizer_3")
-        config = T5Config(vocab_size=pieces, d_model=40, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        parts["text_encoder_3"], tokenizers["tokenizer_3"] = T5EncoderModel(config), "T5Tokenizer"
+        parts["text_encoder_3"], tokenizers["tokenizer_3"] = wide_t5(pieces), "T5Tokenizer"
     return save_pipeline(folder, "StableDiffusion3Pipeline", tokenizers, **parts)
 
 

@@ -7,13 +7,12 @@ import torch
 import transformers
 from diffusers import (
     CogView4Transformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
     Kandinsky5Transformer3DModel,
     LongCatImageTransformer2DModel,
     Lumina2Transformer2DModel,
     OvisImageTransformer2DModel,
 )
-from tiny import WORDS, clip, save_pipeline, save_tokenizer, vae
+from tiny import WORDS, clip, flow, save_pipeline, save_tokenizer, vae
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -84,10 +83,6 @@ def qwen_vl(words: int):
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
     ids = {"image_token_id": 0, "video_token_id": 1, "vision_start_token_id": 2, "vision_end_token_id": 3}
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)).eval()
-
-
-def flow(**more) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(**more)
 
 
 FAST = "PreTrainedTokenizerFast"

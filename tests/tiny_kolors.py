@@ -7,7 +7,7 @@ from diffusers import EulerDiscreteScheduler
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from sentencepiece import sentencepiece_model_pb2
-from tiny import WORDS, save_pipeline, unet, vae
+from tiny import WORDS, XL, save_pipeline, unet, vae
 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces
 
@@ -46,14 +46,7 @@ def save_kolors(folder: Path) -> Path:
     )
     denoiser = unet(
         cross_attention_dim=16,
-        attention_head_dim=(2, 4),
-        transformer_layers_per_block=(1, 2),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 16,
-        use_linear_projection=True,
+        **XL,
         encoder_hid_dim=16,
         encoder_hid_dim_type="text_proj",
     )

@@ -14,8 +14,8 @@ from diffusers import (
     SanaTransformer2DModel,
     ZImageTransformer2DModel,
 )
-from tiny import save_pipeline, t5, vae
-from tiny_chat import FAST, flow, language_model, qwen_vl, save_language_tokenizer
+from tiny import flow, save_pipeline, t5, vae
+from tiny_chat import FAST, language_model, qwen_vl, save_language_tokenizer
 from transformers import ByT5Tokenizer
 
 

@@ -9,15 +9,9 @@ from diffusers import (
     ChromaTransformer2DModel,
     CogVideoXDDIMScheduler,
     CogView3PlusTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
 )
-from tiny import clip, save_pipeline, save_t5_tokenizer, save_tokenizer, t5, vae
-from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
-
-
-def flow(**more) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(**more)
+from tiny import clip, flow, save_pipeline, save_t5_tokenizer, save_tokenizer, sd3_transformer, t5, vae, wide_t5
+from transformers import CLIPTextModelWithProjection, UMT5Config, UMT5EncoderModel
 
 
 def save_chroma(folder: Path) -> Path:
@@ -85,23 +79,10 @@ def save_sd35_large(folder: Path) -> Path:
     words = save_tokenizer(folder / "tokenizer")
     save_tokenizer(folder / "tokenizer_2")
     pieces = save_t5_tokenizer(folder / "tokenizer_3")
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        num_layers=3,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=40,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        qk_norm="rms_norm",
-        pos_embed_max_size=16,
-    )
+    transformer = sd3_transformer()
     encoders = [clip(words, CLIPTextModelWithProjection, projection_dim=16) for _ in range(2)]
-    third = T5EncoderModel(T5Config(vocab_size=pieces, d_model=40, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
     parts = {"transformer": transformer, "vae": vae(shift_factor=0.1), "scheduler": flow(shift=3.0)}
-    parts |= {"text_encoder": encoders[0], "text_encoder_2": encoders[1], "text_encoder_3": third}
+    parts |= {"text_encoder": encoders[0], "text_encoder_2": encoders[1], "text_encoder_3": wide_t5(pieces)}
     tokenizers = {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5Tokenizer"}
     return save_pipeline(folder, "StableDiffusion3Pipeline", tokenizers, **parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,6 +144,11 @@ class Backbone:
     def remedy(self) -> str:
         """How to restore an attention that the tap can see: for messages."""
         return remedy(self.denoiser, self.processor)
+
+    def read_call(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """What the arguments of a denoiser's forward hold. Raises CallNotUnderstood."""
+        given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
+        return self.call(given, self.patch)
 
     def tokenizers(self, parts: Parts, given: int | None = None) -> dict[str, Any]:
         """The tokenizers whose tokens are attended to, in order, and their max_lengths (None: its own).

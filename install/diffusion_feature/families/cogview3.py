@@ -44,7 +44,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     transformer = parts["transformer"]
     return transformer(
         latents.to(like(transformer)),
-        timestep=torch.full((len(latents),), int(level.timestep), device=latents.device),
+        timestep=torch.full((len(latents),), level.timestep, device=latents.device),
         **sizes(parts, latents),
         **conditioning.arguments,
         return_dict=False,

@@ -6,13 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from diffusion_feature.backbone import Backbone, Conditioning, NoiseLevel, Parts
+from diffusion_feature.backbone import Backbone, Conditioning, Parts
 from diffusion_feature.chat import PromptReader, Template, bare, hidden_states, language_states
 from diffusion_feature.devices import like
-from diffusion_feature.families.cogview3 import accepts, cogview_features, cogview_layers, sizes
-from diffusion_feature.families.joint import PATCH, refuse_odd
+from diffusion_feature.families.cogview3 import accepts, cogview_features, cogview_layers, denoise
+from diffusion_feature.families.joint import PATCH
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 
@@ -24,18 +23,6 @@ def encode_glm(parts: Parts, prompts: list[str]) -> Conditioning:
     reader = PromptReader(parts["tokenizer"], TEMPLATE)
     states, _, cut = language_states(reader, parts["text_encoder"], prompts, hidden_states(-2, masked=False))
     return Conditioning({"encoder_hidden_states": states.to(like(parts["transformer"]))}, states.shape[1], cut)
-
-
-def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
-    refuse_odd(parts, latents)
-    transformer = parts["transformer"]
-    return transformer(
-        latents.to(like(transformer)),
-        timestep=torch.full((len(latents),), float(level.timestep), device=latents.device),
-        **sizes(parts, latents),
-        **conditioning.arguments,
-        return_dict=False,
-    )[0]
 
 
 def shift(config: Any, latents: tuple[int, int], steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered
-from diffusion_feature.families.joint import PATCH, joint_features, joint_layer
+from diffusion_feature.families.joint import PATCH, joint_features, stack_layers
 from diffusion_feature.families.packed import packed_forward
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
@@ -23,13 +24,19 @@ GUIDANCE = 1.0
 
 
 def flux_layers(transformer: Any) -> list[AttentionLayer]:
-    """Single-stream blocks are numbered on after the double-stream ones; their heads are always averaged."""
-    double = [joint_layer(name, block, LAYOUT) for name, block in numbered(transformer.transformer_blocks)]
+    return stream_layers(transformer, LAYOUT, first_columns)
+
+
+def stream_layers(transformer: Any, layout: str, columns: Callable[[Any], Tensor]) -> list[AttentionLayer]:
+    """Double-stream blocks, then single-stream blocks, numbered on; the heads of the latter are always averaged.
+
+    columns  single-stream block -> the attention's part of its output projection   [D, H*d]
+    """
     single = [
-        AttentionLayer(name, LAYOUT, block.attn, partial(first_columns, block), weighed=False)
+        AttentionLayer(name, layout, block.attn, partial(columns, block), weighed=False)
         for name, block in single_blocks(transformer)
     ]
-    return double + single
+    return stack_layers(numbered(transformer.transformer_blocks), layout) + single
 
 
 def flux_features(transformer: Any) -> dict[str, DenseFeature]:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.chat import PromptReader, Template, chat, language_states, several_layers
 from diffusion_feature.devices import like
-from diffusion_feature.families.blocks import numbered
-from diffusion_feature.families.flux import LAYOUT, single_blocks
-from diffusion_feature.families.joint import joint_features, joint_layer
+from diffusion_feature.families.flux import LAYOUT, single_blocks, stream_layers
+from diffusion_feature.families.joint import joint_features
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 from diffusion_feature.weights import weight_of
@@ -28,17 +27,12 @@ QWEN3 = Template(chat(enable_thinking=False), length=512, fixed=True)
 
 
 def flux2_layers(transformer: Any) -> list[AttentionLayer]:
-    double = [joint_layer(name, block, LAYOUT) for name, block in numbered(transformer.transformer_blocks)]
-    single = [
-        AttentionLayer(name, LAYOUT, block.attn, partial(attention_columns, block.attn), weighed=False)
-        for name, block in single_blocks(transformer)
-    ]
-    return double + single
+    return stream_layers(transformer, LAYOUT, attention_columns)
 
 
-def attention_columns(attention: Any) -> Tensor:
+def attention_columns(block: Any) -> Tensor:
     """A single-stream block projects [attention, MLP] at once: the attention's part   [D, H*d]"""
-    return weight_of(attention.to_out)[:, : attention.inner_dim]
+    return weight_of(block.attn.to_out)[:, : block.attn.inner_dim]
 
 
 def flux2_features(transformer: Any) -> dict[str, DenseFeature]:

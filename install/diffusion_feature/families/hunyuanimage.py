@@ -13,9 +13,8 @@ from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, D
 from diffusion_feature.calls import Call, CallNotUnderstood, by_signature
 from diffusion_feature.chat import PromptReader, Template, between, hidden_states, language_states
 from diffusion_feature.devices import like
-from diffusion_feature.families.blocks import numbered
-from diffusion_feature.families.flux import first_columns, single_blocks
-from diffusion_feature.families.joint import joint_features, joint_layer
+from diffusion_feature.families.flux import first_columns, single_blocks, stream_layers
+from diffusion_feature.families.joint import joint_features
 from diffusion_feature.families.qwenimage import BEFORE
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
@@ -30,12 +29,7 @@ QUOTED = (
 
 
 def hunyuan_layers(transformer: Any) -> list[AttentionLayer]:
-    double = [joint_layer(name, block, LAYOUT) for name, block in numbered(transformer.transformer_blocks)]
-    single = [
-        AttentionLayer(name, LAYOUT, block.attn, partial(first_columns, block), weighed=False)
-        for name, block in single_blocks(transformer)
-    ]
-    return double + single
+    return stream_layers(transformer, LAYOUT, first_columns)
 
 
 def hunyuan_features(transformer: Any) -> dict[str, DenseFeature]:

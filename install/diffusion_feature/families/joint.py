@@ -17,10 +17,6 @@ PATCH = 2  # side of an image token, in latent pixels
 TEXT_PROJECTIONS = {"q": "add_q_proj", "k": "add_k_proj", "v": "add_v_proj"}
 
 
-def joint_layer(name: str, block: Any, layout: str) -> AttentionLayer:
-    return AttentionLayer(name, layout, block.attn, partial(out_projection, block.attn))
-
-
 def joint_features(blocks: Iterable[Any], part: int = 1) -> dict[str, DenseFeature]:
     """Queries, keys and values of image ("self") and text tokens, attention outputs and block outputs of the image.
 

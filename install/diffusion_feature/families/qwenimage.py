@@ -15,7 +15,7 @@ from diffusion_feature.calls import Call, CallNotUnderstood, first_number
 from diffusion_feature.chat import PromptReader, Template, between, hidden_states, language_states
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered
-from diffusion_feature.families.joint import PATCH, joint_features, joint_layer
+from diffusion_feature.families.joint import PATCH, joint_features, stack_layers
 from diffusion_feature.families.packed import packed_forward
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
@@ -29,7 +29,7 @@ TEMPLATE = Template(between(BEFORE, "<|im_end|>\n<|im_start|>assistant\n"), leng
 
 
 def qwen_layers(transformer: Any) -> list[AttentionLayer]:
-    return [joint_layer(name, block, "text-first") for name, block in numbered(transformer.transformer_blocks)]
+    return stack_layers(numbered(transformer.transformer_blocks), "text-first")
 
 
 def qwen_features(transformer: Any) -> dict[str, DenseFeature]:

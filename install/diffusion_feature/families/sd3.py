@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered, out_projection
-from diffusion_feature.families.joint import PATCH, joint_features, joint_layer, refuse_odd
+from diffusion_feature.families.joint import PATCH, joint_features, refuse_odd
 from diffusion_feature.latents import vae_latents
 from diffusion_feature.noise import rectified_flow
 from diffusion_feature.text import clip_penultimate, encoder_states, longest
@@ -25,7 +25,7 @@ def sd3_layers(transformer: Any) -> list[AttentionLayer]:
     """The attention over the image alone is "vit-block0-dual"."""
     layers = []
     for name, block in numbered(transformer.transformer_blocks):
-        layers.append(joint_layer(name, block, "image-first"))
+        layers.append(AttentionLayer(name, "image-first", block.attn, partial(out_projection, block.attn)))
         if block.attn2 is not None:
             layers.append(AttentionLayer(f"{name}-dual", "self", block.attn2, partial(out_projection, block.attn2)))
     return layers

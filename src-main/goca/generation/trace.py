@@ -128,10 +128,9 @@ class trace:
     # ---- around the denoiser
 
     def _before(self, denoiser: Any, args: Any, kwargs: Any) -> None:
-        given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
         family = self.layers.backbone
         try:
-            call = family.call(given, family.patch)
+            call = family.read_call(denoiser, args, kwargs)
         except CallNotUnderstood as error:
             raise TraceError(str(error)) from None
         if call.timestep == self.timestep:  # one step calls it again: guidance, or SD 3 with layers left out

@@ -144,9 +144,7 @@ class SemanticGuidance:
     # ---- one forward of the denoiser
 
     def _before(self, denoiser: nn.Module, args: Any, kwargs: Any) -> None:
-        given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
-        family = self.extractor.backbone
-        call = family.call(given, family.patch)
+        call = self.extractor.backbone.read_call(denoiser, args, kwargs)
         self._check_batch(call.latents)
         assert self.segmentor is not None
         self.latents = latents = call.side
