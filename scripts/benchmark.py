@@ -28,9 +28,9 @@ from pathlib import Path
 import torch
 from diffusion_feature.latents import read_picture, seeded
 from goca import Segmenter
-from goca.benchmark.run_store import write_text
 from goca.datasets import load_dataset
 from goca.evaluation import MeanIoU
+from goca.files.atomic import write_text
 from goca.prompts import annotate, read_captions
 from make_scenes import REPOSITORY
 from tqdm import tqdm

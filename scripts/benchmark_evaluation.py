@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from goca.benchmark.run_store import write_text
 from goca.evaluation import MeanIoU
+from goca.files.atomic import write_text
 from tqdm import tqdm
 
 GRID, VOID = 64, 255

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from goca.benchmark.run_store import write_text
 from goca.cli.hydra_command import check_arguments, told
 from goca.cli.overrides import configured
 from goca.config import folder, names
+from goca.files.atomic import write_text
 from goca.files.text import read_yaml
 from tqdm import tqdm
 

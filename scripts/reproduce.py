@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import Any
 
 from goca.benchmark import Benchmark
-from goca.benchmark.run_store import write_text
 from goca.benchmark.sweep import run_together
 from goca.cli import INTERRUPTED
 from goca.cli.overrides import configured
 from goca.config import folder
 from goca.errors import GocaError, explained
+from goca.files.atomic import write_text
 from goca.files.bounded_json import read_json
 from goca.files.text import read_yaml
 from hydra.errors import HydraException

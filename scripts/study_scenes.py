@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from goca import Segmenter
-from goca.benchmark.run_store import write_text
 from goca.config import load_config
 from goca.datasets import Dataset, load_dataset
 from goca.evaluation import MeanIoU
+from goca.files.atomic import write_text
 from goca.prompts import PromptAnnotation, annotate, read_captions
 from make_scenes import REPOSITORY, SPLITS, write_split
 from scipy.stats import t as student

@@ -125,11 +125,11 @@ def read(file: Path) -> Any:
 
 def draw(out: Path, file: Path, features: dict[str, Any], size: tuple[int, int]) -> None:
     from goca.drawing.figures import pca_image
-    from goca.segmentation import save_picture
+    from goca.files.atomic import write_png
 
     for name, feature in features.items():
         if feature.ndim == 3 and not name.endswith("-map"):
-            save_picture(pca_image(feature).resize(size, 0), out / f"{file.stem}.{name}.png")
+            write_png(out / f"{file.stem}.{name}.png", pca_image(feature).resize(size, 0))
 
 
 if __name__ == "__main__":

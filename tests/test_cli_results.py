@@ -3,7 +3,7 @@
 import pytest
 import torch
 from goca.cli.images import NoPictures, find
-from goca.cli.results import distinct, file_name
+from goca.files.names import distinct, file_name
 from goca.segmentation import Segmentation
 from hypothesis import given
 from hypothesis import strategies as st

@@ -21,8 +21,9 @@ import pytest
 from goca.benchmark.counting import Prediction, collect, count_images, metric_for
 from goca.benchmark.inputs import Captions, InputError, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
-from goca.benchmark.run_store import RunError, RunMismatch, RunStore, sealed_lines
+from goca.benchmark.run_store import RunError, RunMismatch, RunStore
 from goca.datasets import DatasetConfig, Sample, SampleError
+from goca.files.log import sealed_lines
 from goca.prompts import AnnotationError
 from goca.protocol import SWITCHES, Protocol
 from goca.report.provenance import revision

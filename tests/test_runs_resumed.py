@@ -19,13 +19,14 @@ from commands import MAIN
 from goca.benchmark import Benchmark
 from goca.benchmark.counting import Prediction
 from goca.benchmark.fingerprints import MadeFrom, of_pipeline
-from goca.benchmark.run_store import RunError, RunMismatch, RunStore, sealed_lines
+from goca.benchmark.run_store import RunError, RunMismatch, RunStore
 from goca.benchmark.sweep import run_together
 from goca.cli.hydra_command import interruptible, told
 from goca.datasets import SampleError, load_dataset
 from goca.embedded import resolve
 from goca.errors import GocaError
 from goca.files.atomic import host, sweep, whole_file
+from goca.files.log import sealed_lines
 from goca.report.results import table
 from PIL import Image
 from safetensors.torch import load_file, save_file

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from diffusion_feature.tap import AttentionTap
-from goca.benchmark.run_store import write_text
+from goca.files.atomic import write_text
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
 from goca.refine import affinity

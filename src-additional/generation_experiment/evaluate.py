@@ -19,7 +19,7 @@ from diffusion_feature.loading import pick_device
 from distances import frechet_distance, kernel_distance, statistics
 from features import FILTERS, NETWORKS, clip_scores, features_of, images_of, read_statistics
 from generate import SettingsError, parse, run
-from goca.benchmark.run_store import write_text
+from goca.files.atomic import write_text
 from goca.files.bounded_json import read_json
 from omegaconf import MISSING
 

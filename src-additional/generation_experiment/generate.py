@@ -23,10 +23,9 @@ import torch
 from captions import read_captions
 from goca.benchmark.run_store import RunStore
 from goca.config import SegmenterConfig, load_config
-from goca.embedded import resolve
 from goca.errors import GocaError, explained
+from goca.files.atomic import write_png
 from goca.guidance import SemanticGuidance
-from goca.segmentation import save_picture
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from records import Recorder
@@ -121,7 +120,7 @@ def generate(settings: Settings) -> int:
             for place, (name, image) in enumerate(zip(names, images)):
                 if name in kept and recorder is not None:
                     recorder.save(folder / "guidance" / f"{name}.npz", place)
-                save_picture(image, folder / f"{name}.png")
+                write_png(folder / f"{name}.png", image)
             bar.update(len(names))
         bar.close()
     return len(missing)
@@ -186,9 +185,8 @@ def seed_of(settings: Settings, name: str) -> int:
 def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
     """A diffusers pipeline on its device, from a folder, a hub id or "goca:NAME"; without a safety checker."""
     from diffusion_feature import ExtractorError
-    from diffusion_feature.families import backbone
-    from diffusion_feature.loading import pick_device, pick_dtype
-    from diffusion_feature.reading import read_pipeline
+    from diffusion_feature.loading import pick_device
+    from goca.generation import loading
 
     location = settings.pipeline or config.pipeline
     if location is None:
@@ -196,18 +194,16 @@ def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
     device = pick_device(settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    family, denoiser = backbone(config.version), None if settings.pipeline else config.denoiser
-    dtype = pick_dtype(settings.dtype, device, family.half)
+    denoiser = None if settings.pipeline else config.denoiser
     try:
-        pipe = read_pipeline(resolve(location), family, dtype, denoiser=denoiser)
+        pipe = loading.load_pipeline(location, config, device, settings.dtype, denoiser)
     except (OSError, ValueError, ExtractorError) as error:
         raise SettingsError(f"pipeline {location} cannot be read: {str(error).splitlines()[0]}") from None
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.safety_checker = None  # a blackened image would count in every score
     if settings.scheduler is not None:
         pipe.scheduler = chosen_scheduler(settings.scheduler, pipe.scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe
 
 
 def provenance(settings: Settings, config: SegmenterConfig, pipe: Any) -> dict[str, Any]:

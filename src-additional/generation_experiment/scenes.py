@@ -24,9 +24,9 @@ from distances import Array, frechet_distance, kernel_distance, statistics
 from features import features_of, images_of, read
 from generate import METHODS, generate, parse, run
 from generate import Settings as Generation
-from goca.benchmark.run_store import write_text
 from goca.drawing.figures import save_figure
 from goca.embedded import resolve
+from goca.files.atomic import write_text
 from goca.files.bounded_json import read_json
 from goca.prompts import parse_brackets
 from sheet import sheet

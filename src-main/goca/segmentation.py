@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_feature.images import image_size, is_file, read_image
@@ -20,9 +19,9 @@ from torch import Tensor
 
 from goca.drawing.class_colours import class_colours
 from goca.drawing.legend import STRENGTH, Entry, mask_on, painted, with_legend
-from goca.drawing.palettes import voc_palette
+from goca.drawing.palettes import palette_image
 from goca.errors import GocaError
-from goca.files.atomic import whole_file
+from goca.files.atomic import write_png
 
 BACKGROUND = 0
 
@@ -186,7 +185,7 @@ class Segmentation:
 
         size, threshold  as for `label_map`
         """
-        save_picture(label_image(self.label_map(size, threshold)), path)
+        write_png(path, label_image(self.label_map(size, threshold)))
 
     def __repr__(self) -> str:
         names = [name for class_id, name in self.classes().items() if class_id != BACKGROUND]
@@ -222,15 +221,7 @@ def label_image(label: Tensor) -> Image.Image:
     ids = label.numpy()
     if ids.max(initial=0) > 255:
         raise ValueError(f"class id {ids.max()} does not fit a palette PNG (0..255); use label_map() instead")
-    picture = Image.fromarray(ids.astype(np.uint8), mode="P")
-    picture.putpalette(voc_palette().flatten().tolist())
-    return picture
-
-
-def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
-    """The picture as a PNG; written beside `path`, then renamed: never half there."""
-    with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG")
+    return palette_image(ids)
 
 
 def _number(value: Tensor) -> float | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, overload
 
@@ -31,7 +32,7 @@ from goca.segmentation import BACKGROUND, Segmentation, size_and_image
 FORWARD_RULES = {"noise_rule": "noise", "posterior": "posterior", "palette_resize": "palette_resize"}
 
 
-class SegmentationModel:
+class SegmentationModel(ABC):
     """A model with its config. Subclasses implement `scores` and `score_maps`.
 
     extractor  the model's layers
@@ -156,24 +157,24 @@ class SegmentationModel:
         scores = self.scores(make_requests(image, annotations, noise, image_id))
         return [self.segmentation(*each) for each in zip(scores, annotations, names, image, strict=True)]
 
+    @abstractmethod
     def scores(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """Refined class maps and the background's, for each request   [n, g, g]
 
         Requests share forward passes (see `max_bytes`), which run when the first of a batch is asked for.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no scores()")
 
+    @abstractmethod
     def score_maps(
         self, image: ImageLike, annotation: PromptAnnotation, noise: Tensor | None = None, image_id: str | None = None
     ) -> Tensor:
         """Class maps and then the background map, before refinement   [classes + 1, g, g] float32"""
-        raise NotImplementedError(f"{type(self).__name__} has no score_maps()")
 
     def finder(self) -> Finder:
         """Looks for classes that may be absent (`ask=open`). Raises ConfigError where that is not supported."""
         raise ConfigError(f"ask=open is not supported by method {self.method!r}; choose ask=complete")
 
-    def use_class_names(self, names: Mapping[int, str]) -> None:
+    def use_class_names(self, names: Mapping[int, str]) -> None:  # noqa: B027 - optional
         """Class id -> name, for methods that write class names into prompts of their own; others ignore them."""
 
     def forward(

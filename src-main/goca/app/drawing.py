@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from goca.drawing.palettes import bright_palette, overlay
+from goca.drawing.palettes import as_hex, bright_palette, overlay
 from goca.segmentation import BACKGROUND, Segmentation
 
 LEAST, MOST = 512, 1024  # longer side of the pictures shown; labels are decided at that size
@@ -44,7 +44,7 @@ def decided(segmentation: Segmentation, threshold: float) -> tuple[Image.Image, 
     entries = [
         Entry(
             row["name"],
-            "" if row["id"] == BACKGROUND else "#{:02x}{:02x}{:02x}".format(*colours[row["id"]]),
+            "" if row["id"] == BACKGROUND else as_hex(colours[row["id"]]),
             row["area"],
         )
         for row in segmentation.summary(label)

@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from diffusion_feature.errors import PartMissing
-from diffusion_feature.families import backbone
-from diffusion_feature.loading import pick_device, pick_dtype
-from diffusion_feature.reading import LIBRARIES, named_error, read_pipeline
+from diffusion_feature.reading import LIBRARIES
 from diffusion_feature.repository import Repository
 
 from goca.benchmark.predictor import SEGMENTERS
 from goca.config import SegmenterConfig, load_config, names
 from goca.embedded import PREFIX, resolve
 from goca.errors import GocaError
+from goca.generation.loading import load_pipeline
 from goca.segmentation_model import SegmentationModel
 
 PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
@@ -106,13 +105,9 @@ class Models:
         for name, (library, _) in Repository(location).parts().items():
             if library not in (*LIBRARIES, PIPELINES_OWN):
                 raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
-        device = pick_device(self.device)
-        family, denoiser = backbone(choice.config.version), None if choice.place.strip() else choice.config.denoiser
-        dtype = pick_dtype(self.dtype, device, family.half)
-        with without_bars(), named_error(f"{location}: the pipeline cannot be read"):
-            pipe = read_pipeline(location, family, dtype, denoiser=denoiser).to(device)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
+        denoiser = None if choice.place.strip() else choice.config.denoiser
+        with without_bars():
+            return load_pipeline(location, choice.config, self.device, self.dtype, denoiser)
 
 
 @contextmanager

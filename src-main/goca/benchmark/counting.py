@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.label_maps import LabelMaps
-from goca.benchmark.run_store import Record, RunStore
+from goca.benchmark.run_store import RunStore
 from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
 from goca.evaluation.presence import Word, as_record
+from goca.files.log import Record
 from goca.protocol import Protocol
 from goca.report.gallery import Gallery
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from goca.benchmark.run_store import write_bytes
-from goca.drawing.palettes import voc_palette
+from goca.drawing.palettes import palette_image
 from goca.evaluation.mean_iou import MeanIoU
 
 ODD = re.compile(r"[^\w.-]")  # characters of an image id that no file name here has
@@ -58,8 +57,6 @@ class LabelMaps:
 
 def palette_png(labels: NDArray[np.integer]) -> bytes:
     """Class ids 0..255 [H, W] as a PNG in PASCAL VOC's colours."""
-    image = Image.fromarray(labels.astype(np.uint8)).convert("P")
-    image.putpalette(voc_palette().ravel().tolist())
     file = io.BytesIO()
-    image.save(file, "PNG")
+    palette_image(labels).save(file, "PNG")
     return file.getvalue()

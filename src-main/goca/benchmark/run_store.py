@@ -14,24 +14,19 @@ counts.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from goca.errors import GocaError
-from goca.files.atomic import sweep, whole_file
+from goca.files import atomic
+from goca.files.atomic import FileNotWritten, encoded, sweep
 from goca.files.bounded_json import read_json
-
-SEAL = b'"crc32":'  # a quote within a text has a backslash before it, so that this stands at a line's end alone
-Record = dict[str, Any]  # one line of a log
-LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # file systems of some clusters know no locks
+from goca.files.log import Record, append_line, open_log, sealed, sealed_lines
 
 
 class RunError(GocaError, ValueError):
@@ -201,77 +196,17 @@ class RunStore:
             ) from error
 
 
-def open_log(path: Path) -> FileIO:
-    """A file of lines to add to, locked for this process; what another one left half-written is dropped.
-
-    Raises BlockingIOError while another process has it, OSError if it cannot be opened or is a link.
-    """
-    file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
-    try:
-        _lock(file)
-        file.seek(0)
-        content = file.readall()
-        if (end := content.rfind(b"\n") + 1) < len(content):
-            file.truncate(end)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _lock(file: FileIO) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in LOCKLESS:
-            raise  # without locks two writers would do work twice, but checksums still keep counts right
-
-
-def append_line(file: FileIO, line: bytes) -> None:
-    """Add a line to a log; it is on disk when this returns. Raises OSError if it cannot be; the log is as it was."""
-    before = os.fstat(file.fileno()).st_size
-    try:
-        if file.write(line) != len(line):
-            raise OSError("the disk took only a part of the line")
-        os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):  # what stays of it is dropped when the log is opened again
-            file.truncate(before)
-        raise
-
-
 def write_text(path: Path, text: str) -> None:
-    """A file in UTF-8 that is there whole or not at all. Raises RunError."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    """A file of a run in UTF-8 that is there whole or not at all. Raises RunError."""
+    write_bytes(path, encoded(text))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all; its folder is made. Raises RunError."""
+    """A file of a run that is there whole or not at all; its folder is made. Raises RunError."""
     try:
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}") from error
-
-
-def sealed(record: Record) -> bytes:
-    body = json.dumps(record, separators=(",", ":"))
-    return json.dumps({**record, "crc32": zlib.crc32(body.encode())}, separators=(",", ":")).encode() + b"\n"
-
-
-def sealed_lines(path: Path) -> Iterator[Record]:
-    """The records of a file whose checksum is right; whatever else is in it was never finished."""
-    for line in path.read_bytes().splitlines(keepends=True):
-        head, _, checksum = line.rpartition(SEAL)
-        body = head.removesuffix(b",") + b"}"
-        if checksum != b"%d}\n" % zlib.crc32(body):
-            continue
-        try:
-            record = json.loads(body)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            yield record
+        atomic.write_bytes(path, content)
+    except FileNotWritten as error:
+        raise RunError(str(error)) from error
 
 
 def _order(record: Record) -> tuple[int, bool]:

@@ -22,10 +22,11 @@ from diffusion_feature import FeatureExtractor
 from goca.benchmark.benchmark import Benchmark
 from goca.benchmark.counting import Read, changes, keep, read_image, record_of
 from goca.benchmark.fingerprints import MadeFrom
-from goca.benchmark.run_store import Record, RunStore
+from goca.benchmark.run_store import RunStore
 from goca.benchmark.shared_forward import Shared
 from goca.datasets import Dataset, Sample, load_dataset
 from goca.files.bounded_json import read_json
+from goca.files.log import Record
 from goca.method.augmentation import augmentations
 from goca.segmenter import Segmenter
 

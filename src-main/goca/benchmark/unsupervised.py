@@ -19,12 +19,13 @@ from torch import Tensor
 from goca.benchmark.benchmark import Benchmark
 from goca.benchmark.counting import Prediction, Segmentor, metric_for
 from goca.benchmark.inputs import NoiseFile
-from goca.benchmark.run_store import Record, RunStore
+from goca.benchmark.run_store import RunStore
 from goca.datasets import VOID, Dataset, Sample, SampleError
 from goca.evaluation import MeanIoU, MetricError
 from goca.evaluation.mean_iou import as_array
 from goca.evaluation.metrics import as_cells
 from goca.evaluation.upsample import upsample
+from goca.files.log import Record
 from goca.refine import UNMATCHED, hungarian_match
 from goca.report.results import summarise
 from goca.variants.merging import Merging

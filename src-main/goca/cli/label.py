@@ -146,7 +146,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def asked_for(args: argparse.Namespace) -> tuple[list[Any], dict[int, str], bool]:
     """The photos with the classes to look for in each, the class table, and whether those are known to be there."""
-    from goca.cli.results import distinct
+    from goca.files.names import distinct
     from goca.labelsets.classtable import checked, class_table
     from goca.labelsets.pseudo import Photo
     from goca.labelsets.tags import read_tags

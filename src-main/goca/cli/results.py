@@ -4,8 +4,7 @@ their folder."""
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,40 +12,16 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from goca.benchmark.run_store import write_text
-from goca.drawing.palettes import overlay, voc_palette
+from goca.drawing.palettes import as_hex, overlay, voc_palette
 from goca.errors import GocaError
+from goca.files.atomic import write_png, write_text
 from goca.files.bounded_json import read_json
-from goca.segmentation import Segmentation, label_image, save_picture
-
-UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
-LONGEST = 150  # bytes of a name; file systems take 255, and endings are to be added
+from goca.files.names import distinct, file_name
+from goca.segmentation import Segmentation, label_image
 
 
 class OutputsClash(GocaError, ValueError):
     """A result that would be written over a picture that is to be read."""
-
-
-def file_name(text: str) -> str:
-    """The text as part of a file name: no separators or control characters, no dots or spaces at its ends, not long."""
-    safe = UNSAFE.sub("_", text).strip(" .")
-    return safe.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore") or "_"
-
-
-def distinct(texts: Iterable[str]) -> list[str]:
-    """File names for the texts, in order; a name that is taken gets -2, -3, ... Capitals make no difference."""
-    names: list[str] = []
-    first = [file_name(text) for text in texts]
-    taken: set[str] = set()
-    reserved = {name.casefold() for name in first}
-    for name in first:
-        new, number = name, 1
-        while new.casefold() in taken or (number > 1 and new.casefold() in reserved):
-            number += 1
-            new = f"{name}-{number}"
-        taken.add(new.casefold())
-        names.append(new)
-    return names
 
 
 @dataclass(frozen=True)
@@ -92,18 +67,17 @@ def write(
     Masks that an earlier record lists and this one does not are removed.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
-    save_picture(overlay(picture, label), place.overlay)
-    save_picture(label_image(label), place.labels)
+    write_png(place.overlay, overlay(picture, label))
+    write_png(place.labels, label_image(label))
     masks, names = segmentation.masks(label), segmentation.classes()
     files = {class_id: f"{name}.png" for class_id, name in zip(masks, distinct(names[each] for each in masks))}
     before = masks_before(place)
     place.masks.mkdir(exist_ok=True)
     for class_id, mask in masks.items():
-        save_picture(Image.fromarray(mask.numpy()), place.masks / files[class_id])
+        write_png(place.masks / files[class_id], Image.fromarray(mask.numpy()))
     colours = voc_palette()
     classes = [
-        {**row, "colour": "#{:02x}{:02x}{:02x}".format(*colours[row["id"]]), "mask": files[row["id"]]}
-        for row in segmentation.summary(label)
+        {**row, "colour": as_hex(colours[row["id"]]), "mask": files[row["id"]]} for row in segmentation.summary(label)
     ]
     whole = {**record, "classes": classes}
     write_text(place.record, json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

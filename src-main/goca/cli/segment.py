@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from goca.cli import words
 from goca.errors import GocaError
+from goca.files.names import listed
 from goca.protocol import ASK, PRESETS
 
 if TYPE_CHECKING:
@@ -156,15 +157,17 @@ class Work:
             _, cut = self.segmenter.fitted(text, self.args.ask)
             known = embedded_words() if self.embedded else []
             if self.embedded and (strange := [word for word in words_of(text.lower()) if word not in known]):
-                notes.append(f"{EMBEDDED} does not know: {listed(strange)}; choose another --model")
+                notes.append(f"{EMBEDDED} does not know: {listed(strange, SHOWN)}; choose another --model")
             empty = [name for name in cut if names_nothing(name)]
             cut = [name for name in cut if name not in empty]
             if empty:
                 self.lost = True
-                notes.append(f"names nothing that could be seen, and without area: {listed(empty)}; leave it out")
+                notes.append(
+                    f"names nothing that could be seen, and without area: {listed(empty, SHOWN)}; leave it out"
+                )
             if cut:
                 self.lost = True
-                notes.append(f"cut, since the prompt is too long, and without area: {listed(cut)}; name fewer")
+                notes.append(f"cut, since the prompt is too long, and without area: {listed(cut, SHOWN)}; name fewer")
             for note in notes:
                 self.say(note)
         return self.noted[text]
@@ -275,12 +278,6 @@ def embedded_words() -> list[str]:
 def as_text(given: str | Sequence[str]) -> str:
     """Words as one text."""
     return given if isinstance(given, str) else ", ".join(given)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def words_of(caption: str) -> list[str]:

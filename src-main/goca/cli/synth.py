@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     args.table = class_names(args.classes)
     args.plan = plan(args)
     spread(work, args, args.processes)
-    settings, store = settings_of(args), Store(args.out, settings_of(args))
+    settings = settings_of(args)
+    store = Store(args.out, settings)
     try:
         names = [name_of(each.number) for each in args.plan]
         items = labelled(store, names, lambda name: args.out / "images" / f"{name}.png", args.val)
@@ -83,6 +84,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
     from tqdm import tqdm
 
     from goca.config import load_config
+    from goca.generation.loading import load_pipeline
     from goca.labelsets.processes import device_of
     from goca.labelsets.store import Store
     from goca.labelsets.synthetic import Generator, generate
@@ -90,27 +92,13 @@ def work(args: argparse.Namespace, rank: int) -> None:
     store = Store(args.out, settings_of(args), rank)
     try:
         config = load_config(args.model)
-        pipe = load_pipeline(args.pipeline or config.pipeline, device_of(args.device, rank), args.dtype)
+        pipe = load_pipeline(str(args.pipeline or config.pipeline), config, device_of(args.device, rank), args.dtype)
         generator = Generator(pipe, config, args.table, args.how)
         made = generate(generator, args.plan, store, rank, args.processes)
         for _ in tqdm(made, total=len(args.plan) // args.processes, unit="image", disable=None if not rank else True):
             pass
     finally:
         store.close()
-
-
-def load_pipeline(place: Any, device: str, dtype: str) -> Any:
-    """The whole pipeline, on its device, without progress bars of its own."""
-    from diffusers import DiffusionPipeline
-    from diffusion_feature.loading import pick_device, pick_dtype
-
-    from goca.embedded import resolve
-
-    where = pick_device(device)
-    own = {"use_safetensors": True, "dtype": pick_dtype(dtype, where)}
-    pipe = DiffusionPipeline.from_pretrained(resolve(str(place)), **own).to(where)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def generation(args: argparse.Namespace) -> Any:

@@ -43,6 +43,18 @@ def bright_palette(size: int = 256) -> Array:
 PALETTES: dict[str, Callable[[int], Array]] = {"voc": voc_palette, "bright": bright_palette}
 
 
+def palette_image(label: Array) -> Image.Image:
+    """Class ids 0..255 [H, W] as a palette image in PASCAL VOC's colours."""
+    image = Image.fromarray(label.astype(np.uint8)).convert("P")
+    image.putpalette(voc_palette().ravel().tolist())
+    return image
+
+
+def as_hex(colour: Any) -> str:
+    """(red, green, blue), 0..255 each, as #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def palette_of(palette: str | Any) -> Array:
     """uint8 [colours, 3] from a name in PALETTES or from colours 0..255. Raises PictureError."""
     if isinstance(palette, str):

@@ -13,10 +13,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from goca.errors import GocaError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TEMPORARY = re.compile(r".+\.((?P<host>[0-9a-f]{6})-(?P<process>\d+)-)?[0-9a-f]{8}\.tmp")
 OLD = 24 * 3600  # seconds after which a temporary file of another machine is nobody's any more
+
+
+class FileNotWritten(GocaError, ValueError):
+    """A file that cannot be written; the message says which, and why."""
 
 
 @contextmanager
@@ -38,6 +47,33 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def encoded(text: str) -> bytes:
+    """A text in UTF-8; what UTF-8 cannot hold is escaped."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """A file in UTF-8 that is there whole or not at all; its folder is made. Raises FileNotWritten."""
+    return write_bytes(path, encoded(text))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+    """A file that is there whole or not at all; its folder is made. Raises FileNotWritten."""
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise FileNotWritten(f"{path} cannot be written: {error}") from error
+    return Path(path)
+
+
+def write_png(path: str | os.PathLike[str], image: Image.Image) -> Path:
+    """The image as a PNG that is there whole or not at all; its folder is made. Errors: OSError."""
+    with whole_file(path) as temporary:
+        image.save(temporary, format="PNG")
+    return Path(path)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from goca.formats.item import Classes, FormatMissing, Labelled, regions, write_text
+from goca.files.atomic import write_text
+from goca.formats.item import Classes, FormatMissing, Labelled, regions
 from goca.formats.polygons import outlines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from goca.errors import GocaError
-from goca.files.atomic import whole_file
+from goca.files.atomic import whole_file, write_png
+from goca.files.names import UNSAFE
 
 if TYPE_CHECKING:
     from goca.segmentation import Segmentation
 
 BACKGROUND, VOID = 0, 255
-UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 COPIED = {"JPEG": ".jpg", "PNG": ".png"}  # formats of image files that every tool reads
 ORIENTATION = 0x0112  # EXIF's tag
 
@@ -73,11 +72,10 @@ class Labelled:
         """Write the image as folder/NAME.jpg or .png: the file itself where every tool reads it, else a PNG."""
         ending = self._copied_as()
         target = folder / f"{self.name}{ending or '.png'}"
+        if not ending:
+            return write_png(target, self.read_image())
         with whole_file(target) as temporary:
-            if ending:
-                shutil.copyfile(self.image, temporary)  # type: ignore[arg-type]
-            else:
-                self.read_image().save(temporary, format="PNG")
+            shutil.copyfile(self.image, temporary)  # type: ignore[arg-type]
         return target
 
     def _copied_as(self) -> str | None:
@@ -106,18 +104,6 @@ def check(label: np.ndarray, item: Labelled, classes: Classes) -> list[int]:
     if strange := [each for each in ids if each not in classes]:
         raise FormatError(f"{item.name}: class {strange[0]} has no name; known: {', '.join(map(str, classes))}")
     return ids
-
-
-def write_text(path: Path, text: str) -> Path:
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
-
-
-def write_png(path: Path, image: Image.Image) -> Path:
-    with whole_file(path) as temporary:
-        image.save(temporary, format="PNG")
-    return path
 
 
 def regions(label: np.ndarray, item: Labelled, classes: Classes) -> Iterator[tuple[int, np.ndarray]]:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from goca.formats.item import Classes, Labelled, check, write_png, write_text
+from goca.drawing.legend import mask_on
+from goca.files.atomic import write_png, write_text
+from goca.formats.item import Classes, Labelled, check
 
 
 def write_masks(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
@@ -32,7 +33,5 @@ def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Classes) -> 
         if (image.height, image.width) != label.shape:
             image = image.resize((label.shape[1], label.shape[0]))
         for class_id in check(label, item, classes):
-            cut = image.convert("RGBA")
-            cut.putalpha(Image.fromarray((255 * (label == class_id)).astype(np.uint8)))
-            files.append(write_png(folder / f"{item.name}-{class_id}.png", cut))
+            files.append(write_png(folder / f"{item.name}-{class_id}.png", mask_on(image, label == class_id)))
     return files

@@ -8,10 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
-from goca.drawing.palettes import voc_palette
-from goca.formats.item import Classes, Labelled, regions, write_png, write_text
+from goca.drawing.palettes import palette_image
+from goca.files.atomic import write_png, write_text
+from goca.formats.item import Classes, Labelled, regions
 
 
 def write_voc(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
@@ -22,7 +22,7 @@ def write_voc(folder: Path, items: Iterable[Labelled], classes: Classes) -> list
         label = item.read_label()
         image = item.copy_image(folder / "JPEGImages")
         files.append(image)
-        files.append(write_png(folder / "SegmentationClass" / f"{item.name}.png", palette_png(label)))
+        files.append(write_png(folder / "SegmentationClass" / f"{item.name}.png", palette_image(label)))
         tree = annotation(image.name, label, item, classes)
         ElementTree.indent(tree)
         text = ElementTree.tostring(tree, encoding="unicode") + "\n"
@@ -36,13 +36,6 @@ def write_voc(folder: Path, items: Iterable[Labelled], classes: Classes) -> list
     ]
     files.append(write_text(folder / "classes.json", json.dumps([[], *table], indent=1, ensure_ascii=False) + "\n"))
     return files
-
-
-def palette_png(label: np.ndarray) -> Image.Image:
-    """Class ids uint8 [H, W] as a palette image in VOC's colours."""
-    image = Image.fromarray(label).convert("P")
-    image.putpalette(voc_palette().ravel().tolist())
-    return image
 
 
 def annotation(file: str, label: np.ndarray, item: Labelled, classes: Classes) -> ElementTree.Element:

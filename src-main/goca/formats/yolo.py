@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from goca.formats.item import Classes, Labelled, regions, write_text
+from goca.files.atomic import write_text
+from goca.formats.item import Classes, Labelled, regions
 from goca.formats.polygons import outlines
 
 

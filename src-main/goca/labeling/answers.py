@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from goca.benchmark.run_store import Record, append_line, open_log, sealed, sealed_lines, write_text
-from goca.files.atomic import sweep
+from goca.files.atomic import sweep, write_text
+from goca.files.log import Record, append_line, open_log, sealed, sealed_lines
 from goca.labeling.errors import KINDS, LabelingError, LogMismatch
 from goca.prompts import read_captions
 

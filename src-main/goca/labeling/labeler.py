@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import Any
 
-from goca.benchmark.run_store import Record
 from goca.datasets import Dataset, SampleError
+from goca.files.log import Record
 from goca.labeling.answers import AnswerLog
 from goca.labeling.config import LabelerConfig
 from goca.labeling.errors import LabelingError, NoCaption, ServerRefused

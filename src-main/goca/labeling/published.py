@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from goca.benchmark.run_store import write_text
+from goca.files.atomic import write_text
 from goca.labeling.errors import LabelingError
 from goca.prompts import parse_brackets, read_captions
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from goca.benchmark.run_store import write_text
+from goca.files.atomic import write_text
 from goca.files.bounded_json import JSONUnreadable, read_json
 from goca.labelsets.errors import LabelSetError
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from goca.benchmark.run_store import write_text
+from goca.files.atomic import write_text
 from goca.formats import FORMATS, Labelled
 from goca.labelsets.classtable import write_table
 from goca.labelsets.plan import is_validation
@@ -48,14 +48,10 @@ def export(
 ) -> None:
     """Write classes.json, metadata.json, review.html, and a folder per format."""
     records, splits = store.records(), {item.name: item.split for item in items}
-    images = [{**without_seal(records[name]), "split": splits.get(name)} for name in names if name in records]
+    images = [{**records[name], "split": splits.get(name)} for name in names if name in records]
     content = {"settings": dict(settings), "images": images}
     write_table(store.folder, dict(classes))
     write_text(store.folder / "metadata.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_review(store.folder / "review.html", items, classes, review)
     for name in formats:
         FORMATS[name](store.folder / name, items, classes)
-
-
-def without_seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "crc32"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusion_feature.images import PictureUnreadable, read_image
 from goca.labelsets.decision import decide
 from goca.labelsets.store import Store, open_batches
 from goca.open import Query
+from goca.open.finding import Finder
 from goca.segmenter import Segmenter
 
 
@@ -41,6 +43,11 @@ class Labelling:
     least_presence: float = 0.1
     known: bool = True
 
+    @cached_property
+    def finder(self) -> Finder:
+        """One for all photos: the prompts of a vocabulary are the same for each of them."""
+        return self.segmenter.finder()
+
     def label(self, photos: Sequence[Photo], store: Store) -> list[dict[str, Any]]:
         """Write the label maps of a batch; a record per photo, with `skipped` for one that cannot be read."""
         read: dict[str, Any] = {}
@@ -53,7 +60,7 @@ class Labelling:
         usable = [photo for photo in photos if photo.name in read]
         queries = [Query.of({each: [self.classes[each]] for each in photo.class_ids}) for photo in usable]
         images = [read[photo.name].stored for photo in usable]
-        answers = self.segmenter.look_for(images, queries, image_id=[photo.name for photo in usable]) if usable else ()
+        answers = self.finder.answers(images, queries, image_ids=[photo.name for photo in usable]) if usable else ()
         records: dict[str, dict[str, Any]] = {}
         for photo, answer in zip(usable, answers):
             presence = dict(zip(answer.class_ids, answer.presence))

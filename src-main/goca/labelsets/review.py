@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from goca.benchmark.run_store import write_text
-from goca.drawing.palettes import overlay, voc_palette
+from goca.drawing.palettes import as_hex, overlay, voc_palette
+from goca.files.atomic import write_text
 from goca.formats import Labelled
 from goca.report.markup import Markup, tag
 
@@ -74,6 +74,5 @@ def legend(classes: Mapping[int, str]) -> list[Markup | str]:
     rows = [*classes.items(), (255, "doubt (255)")]
     found: list[Markup | str] = []
     for class_id, name in rows:
-        colour = "#{:02x}{:02x}{:02x}".format(*colours[class_id])
-        found += [tag("span", "", class_="swatch", style=f"background:{colour}"), name]
+        found += [tag("span", "", class_="swatch", style=f"background:{as_hex(colours[class_id])}"), name]
     return found

@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from goca.benchmark.run_store import append_line, open_log, sealed, sealed_lines, write_text
-from goca.drawing.palettes import voc_palette
-from goca.files.atomic import sweep, whole_file
+from goca.drawing.palettes import palette_image
+from goca.files.atomic import sweep, write_png, write_text
 from goca.files.bounded_json import JSONUnreadable, read_json
+from goca.files.log import Record, append_line, open_log, sealed, sealed_lines
 from goca.labelsets.errors import LabelSetError
 
-Record = dict[str, Any]
 Item = TypeVar("Item")
 
 
@@ -77,28 +76,16 @@ class Store:
 
     def save_label(self, name: str, label: np.ndarray) -> None:
         """Write labels/NAME.png, a palette PNG."""
-        save(label_png(label), self.folder / "labels" / f"{name}.png")
+        write_png(self.folder / "labels" / f"{name}.png", palette_image(label))
 
     def save_image(self, name: str, image: Image.Image) -> None:
         """Write images/NAME.png."""
-        save(image, self.folder / "images" / f"{name}.png")
+        write_png(self.folder / "images" / f"{name}.png", image)
 
     def label(self, name: str) -> np.ndarray:
         """The label map of a finished image   uint8 [H, W]"""
         with Image.open(self.folder / "labels" / f"{name}.png") as image:
             return np.asarray(image)
-
-
-def label_png(label: np.ndarray) -> Image.Image:
-    """Class ids [H, W] as a palette image in PASCAL VOC's colours."""
-    image = Image.fromarray(label.astype(np.uint8)).convert("P")
-    image.putpalette(voc_palette().flatten().tolist())
-    return image
-
-
-def save(image: Image.Image, path: Path) -> None:
-    with whole_file(path) as temporary:
-        image.save(temporary, format="PNG")
 
 
 def open_batches(

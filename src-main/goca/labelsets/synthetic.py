@@ -85,8 +85,9 @@ class Generator:
 
     def __init__(self, pipe: Any, config: SegmenterConfig, classes: Mapping[int, str], how: Generation):
         self.pipe, self.config, self.classes, self.how = pipe, config, classes, how
-        self.segmenter = Segmenter.from_pretrained(pipe, config)
-        _, cut = self.segmenter.fitted(list(classes.values()), "open")
+        segmenter = Segmenter.from_pretrained(pipe, config)
+        self.finder = segmenter.finder()
+        _, cut = segmenter.fitted(list(classes.values()), "open")
         if cut:
             raise PlanError(f"the text encoder cuts the words of: {', '.join(cut)}; choose shorter names")
 
@@ -135,7 +136,7 @@ class Generator:
         if not self.how.least_presence:
             return [{} for _ in images]
         queries = [Query.of({class_id: [self.classes[class_id]] for class_id in each.class_ids}) for each in asked]
-        answers = self.segmenter.look_for(images, queries, image_id=[str(seed) for seed in seeds])
+        answers = self.finder.answers(images, queries, image_ids=[str(seed) for seed in seeds])
         return [dict(zip(answer.class_ids, answer.presence)) for answer in answers]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from goca.files.bounded_json import JSONUnreadable, parse_json
+from goca.files.names import listed
 from goca.files.text import read_text
 from goca.labelsets.errors import TagsMismatch, TagsUnreadable
 from goca.open.query import clean
@@ -19,7 +20,6 @@ FORMS = """expected one of these forms:
     CSV    photo.jpg,cat,grass      or   photo.jpg,"cat, grass"     with or without a header line
     JSON   {"photo.jpg": ["cat", "grass"]},  {"photo.jpg": "cat, grass"}  or  {"photo.jpg": {"caption": "cat, grass"}}
     folders                         photos/cat/photo.jpg has the tag cat"""
-SHOWN = 5
 
 Tags = dict[str, tuple[str, ...]]
 
@@ -113,8 +113,3 @@ def matched(tags: Mapping[str, tuple[str, ...]], photos: Sequence[str], missing:
             "leave these photos out"
         )
     return {photo: tuple(found[photo]) for photo in photos if found.get(photo)}
-
-
-def listed(names: Sequence[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

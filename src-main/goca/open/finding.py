@@ -67,6 +67,11 @@ class Finder:
         background = background_words(self.config.background_words)
         return Writer(extractor.backbone.tokenizers(extractor.parts), background, self.config.separator)
 
+    @cached_property
+    def options(self) -> Denoising:
+        """Of the probe."""
+        return Denoising(**self.config.denoising)
+
     def prompts(self, query: Query) -> list[PromptAnnotation]:
         """The query's prompts, cached."""
         if query not in self._prompts:
@@ -105,21 +110,20 @@ class Finder:
         """Presence by the config's probe; None without a probe, and for one word without another to compare it with."""
         if self.config.presence not in PROBES:
             return [None] * len(queries)
-        options = Denoising(**self.config.denoising)
         words = [self.writer.single(query) for query in queries]
         numbers = [number for number, own in enumerate(words) if len(own) > 1]
         ids = [None if image_ids is None else image_ids[number] for number in numbers]
         compared = [words[number] for number in numbers]
         found: list[Judgement | None] = [None] * len(queries)
         if numbers:
-            errors = word_errors(self.segmenter, [images[number] for number in numbers], compared, ids, options)
+            errors = word_errors(self.segmenter, [images[number] for number in numbers], compared, ids, self.options)
             for number, own in zip(numbers, errors):
                 found[number] = self.judgement(own, queries[number])
         return found
 
     def judgement(self, errors: Tensor, query: Query) -> Judgement:
         """Presence from the errors of a query's classes, then of the words that stand for the rest   [W, T, h, w]"""
-        options = Denoising(**self.config.denoising)
+        options = self.options
         gain = PROBES[self.config.presence](errors, options.blur)[: len(query.classes)]
         return Judgement.of(gain.exp(), options.slope, options.midpoint, options.least)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from goca.benchmark.run_store import Record
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import ImageCounts, bootstrap, metrics, resampling
+from goca.files.log import Record
 from goca.report.gallery import KEPT, rank_images
 
 CONFUSED_CLASSES, CONFUSED_PAIRS = 10, 20  # at most

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from goca.benchmark.run_store import Record, write_bytes
+from goca.benchmark.run_store import write_bytes
 from goca.drawing.palettes import as_picture, overlay
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import image_iou
+from goca.files.log import Record
 
 KEPT = 8  # images at either end
 SIDE = 192  # pixels of a panel, at most

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goca.benchmark.run_store import Record, RunStore, write_text
+from goca.benchmark.run_store import RunStore, write_text
 from goca.benchmark.word_sources import WORD_SOURCES
 from goca.datasets import Dataset, DatasetConfig, class_label
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import ImageCounts
 from goca.evaluation.presence import summary as presence_summary
+from goca.files.log import Record
 from goca.protocol import Protocol
 from goca.report.breakdown import confusions, extremes, metric_values, number
 from goca.report.gallery import prune
