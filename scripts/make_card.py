@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from embedded.backgrounds import LOWER, UPPER
 from embedded.mini_data import DATA_SEED, HELD_OUT_SEED, to_unit
-from embedded.mini_family import FAMILY_WORDS, KINDS, TEXT, call_arguments, guided
+from embedded.mini_family import KINDS, call_arguments, guided
 from embedded.mini_model import WORDS
-from embedded.scene_drawing import LOWER, OBJECTS, UPPER
+from embedded.mini_parts import FAMILY_WORDS, TEXT
+from embedded.scene_drawing import OBJECTS
 from goca.drawing.figures import save_figure
 from goca.files.atomic import whole_file
 from make_scenes import WORLDS

@@ -21,9 +21,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 from embedded import scene_drawing, scenes_hard
-from embedded.scene_drawing import SIZE
-from goca.benchmark.run_store import write_text
+from embedded.pen import SIZE
 from goca.drawing.palettes import voc_palette
+from goca.files.atomic import write_text
 from PIL import Image
 from tqdm import tqdm
 

@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from embedded.mini_family import KINDS
-from goca.benchmark.run_store import write_text
 from goca.drawing.figures import save_figure
-from goca.files.atomic import write_arrays
+from goca.files.atomic import write_arrays, write_text
 from scaling.measures import QUICK, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
 from scaling.points import Point, find_points
 from scaling.summary import (

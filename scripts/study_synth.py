@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from embedded.scene_drawing import OBJECTS, SIZE, draw_scene
+from embedded.pen import SIZE
+from embedded.scene_drawing import OBJECTS, draw_scene
 from goca import Segmenter
-from goca.benchmark.run_store import sealed_lines, write_text
 from goca.config import load_config
 from goca.embedded import embedded_pipeline
-from goca.files.atomic import whole_file, write_arrays
+from goca.files.atomic import whole_file, write_arrays, write_png, write_text
 from goca.files.bounded_json import read_json
+from goca.files.log import sealed_lines
 from goca.labelsets.decision import decide
 from goca.labelsets.plan import balanced
 from goca.labelsets.pseudo import Labelling, Photo, label_photos
@@ -68,8 +69,7 @@ def label_scenes(folder: Path, count: int) -> None:
     for number, scene in enumerate(scenes):
         path = photos / f"{number:06d}.png"
         if not path.is_file():
-            with whole_file(path) as temporary:
-                Image.fromarray(scene.picture).save(temporary, format="PNG")
+            write_png(path, Image.fromarray(scene.picture))
         asked.append(Photo(path, path.stem, tuple(sorted(OBJECTS.index(name) + 1 for name in scene.objects))))
     store = Store(folder / "pseudo", {"doubt": 0.1, "batch": 8})
     segmenter = Segmenter.from_pretrained(None, load_config("mini-sd", least_presence=0.0))

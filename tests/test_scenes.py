@@ -14,7 +14,9 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import make_scenes  # noqa: E402
-from embedded.scene_drawing import LOWER, OBJECTS, PARTS, SIZE, UPPER, draw_scene, write_caption  # noqa: E402
+from embedded.backgrounds import LOWER, UPPER  # noqa: E402
+from embedded.pen import SIZE  # noqa: E402
+from embedded.scene_drawing import OBJECTS, PARTS, draw_scene, write_caption  # noqa: E402
 
 EMBEDDED = REPOSITORY / "src-main/goca/embedded/scenes"
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 from embedded import scenes_hard  # noqa: E402
 from embedded.mini_data import DATA_SEED, HELD_OUT_SEED  # noqa: E402
-from embedded.mini_family import build_t5_tokenizer  # noqa: E402
+from embedded.mini_parts import build_t5_tokenizer  # noqa: E402
 from embedded.scenes_hard import CLASSES, KINDS, LEAST, OBJECTS, PARTS, caption_kind, caption_of, draw_scene  # noqa: E402
 from make_scenes import HARD_SPLITS, SPLITS, write_split  # noqa: E402
 

@@ -16,8 +16,9 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import make_card  # noqa: E402
-from embedded.mini_family import FAMILY_WORDS, KINDS, build_t5_tokenizer, call_arguments  # noqa: E402
+from embedded.mini_family import KINDS, call_arguments  # noqa: E402
 from embedded.mini_model import build_tokenizer  # noqa: E402
+from embedded.mini_parts import FAMILY_WORDS, build_t5_tokenizer  # noqa: E402
 from embedded.mini_tasks import rectified_flow, velocity  # noqa: E402
 from embedded.resumable_training import DECAYS  # noqa: E402
 from embedded.scenes_hard import KINDS as CAPTIONS  # noqa: E402

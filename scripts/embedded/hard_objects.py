@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from embedded.scene_drawing import Colour, Pen, Random, colour, shade
+from embedded.pen import Colour, Pen, Random, colour, shade
 
 # colour name -> ranges of hue (degrees), saturation and value
 PALETTE: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {

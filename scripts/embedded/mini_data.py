@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from embedded import scene_drawing, scenes_hard
+from embedded.pen import SIZE
 from embedded.resumable_training import mixed_precision, one_thread_each
-from embedded.scene_drawing import PARTS, SIZE
+from embedded.scene_drawing import PARTS
 
 DATA_SEED = 2026  # the training images; the other splits have seeds of their own (make_scenes.py)
 HELD_OUT_SEED = 2027  # images of the validation loss

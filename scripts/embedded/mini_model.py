@@ -14,7 +14,9 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from embedded.scene_drawing import LOWER, OBJECTS, PARTS, SIZE, UPPER
+from embedded.backgrounds import LOWER, UPPER
+from embedded.pen import SIZE
+from embedded.scene_drawing import OBJECTS, PARTS
 
 CONTEXT = 16  # text tokens, with start, end and padding
 WIDTH = 96  # of the text states

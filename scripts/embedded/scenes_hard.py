@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from embedded import hard_objects
+from embedded.backgrounds import LOWER, UPPER
 from embedded.hard_objects import pick_colour
-from embedded.scene_drawing import LOWER, SIZE, SUPERSAMPLE, UPPER, Pen, Random, draw_backdrop, place
+from embedded.pen import SIZE, SUPERSAMPLE, Pen, Random
+from embedded.scene_drawing import draw_backdrop, place
 
 # class id k -> names; the first one is the class's own, the others are synonyms
 CLASSES: tuple[tuple[str, ...], ...] = (

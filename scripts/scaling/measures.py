@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from embedded import scenes_hard
+from embedded.backgrounds import LOWER, UPPER
 from embedded.mini_data import HELD_OUT_SEED, draw_images, encode_images, to_unit
 from embedded.mini_family import KINDS, guided, networks_of
+from embedded.pen import SIZE
 from embedded.resumable_training import pick_device
-from embedded.scene_drawing import LOWER, SIZE, UPPER
 from goca import Segmenter
 from goca.evaluation import MeanIoU
 from goca.prompts import PromptAnnotation, annotate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.mini_family import KINDS
-from embedded.scene_drawing import SIZE
+from embedded.pen import SIZE
 from goca.config import SegmenterConfig
 from goca.embedded import names, resolve
 

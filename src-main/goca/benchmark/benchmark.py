@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffusion_feature.loading import pick_device
 
 from goca.benchmark import fingerprints
+from goca.benchmark.checks import checked
 from goca.benchmark.counting import Segmentor, collect, count_images, metric_for
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.offers import Offers
-from goca.benchmark.run_store import Record, RunStore
-from goca.benchmark.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
+from goca.benchmark.origin import origin, own_device
+from goca.benchmark.run_store import RunStore
+from goca.benchmark.settings import Merging, RunSettings
 from goca.benchmark.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
-from goca.config import FIELDS, OPEN_FIELDS, SegmenterConfig, read_fields
+from goca.config import OPEN_FIELDS, SegmenterConfig
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.evaluation import MeanIoU
+from goca.files.log import Record
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import ASK, Protocol
-from goca.report.provenance import revision, versions
 from goca.report.results import summarise, write_results
-from goca.schema import ConfigError, check, defaults, shown
+from goca.schema import defaults
 
 if TYPE_CHECKING:
     from goca.open.tagging import Tagger
@@ -187,7 +188,7 @@ class Benchmark(RunSettings):
             return None
         from goca.open.tagging import Tagger
 
-        return Tagger(self.tagger, dataset.class_names, _own_device(self.device))
+        return Tagger(self.tagger, dataset.class_names, own_device(self.device))
 
     def labels(self) -> Path:
         """The labels file: relative to the current folder, else to the project's. Raises DatasetError."""
@@ -259,7 +260,7 @@ class Benchmark(RunSettings):
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
         given = {name: getattr(self, name) for name in ("max_bytes", "offload", "int8_text", "variant", "vae_dtype")}
-        segmenter = kind.from_pretrained(None, self.model, _own_device(self.device), self.dtype, **given)
+        segmenter = kind.from_pretrained(None, self.model, own_device(self.device), self.dtype, **given)
         if store is not None:
             store.declare(origin(segmenter))
         return segmenter
@@ -285,76 +286,10 @@ class Benchmark(RunSettings):
         )
 
 
-def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:
-    """A run's own keys as they are given, its model and its data set, each value of its type.
-
-    Raises ConfigError, DatasetError or ProtocolError; nothing is loaded, nothing is looked for on the disk.
-    """
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"the configuration is {shown(config)}; expected a mapping of {', '.join(KEYS)}")
-    check(RunSettings, config, ConfigError, beside=[*GROUPS, *BESIDES])
-    own = {key: value for key, value in config.items() if key not in (*GROUPS, *BESIDES)}
-    for key in ("run_dir", "model", "dataset"):
-        if config.get(key) is None:
-            raise ConfigError(f"{key} is not set")
-    Merging.of(own.get("merging"))
-    TaggerConfig.of(own.get("tagger"))
-    model = config["model"]
-    if not isinstance(model, str | Mapping):
-        raise ConfigError(f"model is {shown(model)}; expected a mapping of {', '.join(FIELDS)}, or a name")
-    protocol = Protocol.of(config.get("protocol", "paper"))
-    fields = read_fields(model)
-    if "protocol" in fields and Protocol.of(fields["protocol"]) != protocol:
-        raise ConfigError("model.protocol and protocol differ; a run has one, so set protocol alone")
-    fields["protocol"] = protocol
-    if own.get("ask") is not None:
-        fields["ask"] = own["ask"]
-    check(SegmenterConfig, fields, ConfigError, "model")
-    found = SegmenterConfig(**fields)
-    if found.keep_all_objects:
-        raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
-    check_asked(found, own)
-    return own, found, DatasetConfig.of(config["dataset"])
-
-
 def without_later(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if LATER.get(name, ...) != value}
-
-
-def check_asked(model: SegmenterConfig, own: Mapping[str, Any]) -> None:
-    """Whether a run can ask as it is told to. Raises ConfigError."""
-    given = [f"words={own['words']}"] if own.get("words", DEFAULT) != DEFAULT else []
-    if model.ask == "open":
-        given.append("ask=open")
-        if model.method != "goca":
-            raise ConfigError(f"ask=open is not for method {model.method!r}; choose ask=complete")
-    if given and own.get("annotations"):
-        raise ConfigError(f"annotations=FILE says what is looked for; {' and '.join(given)} cannot say it too")
-    if given and own.get("task") == "unsupervised":
-        raise ConfigError(f"task=unsupervised looks for no words; leave out {' and '.join(given)}")
 
 
 def _placed(location: str | None) -> str | None:
     """A folder by its full path, so that the same relative path from elsewhere is not mistaken for it."""
     return str(Path(location).resolve()) if location and Path(location).is_dir() else location
-
-
-def _own_device(device: str) -> str:
-    """Under a launcher that starts several processes, this one's accelerator; where they are more, they take turns."""
-    import torch
-
-    local = os.environ.get("LOCAL_RANK")
-    if device != "auto" or not local or not torch.cuda.is_available():
-        return device
-    return f"cuda:{int(local) % torch.cuda.device_count()}"
-
-
-def origin(segmenter: SegmentationModel) -> dict[str, Any]:
-    """What the model really runs on, and the code."""
-    import torch
-    from diffusion_feature.devices import like
-
-    weight = like(segmenter.extractor.denoiser)
-    name = f" ({torch.cuda.get_device_name(weight.device)})" if weight.is_cuda else ""
-    place = {"device": f"{weight.device.type}{name}", "dtype": str(weight.dtype).removeprefix("torch.")}
-    return {**place, "revision": revision(), "versions": versions()}

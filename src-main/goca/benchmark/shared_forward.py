@@ -14,9 +14,10 @@ from diffusion_feature import Attention, FeatureExtractor, PromptCut
 from diffusion_feature.tap import Consumer
 from torch import Tensor
 
-from goca.benchmark.benchmark import Benchmark, origin
+from goca.benchmark.benchmark import Benchmark
 from goca.benchmark.counting import Prediction
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
+from goca.benchmark.origin import origin
 from goca.benchmark.predictor import noise_id
 from goca.datasets import Dataset, Sample, SampleError
 from goca.method.aggregation import Aggregator, Plan

@@ -1,0 +1,39 @@
+"""One setting's part of the observation figure, and its measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from goca.drawing.figures import PALE, Page
+from PIL import Image
+
+from observation.numbers import Numbers
+
+PANEL = 10.3  # inches: one setting
+LABEL, CELL, GAP, BREAK = 0.85, 0.92, 0.07, 0.24  # the words' column, a map, between two, between stages and views
+LARGE = 2.0  # the picture, and the segmentation
+LINE, UNDER = 0.17, 0.14  # a line of small text; between a heading and what is below it
+SMALL = 6.5  # its size in points
+SHOWN = 512  # pixels: pictures are brought to about this side, so that small ones are not blocky
+ACCENT = "#c8452d"
+PALETTE = "bright"
+STAGES = ("one_head", "one_layer", "heads_aggregated", "layers_aggregated", "rescaled", "refined")
+VIEWS = ("raw scale", "own scale", "where it wins")
+OWN_SCALE = len(STAGES) + VIEWS.index("own scale")
+
+
+@dataclass
+class Panel:
+    """One setting: its numbers, and where it stands on the page."""
+
+    page: Page
+    numbers: Numbers
+    left: float
+    picture: Image.Image
+    shape: float  # height / width of pictures as drawn
+    ranking: bool = False  # of words at each pixel, in place of the view "own scale"
+
+    def heading(self, text: str, left: float, top: float, width: float, note: str = "") -> None:
+        self.page.text(self.left + left, top, text, width, size=8, weight="bold")
+        if note:
+            self.page.text(self.left + left, top + LINE, note, width, size=SMALL, colour=PALE)

@@ -1,0 +1,58 @@
+"""The configuration of a run, held against the types of its keys before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goca.benchmark.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
+from goca.benchmark.word_sources import DEFAULT, TaggerConfig
+from goca.config import FIELDS, SegmenterConfig, read_fields
+from goca.datasets import DatasetConfig
+from goca.protocol import Protocol
+from goca.schema import ConfigError, check, shown
+
+
+def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:
+    """A run's own keys as they are given, its model and its data set, each value of its type.
+
+    Raises ConfigError, DatasetError or ProtocolError; nothing is loaded, nothing is looked for on the disk.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"the configuration is {shown(config)}; expected a mapping of {', '.join(KEYS)}")
+    check(RunSettings, config, ConfigError, beside=[*GROUPS, *BESIDES])
+    own = {key: value for key, value in config.items() if key not in (*GROUPS, *BESIDES)}
+    for key in ("run_dir", "model", "dataset"):
+        if config.get(key) is None:
+            raise ConfigError(f"{key} is not set")
+    Merging.of(own.get("merging"))
+    TaggerConfig.of(own.get("tagger"))
+    model = config["model"]
+    if not isinstance(model, str | Mapping):
+        raise ConfigError(f"model is {shown(model)}; expected a mapping of {', '.join(FIELDS)}, or a name")
+    protocol = Protocol.of(config.get("protocol", "paper"))
+    fields = read_fields(model)
+    if "protocol" in fields and Protocol.of(fields["protocol"]) != protocol:
+        raise ConfigError("model.protocol and protocol differ; a run has one, so set protocol alone")
+    fields["protocol"] = protocol
+    if own.get("ask") is not None:
+        fields["ask"] = own["ask"]
+    check(SegmenterConfig, fields, ConfigError, "model")
+    found = SegmenterConfig(**fields)
+    if found.keep_all_objects:
+        raise ConfigError("model.keep_all_objects gives a map per background entity; scoring needs it to be false")
+    check_asked(found, own)
+    return own, found, DatasetConfig.of(config["dataset"])
+
+
+def check_asked(model: SegmenterConfig, own: Mapping[str, Any]) -> None:
+    """Whether a run can ask as it is told to. Raises ConfigError."""
+    given = [f"words={own['words']}"] if own.get("words", DEFAULT) != DEFAULT else []
+    if model.ask == "open":
+        given.append("ask=open")
+        if model.method != "goca":
+            raise ConfigError(f"ask=open is not for method {model.method!r}; choose ask=complete")
+    if given and own.get("annotations"):
+        raise ConfigError(f"annotations=FILE says what is looked for; {' and '.join(given)} cannot say it too")
+    if given and own.get("task") == "unsupervised":
+        raise ConfigError(f"task=unsupervised looks for no words; leave out {' and '.join(given)}")

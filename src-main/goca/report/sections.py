@@ -1,0 +1,173 @@
+"""Sections of a report on its numbers: threshold curve, classes, label distribution, confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goca.report.charts import bar, confusion_table, curve, interval, percent, swatch
+from goca.report.markup import Markup, join, section, tag
+
+NAMES = {
+    "mIoU": "mean IoU",
+    "mIoU_without_background": "mean IoU without background",
+    "frequency_weighted_IoU": "frequency-weighted IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+SHOWN = 20  # classes in the distribution, before the rest is folded away
+Results = Mapping[str, Any]
+
+
+def thresholds(results: Results) -> Markup | None:
+    """The threshold curve; nothing where there is one threshold only, or nothing was counted."""
+    swept, best, fixed = results["metrics"]["swept"], results["mIoU"]["best"], results["mIoU"]["fixed"]
+    keys = ["mIoU", "mIoU_without_background"]
+    lines = [sorted((each["threshold"], each[key]) for each in swept) for key in keys]
+    if len(swept) < 2 or not all(any(y is not None for _, y in line) for line in lines):
+        return None
+    marks = {f"best {percent(best['mIoU'])}": (best["threshold"], best["mIoU"])}
+    head = tag("tr", tag("th", "threshold", scope="col"), *(tag("th", name, scope="col") for name in NAMES.values()))
+    rows = [
+        tag("tr", tag("th", f"{each['threshold']:g}", scope="row"), *(tag("td", percent(each[k], 2)) for k in NAMES))
+        for each in swept
+    ]
+    table = tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll")
+    label = f"Mean IoU over the background threshold; best {percent(best['mIoU'])} % at {best['threshold']:g}, "
+    label += f"{percent(fixed['mIoU'])} % at {fixed['threshold']:g}"
+    key = tag("li", tag("i"), f"{NAMES[keys[0]]}, %"), tag("li", tag("i", class_="b"), f"{NAMES[keys[1]]}, %")
+    return section(
+        "Background threshold",
+        tag("ul", key, class_="key"),
+        curve(lines, marks, label),
+        tag("details", tag("summary", "All numbers, in %"), table),
+    )
+
+
+def classes(results: Results) -> Markup:
+    """IoU per class, in a table whose headers sort it."""
+    total = sum(each["label_pixels"] for each in results["per_class"]) or 1
+    columns = [
+        ("class", "text"),
+        ("IoU, best", "number"),
+        ("IoU, fixed", "number"),
+        ("images", "number"),
+        ("labelled pixels", "number"),
+    ]
+    heads = [
+        tag(
+            "th",
+            tag("button", name, type="button"),
+            scope="col",
+            aria_sort="none",
+            data_kind=kind,
+            data_first="ascending" if kind == "text" else "descending",
+        )
+        for name, kind in columns
+    ]
+    rows = [
+        tag(
+            "tr",
+            tag("th", swatch(each["id"]), each["name"], scope="row", data_value=each["name"]),
+            value_cell(each["iou_best"], bar(each["iou_best"])),
+            value_cell(each["iou_fixed"]),
+            tag("td", f"{each['images']:,}", data_value=each["images"]),
+            tag("td", f"{percent(each['label_pixels'] / total, 2)} %", data_value=each["label_pixels"]),
+        )
+        for each in results["per_class"]
+    ]
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="sortable wide", id="classes")
+    at = results["metrics"]
+    best, fixed = at["best"]["threshold"], at["fixed"]["threshold"]
+    note = f"In %, at the best threshold ({best:g}) and the fixed one ({fixed:g})."
+    absent = " A dash: neither labelled nor predicted anywhere, and left out of the mean."
+    note += absent if any(each["iou_best"] is None for each in results["per_class"]) else ""
+    return section("Classes", tag("p", note, class_="note"), tag("div", table, class_="scroll tall", tabindex=0))
+
+
+def distribution(results: Results) -> Markup:
+    """How many of the labelled pixels are of each class, and how many were predicted to be."""
+    ranked = sorted(results["per_class"], key=lambda each: -each["label_pixels"])
+    total = sum(each["label_pixels"] for each in ranked) or 1
+    largest = max([each[k] for each in ranked for k in ("label_pixels", "predicted_pixels_best")], default=1) or 1
+
+    def rows(chosen: list[dict[str, Any]]) -> Markup:
+        return tag(
+            "dl",
+            *(
+                join(
+                    tag("dt", swatch(each["id"]), each["name"]),
+                    tag(
+                        "dd",
+                        f"{percent(each['label_pixels'] / total, 2)} / "
+                        f"{percent(each['predicted_pixels_best'] / total, 2)} %",
+                        class_="numbers soft",
+                    ),
+                    tag(
+                        "dd",
+                        *(
+                            tag("i", style=f"--share:{each[k] / largest:.4f}")
+                            for k in ("label_pixels", "predicted_pixels_best")
+                        ),
+                        class_="pair",
+                        aria_hidden="true",
+                    ),
+                )
+                for each in chosen
+            ),
+            class_="distribution",
+        )
+
+    key = (
+        tag("li", tag("i", class_="block"), "labelled"),
+        tag("li", tag("i", class_="outline"), "predicted, at the best threshold"),
+    )
+    rest = ranked[SHOWN:]
+    folded = [tag("details", tag("summary", f"{len(rest)} rarer classes"), rows(rest))] if rest else []
+    return section("Label distribution", tag("ul", key, class_="key"), rows(ranked[:SHOWN]), *folded)
+
+
+def confusions(results: Results) -> Markup:
+    """The classes that take part in most mistakes, and the commonest mistakes."""
+    confusion = results["confusion"]
+    if not confusion["pairs"]:
+        return section("Confusion", tag("p", "No labelled pixel was taken for another class.", class_="soft"))
+    columns = (("true", "text"), ("predicted", "text"), ("pixels", None), ("of the true class", None))
+    head = tag("tr", *(tag("th", name, scope="col", class_=kind) for name, kind in columns))
+    rows = [
+        tag(
+            "tr",
+            tag("td", each["true"], class_="text"),
+            tag("td", each["predicted"], class_="text"),
+            tag("td", f"{each['pixels']:,}"),
+            tag("td", f"{percent(each['share'])} %"),
+        )
+        for each in confusion["pairs"]
+    ]
+    note = (
+        f"The {len(confusion['classes'])} classes with most wrong pixels, at the best threshold"
+        f" ({confusion['threshold']:g}). A row says what the labelled pixels of a class were taken for, in %;"
+        " what is missing to 100 went to classes that are not shown."
+    )
+    pairs = tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll")
+    return section(
+        "Confusion",
+        tag("p", note, class_="note"),
+        confusion_table(confusion),
+        tag("details", tag("summary", f"The {len(rows)} commonest mistakes"), pairs),
+    )
+
+
+def as_table(rows: list[Markup]) -> Markup:
+    return tag("div", tag("table", tag("tbody", rows)), class_="scroll")
+
+
+def pair(name: str, value: Any) -> Markup:
+    return tag("tr", tag("th", name, scope="row"), tag("td", str(value), class_="text"))
+
+
+def value_cell(share: float | None, *more: str) -> Markup:
+    return tag("td", percent(share, 2), *more, data_value="" if share is None else share)
+
+
+def number_cell(number: Mapping[str, Any]) -> Markup:
+    return tag("td", percent(number["value"], 2), " ", tag("small", interval(number["interval"])))
