@@ -1,8 +1,12 @@
-"""Names of results, and what a segmentation says of its classes."""
+"""Names of results, what a segmentation says of its classes, and their colours in a terminal."""
+
+import io
 
 import pytest
 import torch
+from goca.cli.colours import swatch
 from goca.cli.images import NoPictures, find
+from goca.cli.results import table
 from goca.files.names import distinct, file_name
 from goca.segmentation import Segmentation
 from hypothesis import given
@@ -79,3 +83,49 @@ def test_finding_keeps_the_order_and_the_first_of_twins(tmp_path, monkeypatch):
     assert [path.name for path in find(["[ab].*"])] == ["a.JPG", "b.png"]
     with pytest.raises(NoPictures, match="the folder sub"):
         find(["sub.png"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def colourful(monkeypatch):
+    """A terminal with all 24 bits of colour."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+
+
+def lines(stream):
+    return table(scored(), {"classes": scored().summary()}, stream)
+
+
+def test_each_line_of_a_terminal_shows_its_class_s_colour(colourful):
+    colours = scored().colours()
+    cat, dog, background = lines(Terminal())
+    assert cat.startswith("  \x1b[48;2;{};{};{}m  \x1b[0m cat ".format(*colours[1]))
+    assert dog.startswith("  \x1b[48;2;{};{};{}m  \x1b[0m dog ".format(*colours[2]))
+    assert "\x1b" not in background and background.index("background") == 5  # an empty swatch keeps the column
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), (None, None)])
+def test_no_colour_codes_where_they_do_not_belong(colourful, monkeypatch, name, value):
+    if name:
+        monkeypatch.setenv(name, value)
+    plain = lines(Terminal() if name else io.StringIO())
+    assert "\x1b" not in "".join(plain) and plain[0].startswith("  cat ") and "50.0% of the image" in plain[0]
+
+
+def test_a_terminal_of_256_colours_gets_the_nearest_one(colourful, monkeypatch):
+    monkeypatch.delenv("COLORTERM")
+    assert swatch((255, 0, 0), Terminal()) == "\x1b[48;5;196m  \x1b[0m "
+    assert swatch((0, 0, 0), Terminal()) == "\x1b[48;5;16m  \x1b[0m "
+    assert swatch((255, 255, 255), Terminal()) == "\x1b[48;5;231m  \x1b[0m "
+
+
+def test_of_many_classes_only_those_with_a_pixel_are_listed():
+    found = Segmentation(torch.zeros(31, 2, 2), [*range(1, 31), 0], [f"c{n}" for n in range(30)] + ["background"])
+    (line,) = table(found, {"classes": found.summary()}, io.StringIO())
+    assert line.startswith("  c0 ")

@@ -1,5 +1,7 @@
-"""What `goca segment` leaves of a picture: label map, overlay, masks and a JSON record, under names that cannot leave
-their folder."""
+"""The files that `goca segment` writes for an image: overlay, label map, masks and a JSON record.
+
+Their names are made safe: they cannot leave the output folder.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +9,30 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from PIL import Image
 from torch import Tensor
 
-from goca.drawing.palettes import as_hex, overlay, voc_palette
+from goca.cli.colours import swatch
+from goca.drawing.legend import Entry, painted, with_legend
+from goca.drawing.palettes import as_hex
 from goca.errors import GocaError
 from goca.files.atomic import write_png, write_text
 from goca.files.bounded_json import read_json
 from goca.files.names import distinct, file_name
-from goca.segmentation import Segmentation, label_image
+from goca.segmentation import BACKGROUND, Segmentation, label_image
+
+SHOWN = 20  # classes that are listed whether they hold a pixel or not
 
 
 class OutputsClash(GocaError, ValueError):
-    """A result that would be written over a picture that is to be read."""
+    """A result that would overwrite an input image."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the results of one picture go."""
+    """Where the results of one image go."""
 
     folder: Path
     stem: str
@@ -48,26 +54,27 @@ class Places:
         return self.folder / f"{self.stem}.json"
 
 
-def places_of(pictures: Sequence[Path], folder: Path) -> list[Places]:
-    """One set of places per picture, no two alike. Raises OutputsClash where a result would replace a picture."""
-    found = [Places(folder, stem) for stem in distinct(path.stem for path in pictures)]
-    inputs = {path.resolve() for path in pictures}
-    for place, path in zip(found, pictures):
+def places_of(images: Sequence[Path], folder: Path) -> list[Places]:
+    """One set of places per image, no two alike. Raises OutputsClash where a result would overwrite an input image."""
+    found = [Places(folder, stem) for stem in distinct(path.stem for path in images)]
+    inputs = {path.resolve() for path in images}
+    for place, path in zip(found, images):
         for file in (place.overlay, place.labels, place.record):
             if file.resolve() in inputs:
-                raise OutputsClash(f"the result {file} of {path} would replace a picture; choose another --out folder")
+                raise OutputsClash(f"{file}, a result of {path}, would overwrite an image; choose another --out folder")
     return found
 
 
 def write(
-    place: Places, picture: Image.Image, segmentation: Segmentation, label: Tensor, record: Mapping[str, Any]
+    place: Places, image: Image.Image, segmentation: Segmentation, label: Tensor, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write all results of a picture, the overlay first; returns the JSON record. Each file is there whole or not.
+    """Write all results of an image, the overlay first; returns the JSON record. Each file is there whole or not.
 
     Masks that an earlier record lists and this one does not are removed.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
-    write_png(place.overlay, overlay(picture, label))
+    colours = segmentation.colours()
+    write_png(place.overlay, with_legend(painted(image, label.numpy(), colours), entries(segmentation, label)))
     write_png(place.labels, label_image(label))
     masks, names = segmentation.masks(label), segmentation.classes()
     files = {class_id: f"{name}.png" for class_id, name in zip(masks, distinct(names[each] for each in masks))}
@@ -75,7 +82,6 @@ def write(
     place.masks.mkdir(exist_ok=True)
     for class_id, mask in masks.items():
         write_png(place.masks / files[class_id], Image.fromarray(mask.numpy()))
-    colours = voc_palette()
     classes = [
         {**row, "colour": as_hex(colours[row["id"]]), "mask": files[row["id"]]} for row in segmentation.summary(label)
     ]
@@ -86,8 +92,33 @@ def write(
     return whole
 
 
+def entries(segmentation: Segmentation, label: Tensor) -> list[Entry]:
+    """The legend; of more than SHOWN classes only those that hold a pixel."""
+    found = segmentation.legend(label)
+    return found if len(found) <= SHOWN else [entry for entry in found if entry.share > 0]
+
+
+def table(segmentation: Segmentation, record: Mapping[str, Any], stream: TextIO) -> list[str]:
+    """A line per class for the terminal: its colour, name, area, mean score and presence.
+
+    record  what `write` returned; of more than SHOWN classes only those that hold a pixel are shown
+    stream  where the lines will be printed: colour codes only if it takes them
+    """
+    rows = record["classes"]
+    shown = rows if len(rows) <= SHOWN else [row for row in rows if row["area"] > 0]
+    width = max((len(row["name"]) for row in shown), default=0)
+    colours = segmentation.colours()
+    lines = []
+    for row in shown:
+        mean = "     -" if row["mean_score"] is None else f"{row['mean_score']:6.2f}"
+        there = f"   presence {row['presence']:4.2f}" if "presence" in row else ""
+        mark = swatch(None if row["id"] == BACKGROUND else colours[row["id"]], stream)
+        lines.append(f"  {mark}{row['name']:<{width}}  {row['area']:6.1%} of the image   mean score {mean}{there}")
+    return lines
+
+
 def masks_before(place: Places) -> set[str]:
-    """The mask files that an earlier record of the same picture lists."""
+    """The mask files that an earlier record of the same image lists."""
     try:
         listed = {each["mask"] for each in read_json(place.record)["classes"]}
     except (OSError, ValueError, LookupError, TypeError):

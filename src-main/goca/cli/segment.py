@@ -8,10 +8,11 @@ goca segment photo.jpg --describe --model sd15 --pipeline FOLDER           a vis
 The key of the server comes from the environment (OPENAI_API_KEY); what it answered is kept in descriptions.jsonl, and
 not asked again. --labeler local --labeler model=NAME asks a server of your own.
 
-Per picture: NAME-overlay.png, NAME-labels.png (a palette of class ids), NAME-masks/ (a PNG per class) and NAME.json
-(areas, scores, settings). Parts stand in brackets behind what they belong to: "(cat, tail), grass". Pictures are turned
-upright as EXIF says, of 16 bits the high 8 are kept, what is transparent is laid on white. Pictures of the same name
-from several folders get -2, -3, ... in the order given. Exit status 1: words were cut, or a picture could not be used.
+Per image: NAME-overlay.png (with a legend), NAME-labels.png (a palette of class ids), NAME-masks/ (a PNG per class) and
+NAME.json (areas, scores, colours, settings). Parts stand in brackets behind what they belong to: "(cat, tail), grass".
+Images are turned upright as EXIF says, of 16 bits the high 8 are kept, transparent pixels are laid on white. Images of
+the same name from several folders get -2, -3, ... in the order given. Exit status 1: words were cut, or an image could
+not be used.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from goca.protocol import ASK, PRESETS
 if TYPE_CHECKING:
     from goca.cli.results import Places
     from goca.cli.words import Words
+    from goca.segmentation import Segmentation
     from goca.segmentation_model import SegmentationModel
 
 EMBEDDED = "mini-sd"
 OURS = ("goca", "diffusion_feature")
-SHOWN = 20  # words that a note names, or that are listed whether they hold a pixel or not
+SHOWN = 20  # words that a note names
 
 
 class ModelNotChosen(GocaError, ValueError):
@@ -216,7 +218,7 @@ class Work:
             "notes": of_prompt + notes + warned,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        self.report(path, place, write(place, picture, segmentation, label, record))
+        self.report(path, place, segmentation, write(place, picture, segmentation, label, record))
 
     def tell(self, path: Path, notes: Sequence[str], warned: Sequence[str]) -> None:
         for note in notes:
@@ -225,17 +227,13 @@ class Work:
         for warning in warned:
             self.say(warning)
 
-    def report(self, path: Path, place: Places, record: dict[str, Any]) -> None:
+    def report(self, path: Path, place: Places, segmentation: Segmentation, record: dict[str, Any]) -> None:
         from tqdm import tqdm
 
+        from goca.cli.results import table
+
         lines = [f"{path.name}: {place.overlay}, {place.labels.name}, {place.record.name}, {place.masks.name}/"]
-        rows = record["classes"]
-        rows = rows if len(rows) <= SHOWN else [row for row in rows if row["area"] > 0]
-        width = max(len(row["name"]) for row in rows)
-        for row in rows:
-            mean = "     -" if row["mean_score"] is None else f"{row['mean_score']:6.2f}"
-            there = f"   presence {row['presence']:4.2f}" if "presence" in row else ""
-            lines.append(f"  {row['name']:<{width}}  {row['area']:6.1%} of the picture   mean score {mean}{there}")
+        lines += (rows := table(segmentation, record, sys.stdout))
         if rest := len(record["classes"]) - len(rows):
             lines.append(f"  and {rest} words without a pixel, in {place.record.name}")
         tqdm.write("\n".join(lines), file=sys.stdout)
