@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from goca.config import ASK, ConfigError, SegmenterConfig, load_config
 from goca.embedded import resolve
+from goca.generation.adapters import config_of
+from goca.generation.stored import config_of_place
 from goca.method.augmentation import Augmentation
 from goca.method.batch_budget import BatchBudget
 from goca.method.summary import AttentionSummary
@@ -68,7 +71,7 @@ class SegmentationModel(ABC):
     def from_pretrained(
         cls,
         pipeline: Any,
-        config: str | Mapping[str, Any] | SegmenterConfig,
+        config: str | Mapping[str, Any] | SegmenterConfig | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         max_bytes: int | None = None,
@@ -82,7 +85,8 @@ class SegmentationModel(ABC):
         """A segmenter on a pretrained model.
 
         pipeline   a folder, a hub id, "goca:mini-sd" or a pipeline object; None: the config's own
-        config     a name in configs/model, a mapping of fields or a SegmenterConfig
+        config     a name in configs/model, a mapping of fields or a SegmenterConfig; None: the one that fits the
+                   pipeline, as for `goca.trace`
         device     "auto": an accelerator where there is one;  dtype "auto": float32 on a CPU, float16 elsewhere
         max_bytes  memory that the attention of one forward pass may hold, besides the model; larger batches are split
         offload    "model" or "sequential": weights are kept on the CPU;  int8_text  T5 in 8 bit (bitsandbytes)
@@ -91,8 +95,10 @@ class SegmentationModel(ABC):
         denoiser   a second folder or hub id, whose denoiser replaces the pipeline's; None: the config's, where the
                    pipeline is the config's too
         vae_dtype  dtype of the VAE; "auto": `dtype`, or float32 where the VAE's config sets `force_upcast`
-        raises     ConfigError, and those of FeatureExtractor
+        raises     ConfigError, ConfigNotKnown where no config fits, and those of FeatureExtractor
         """
+        if config is None:
+            config = fitting_config(pipeline, denoiser)
         config = load_config(config, **({} if ask is None else {"ask": ask}))
         if pipeline is None or pipeline == config.pipeline:
             pipeline, denoiser = config.pipeline, denoiser or config.denoiser
@@ -282,3 +288,10 @@ class SegmentationModel(ABC):
         backgrounds = len(scores) - len(ids)
         words = [names[class_id] for class_id in ids] + ["background"] * backgrounds
         return Segmentation(scores, ids + [BACKGROUND] * backgrounds, words, *size_and_image(image))
+
+
+def fitting_config(pipeline: Any, denoiser: str | None = None) -> str:
+    """The name of the config that fits a pipeline: an object, a folder, a hub id or "goca:NAME"."""
+    if pipeline is None:
+        raise ConfigError("neither a pipeline nor a config was given; name one, such as config='sd15'")
+    return config_of_place(str(pipeline), denoiser) if isinstance(pipeline, str | Path) else config_of(pipeline)
