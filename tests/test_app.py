@@ -234,7 +234,7 @@ def test_at_the_page_size_shape_and_bounds_are_kept():
 def test_a_word_below_the_threshold_is_background(score, threshold):
     assume(abs(score - threshold) > 1e-5)  # upsampling rounds
     picture, entries = decided(flat(score, 0.0), threshold)
-    shares = {entry.word: entry.share for entry in entries}
+    shares = {entry.name: entry.share for entry in entries}
     below = score < threshold
     assert shares["word 1"] == (0 if below else 1) and shares.get("background", 0) == (1 if below else 0)
     untouched = picture.getpixel((3, 3)) == (200, 30, 30)
@@ -246,7 +246,7 @@ def test_shares_sum_to_one_and_each_word_has_a_map(result):
     for threshold in (0.0, 0.3, 0.6, 1.0):
         _, entries = decided(kept, threshold)
         assert sum(entry.share for entry in entries) == pytest.approx(1)
-        assert [entry.word for entry in entries][:4] == ["house", "sky", "car", "road"]
+        assert [entry.name for entry in entries][:4] == ["house", "sky", "car", "road"]
         assert len({entry.colour for entry in entries}) == len(entries)
     maps = word_maps(kept)
     assert [word for _, word in maps] == ["house", "sky", "car", "road"]
@@ -256,7 +256,7 @@ def test_shares_sum_to_one_and_each_word_has_a_map(result):
 def test_words_are_shown_as_text_not_as_markup():
     nasty = "<img src=x onerror=alert(1)>"
     _, (entry, *_) = decided(flat(0.5, 0.0), 0)
-    shown = legend([type(entry)(nasty, "#112233", 0.25)]) + said([nasty]) + said([], nasty)
+    shown = legend([type(entry)(nasty, (17, 34, 51), 0.25)]) + said([nasty]) + said([], nasty)
     assert "<img" not in shown and shown.count("&lt;img") == 3
 
 
@@ -318,13 +318,13 @@ def test_upload_run_and_move_the_slider(opened, result):
     assert "knows only its own drawn scenes" in opened.inner_text("body") and "mushroom" in opened.inner_text("body")
     upload(opened)
     opened.wait_for_selector("#goca-picture-legend li")
-    expected = {entry.word: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.0)[1]}
+    expected = {entry.name: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.0)[1]}
     assert shares(opened, "picture") == pytest.approx(expected, abs=0.06)
     assert opened.locator("#goca-picture-maps .caption-label").all_inner_texts() == WORDS.split(", ")
     before = opened.get_attribute("#goca-picture-overlay img", "src")
     opened.fill("#goca-picture-threshold input[type=range]", "0.6")
     opened.wait_for_function("src => document.querySelector('#goca-picture-overlay img').src != src", arg=before)
-    moved = {entry.word: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.6)[1]}
+    moved = {entry.name: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.6)[1]}
     assert shares(opened, "picture") == pytest.approx(moved, abs=0.06)
 
 

@@ -13,6 +13,8 @@ from browser import open_browser, open_page
 from goca.benchmark.counting import Prediction, collect, count_images, metric_for
 from goca.benchmark.run_store import RunError, RunStore
 from goca.datasets import DatasetConfig, SampleError
+from goca.drawing.class_colours import class_colours, class_palette
+from goca.drawing.palettes import as_hex, bright_palette
 from goca.evaluation import Word
 from goca.protocol import Protocol
 from goca.report.gallery import BYTES, GAP, KEPT, SIDE, rank_images, thumbnail, thumbnail_path
@@ -244,6 +246,25 @@ def test_more_images_go_on_from_fewer(tmp_path):
     assert drawn(tmp_path / "grown") == drawn(tmp_path / "whole")
 
 
+def test_thumbnails_swatches_and_results_have_the_colours_of_the_names(finished):
+    folder, results = finished
+    expected = class_colours({each["id"]: each["name"] for each in results["per_class"]})
+    assert {each["id"]: each["colour"] for each in results["per_class"]} == {i: as_hex(c) for i, c in expected.items()}
+    page = (folder / "report.html").read_text()
+    assert all(f"--colour:{each['colour']}" in page for each in results["per_class"])
+
+
+def test_the_page_of_an_earlier_version_keeps_the_colours_of_its_thumbnails(tmp_path):
+    results = run(tmp_path)
+    for each in results["per_class"]:
+        del each["colour"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for image in shown(results):
+        thumbnail_path(tmp_path, image).rename(thumbnail_path(tmp_path, image, "bright"))
+    page = write_report(tmp_path).read_text()
+    assert f"--colour:{as_hex(bright_palette()[1])}" in page and "No thumbnail was kept." not in page
+
+
 def test_the_worst_are_the_worst(finished):
     folder, results = finished
     lines = [json.loads(line) for line in (folder / "counts.jsonl").read_text().splitlines()]
@@ -258,7 +279,7 @@ def test_a_thumbnail_is_small_and_has_three_panels(size):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8))
     label = np.zeros(size[::-1], np.uint8)
     label[:, size[0] // 2 :] = 1
-    content = thumbnail(picture, label, 1 - label)
+    content = thumbnail(picture, label, 1 - label, class_palette(["background", "cat"]))
     strip = Image.open(io.BytesIO(content))
     panel = (strip.width - 2 * GAP) // 3
     assert len(content) <= BYTES and max(panel, strip.height) <= SIDE and strip.format == "WEBP"

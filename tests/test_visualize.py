@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from goca.drawing.class_colours import class_colours
 from goca.drawing.figures import Row, figure, heat_overlay, pca_image, save_figure
 from goca.drawing.palettes import (
     PALETTES,
@@ -154,6 +155,14 @@ def test_the_legend_breaks_into_lines_and_names_unknown_ids():
     texts = [text for text in drawn.texts if text.get_text().startswith("class ")]
     assert len(texts) == 38 and len({text.get_position()[1] for text in texts}) > 3
     assert "void" in {text.get_text() for text in figure([Row(picture(), LABELS)]).texts}
+
+
+def test_a_figure_has_the_colours_of_its_classes_names():
+    names = ["background", "sky", "grass"]
+    shown = pixels(figure([Row(picture(), LABELS)], names, alpha=1)).reshape(-1, 3)
+    seen = set(map(tuple, shown.tolist()))
+    assert set(class_colours(dict(enumerate(names))).values()) <= seen
+    assert tuple(voc_palette()[1].tolist()) not in seen
 
 
 def test_figures_are_the_same_every_time():

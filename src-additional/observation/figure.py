@@ -14,7 +14,6 @@ from goca.drawing.figures import (
     Page,
     draw_legend_line,
     legend_lines,
-    palette_of,
 )
 from goca.drawing.palettes import overlay
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from observation.numbers import Numbers
-from observation.panel import ACCENT, BREAK, CELL, GAP, LABEL, LARGE, LINE, PALETTE, PANEL, SHOWN, SMALL, UNDER, Panel
+from observation.panel import ACCENT, BREAK, CELL, GAP, LABEL, LARGE, LINE, PANEL, SHOWN, SMALL, UNDER, Panel
 from observation.word_rows import draw_words
 
 
@@ -99,11 +98,11 @@ def draw_picture(panel: Panel, top: float) -> None:
 def draw_segmentation(panel: Panel, top: float, legend: Sequence[list[tuple[int, str, float]]]) -> None:
     left = LARGE + BREAK
     panel.heading("segmentation", left, top, LARGE)
-    labels = overlay(panel.picture.convert("L"), panel.numbers["label_map"], PALETTE, 0.65)
+    labels = overlay(panel.picture.convert("L"), panel.numbers["label_map"], panel.palette, 0.65)
     panel.page.picture(labels, panel.left + left, top + UNDER, LARGE, LARGE * panel.shape)
     for number, line in enumerate(legend):
         y = top + UNDER + LARGE * panel.shape + (0.75 + number) * HEAD
-        draw_legend_line(panel.page, line, panel.left + left, y, palette_of(PALETTE))
+        draw_legend_line(panel.page, line, panel.left + left, y, panel.palette)
 
 
 def draw_layers(panel: Panel, top: float) -> None:

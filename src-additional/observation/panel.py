@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goca.drawing.class_colours import class_palette
 from goca.drawing.figures import PALE, Page
+from goca.drawing.palettes import Array
 from PIL import Image
 
 from observation.numbers import Numbers
@@ -16,7 +18,6 @@ LINE, UNDER = 0.17, 0.14  # a line of small text; between a heading and what is 
 SMALL = 6.5  # its size in points
 SHOWN = 512  # pixels: pictures are brought to about this side, so that small ones are not blocky
 ACCENT = "#c8452d"
-PALETTE = "bright"
 STAGES = ("one_head", "one_layer", "heads_aggregated", "layers_aggregated", "rescaled", "refined")
 VIEWS = ("raw scale", "own scale", "where it wins")
 OWN_SCALE = len(STAGES) + VIEWS.index("own scale")
@@ -32,6 +33,11 @@ class Panel:
     picture: Image.Image
     shape: float  # height / width of pictures as drawn
     ranking: bool = False  # of words at each pixel, in place of the view "own scale"
+
+    @property
+    def palette(self) -> Array:
+        """The colours of the classes, by their names."""
+        return class_palette(dict(zip(self.numbers["class_ids"].tolist(), self.numbers["class_names"].tolist())))
 
     def heading(self, text: str, left: float, top: float, width: float, note: str = "") -> None:
         self.page.text(self.left + left, top, text, width, size=8, weight="bold")

@@ -8,7 +8,7 @@ from goca.drawing.figures import PALE, heat_overlay
 from goca.drawing.palettes import colourise
 from PIL import Image
 
-from observation.panel import BREAK, CELL, GAP, LABEL, LINE, OWN_SCALE, PALETTE, STAGES, VIEWS, Panel
+from observation.panel import BREAK, CELL, GAP, LABEL, LINE, OWN_SCALE, STAGES, VIEWS, Panel
 
 
 def draw_words(panel: Panel, top: float) -> None:
@@ -66,7 +66,7 @@ def draw_views(panel: Panel, row: int, y: float) -> None:
         else:
             grey = panel.picture.convert("L").convert("RGB")
             mask = Image.fromarray(won).resize(grey.size, Image.Resampling.NEAREST)
-            colour = tuple(colourise(np.array([[class_id]]), PALETTE)[0, 0].tolist())
+            colour = tuple(colourise(np.array([[class_id]]), panel.palette)[0, 0].tolist())
             faint = Image.blend(grey, Image.new("RGB", grey.size, "white"), 0.45)
             strong = Image.blend(grey, Image.new("RGB", grey.size, colour), 0.75)
             page.picture(Image.composite(strong, faint, mask), *box)

@@ -75,11 +75,15 @@ class Segmentation:
         size       (height, width); the picture's own by default
         threshold  added to the background maps
         """
-        h, w = size or self.image_size or tuple(self.scores.shape[-2:])
-        scores = F.interpolate(self.scores[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0]
+        scores = self.resized(size)
         ids = torch.tensor(self.class_ids, device=scores.device)
         offset = threshold * (ids == BACKGROUND)
         return ids[(scores + offset[:, None, None]).argmax(0)].cpu()
+
+    def resized(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The score maps as the decision sees them, bilinear   [n, H, W]; size: (height, width), else the image's"""
+        h, w = size or self.image_size or tuple(self.scores.shape[-2:])
+        return F.interpolate(self.scores[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0]
 
     def masks(self, label: Tensor | None = None) -> dict[int, Tensor]:
         """Where each class is, by its id   [H, W] bool on the CPU; the background only where it holds a pixel

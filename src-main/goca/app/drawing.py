@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from goca.drawing.palettes import as_hex, bright_palette, overlay
+from goca.drawing.legend import Entry, painted
 from goca.segmentation import BACKGROUND, Segmentation
 
 LEAST, MOST = 512, 1024  # longer side of the pictures shown; labels are decided at that size
-STRENGTH = 0.72
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A line of the legend: the word, its colour as #rrggbb ("": the background, left as it is), its share 0..1."""
+class Kept:
+    """What is kept of a run, so that another threshold, a click and a download need no model.
 
-    word: str
-    colour: str
-    share: float
+    segmentation  at the page's size
+    size          (height, width) of the image itself, in which files are written
+    name          of the image's file, without its suffix
+    record        what NAME.json says of the run
+    """
+
+    segmentation: Segmentation
+    size: tuple[int, int]
+    name: str = "image"
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def at_page_size(segmentation: Segmentation) -> Segmentation:
@@ -35,21 +43,15 @@ def at_page_size(segmentation: Segmentation) -> Segmentation:
 
 
 def decided(segmentation: Segmentation, threshold: float) -> tuple[Image.Image, list[Entry]]:
-    """The greyed picture under its words' colours, background as it was; and the legend, background last."""
+    """The greyed image under its words' colours, background as it was; and the legend, background last."""
     label = segmentation.label_map(threshold=threshold)
-    picture, labels = segmentation.image, label.numpy()
-    painted = overlay(picture.convert("L"), labels, "bright", STRENGTH)
-    left = Image.fromarray(labels == BACKGROUND).convert("L")
-    colours = bright_palette()
-    entries = [
-        Entry(
-            row["name"],
-            "" if row["id"] == BACKGROUND else as_hex(colours[row["id"]]),
-            row["area"],
-        )
-        for row in segmentation.summary(label)
-    ]
-    return Image.composite(picture, painted, left), entries
+    return painted(segmentation.image, label, segmentation.colours()), segmentation.legend(label)
+
+
+def described(entries: list[Entry]) -> str:
+    """The overlay in words, for those who do not see it."""
+    shares = ", ".join(f"{entry.name} {entry.share:.0%}" for entry in entries)
+    return f"The image under its words' colours: {shares}"
 
 
 def word_maps(segmentation: Segmentation) -> list[tuple[Image.Image, str]]:
@@ -58,3 +60,16 @@ def word_maps(segmentation: Segmentation) -> list[tuple[Image.Image, str]]:
 
     named = zip(segmentation.scores, segmentation.class_ids, segmentation.names)
     return [(heat_overlay(segmentation.image, np.asarray(heat)), name) for heat, id_, name in named if id_]
+
+
+def ranking(segmentation: Segmentation, x: int, y: int, threshold: float) -> list[tuple[str, float]]:
+    """The words by their scores at a pixel of the image, highest first; the threshold is added to the background's.
+
+    The first one is the class of the label map there; of several background maps the highest counts.
+    """
+    found: dict[str, float] = {}
+    scores = segmentation.resized()[:, y, x].tolist()
+    for class_id, name, score in zip(segmentation.class_ids, segmentation.names, scores):
+        value = score + threshold * (class_id == BACKGROUND)
+        found[name] = max(value, found.get(name, value))
+    return sorted(found.items(), key=lambda pair: -pair[1])

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from goca.app.drawing import Entry
+from goca.drawing.legend import Entry
+from goca.drawing.palettes import as_hex
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
@@ -69,10 +70,10 @@ def legend(entries: Sequence[Entry]) -> str:
 
 
 def line(entry: Entry) -> str:
-    colour, share = entry.colour or "transparent", f"{entry.share:.1%}"
+    colour, share = as_hex(entry.colour) if entry.colour else "transparent", f"{entry.share:.1%}"
     bar = f'<span style="width:{entry.share:.2%};{f"background:{colour}" if entry.colour else ""}"></span>'
     return (
-        f'<li><span class="swatch" style="background:{colour}"></span><span class="word">{escape(entry.word)}</span>'
+        f'<li><span class="swatch" style="background:{colour}"></span><span class="word">{escape(entry.name)}</span>'
         f'<span class="bar">{bar}</span><span class="share">{share}</span></li>'
     )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.run_store import RunStore
-from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError
+from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError, class_label
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
 from goca.evaluation.presence import Word, as_record
 from goca.files.log import Record
@@ -92,7 +92,8 @@ def count_images(
     segmentor = Once(load_segmentor)
     watchers: list[Watcher] = [] if label_maps is None else [label_maps]
     if drawn_at is not None:
-        watchers.append(Gallery(store.folder, metric, drawn_at, list(known.values())))
+        names = [class_label(dataset.class_names, class_id) for class_id in range(metric.num_classes)]
+        watchers.append(Gallery(store.folder, metric, drawn_at, names, list(known.values())))
     ready: list[Read] = []
     for image_id in progress(left):
         read = read_image(dataset, image_id, metric, made_from)

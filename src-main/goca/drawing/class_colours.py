@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -78,6 +78,11 @@ def as_palette(colours: Mapping[int, tuple[int, int, int]]) -> Array:
         if 0 <= class_id < VOID:
             palette[class_id] = colour
     return palette
+
+
+def class_palette(names: Mapping[int, str] | Sequence[str]) -> Array:
+    """The palette in which these classes are drawn everywhere: id -> name, or names by id   uint8 [256, 3]"""
+    return as_palette(class_colours(names if isinstance(names, Mapping) else dict(enumerate(names))))
 
 
 def _as_tuple(colour: Array) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from goca.drawing.class_colours import class_palette
 from goca.drawing.palettes import (
     VOID,
     Array,
@@ -108,18 +109,20 @@ class Row:
 def figure(
     rows: Sequence[Row],
     class_names: Sequence[str] = (),
-    palette: str | Any = "bright",
+    palette: str | Any = None,
     title: str = "",
     alpha: float = 0.75,
 ) -> Figure:
     """Rows of image, truth, predictions and word maps, with a legend of the classes that are seen.
 
     class_names  class id -> name in the legend; an id beyond it is shown as "class 7"
+    palette      None: the colours of `goca.drawing.class_colours`; or what `palette_of` takes
     alpha        how strongly labels cover the image
     Returns a matplotlib Figure; use its savefig, or save_figure. Raises PictureError if there is nothing to draw.
     """
     if not rows:
         raise PictureError("a figure needs one row at least")
+    palette = class_palette(class_names) if palette is None else palette
     columns = _columns(rows)
     pictures = [as_picture(row.image) for row in rows]
     heights = [CELL * min(max(p.height / p.width, 0.4), 1.8) for p in pictures]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goca.drawing.palettes import colourise
-from goca.report.gallery import PALETTE
+from goca.drawing.class_colours import class_palette
+from goca.drawing.palettes import Array, as_hex, bright_palette, colourise
 from goca.report.markup import Markup, join, tag
 
 WIDTH, HEIGHT = 640, 300
@@ -34,10 +34,17 @@ def bar(share: float | None) -> Markup:
     return tag("span", tag("i", style=f"--share:{share or 0:.4f}"), class_=kind, aria_hidden="true")
 
 
-def swatch(class_id: int) -> Markup:
+def colours_of(results: Mapping[str, Any]) -> Array:
+    """The palette in which a run's thumbnails are drawn; earlier versions wrote no colours, and drew by class id."""
+    kinds = results["per_class"]
+    named = all("colour" in each for each in kinds)
+    return class_palette({each["id"]: each["name"] for each in kinds}) if named else bright_palette()
+
+
+def swatch(class_id: int, palette: Array) -> Markup:
     """The colour that a class has in overlays."""
-    red, green, blue = colourise([[class_id]], PALETTE)[0, 0].tolist()
-    return tag("span", class_="swatch", style=f"--colour:rgb({red} {green} {blue})", aria_hidden="true")
+    colour = as_hex(colourise([[class_id]], palette)[0, 0])
+    return tag("span", class_="swatch", style=f"--colour:{colour}", aria_hidden="true")
 
 
 def curve(lines: Sequence[Sequence[Point]], marks: Mapping[str, Point], label: str) -> Markup:
@@ -88,13 +95,13 @@ def reliability(bins: Sequence[Mapping[str, Any]], label: str) -> Markup:
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img", aria_label=label)
 
 
-def confusion_table(confusion: Mapping[str, Any]) -> Markup:
+def confusion_table(confusion: Mapping[str, Any], palette: Array) -> Markup:
     """Rows: true class; columns: predicted class; a cell is the share of all the row's labelled pixels, in per cent.
 
     Wrong cells are shaded by the root of the share, so that a tenth can be seen.
     """
     classes = confusion["classes"]
-    names = [join(swatch(each["id"]), each["name"]) for each in classes]
+    names = [join(swatch(each["id"], palette), each["name"]) for each in classes]
     rows = []
     for number, (each, pixels) in enumerate(zip(classes, confusion["pixels"])):
         shares = [count / each["label_pixels"] if each["label_pixels"] else None for count in pixels]

@@ -1,6 +1,6 @@
 """Small pictures of a run's worst and best images: the picture, its truth and its prediction side by side.
 
-    gallery/<sha256 of the image's id, shortened>.webp
+    gallery/<sha256 of the palette's name and the image's id, shortened>.webp
 
 A run keeps them as it goes, a few per process; when it is finished, those that the report does not show are removed.
 """
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from goca.benchmark.run_store import write_bytes
-from goca.drawing.palettes import as_picture, overlay
+from goca.drawing.class_colours import class_palette
+from goca.drawing.palettes import Array, as_picture, overlay
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import image_iou
 from goca.files.log import Record
@@ -29,7 +30,7 @@ SIDE = 192  # pixels of a panel, at most
 QUALITIES = (80, 60, 40, 20)  # of WebP, until a strip fits
 BYTES = 20_000
 ALPHA = 0.6
-PALETTE = "bright"
+PALETTE = "names"  # colours by the classes' names; "bright": by their ids, as in folders of earlier versions
 FADED = 0.55  # how far the picture under the classes goes to white
 GAP = 4  # transparent pixels between panels
 
@@ -43,12 +44,20 @@ class Gallery:
 
     metric     the run's metric, whose settings decide what is predicted
     threshold  one of its thresholds, by which images are ranked and drawn
+    names      class id -> name, which says the colours
     known      records of earlier runs in the same folder
     """
 
     def __init__(
-        self, run_dir: Path, metric: MeanIoU, threshold: float, known: Sequence[Record] = (), kept: int = KEPT
+        self,
+        run_dir: Path,
+        metric: MeanIoU,
+        threshold: float,
+        names: Sequence[str],
+        known: Sequence[Record] = (),
+        kept: int = KEPT,
     ) -> None:
+        self.palette = class_palette(names)
         self.folder, self.metric, self.threshold, self.kept = run_dir / "gallery", metric, threshold, kept
         counted = [record for record in known if "cells" in record]
         self._ranks = sorted(
@@ -69,7 +78,7 @@ class Gallery:
         if not shown.intersection(ranks):
             return
         predicted = self.metric.predict(scores, label, class_ids, self.threshold)
-        strip = thumbnail(as_picture(image), label, predicted)
+        strip = thumbnail(as_picture(image), label, predicted, self.palette)
         write_bytes(thumbnail_path(self.folder.parent, image_id), strip)
         for _, left_out in set(ranked) - shown:
             thumbnail_path(self.folder.parent, left_out).unlink(missing_ok=True)
@@ -83,15 +92,17 @@ def rank_images(records: Sequence[Record], metric: MeanIoU, threshold: float) ->
     return sorted((iou, image_id) for iou, image_id in pairs if iou == iou)
 
 
-def thumbnail_path(run_dir: Path, image_id: str) -> Path:
-    """Where an image's thumbnail lies, whatever characters its id has."""
-    return run_dir / "gallery" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:24]}.webp"
+def thumbnail_path(run_dir: Path, image_id: str, palette: str = PALETTE) -> Path:
+    """Where an image's thumbnail in these colours lies, whatever characters its id has."""
+    text = image_id if palette == "bright" else f"{palette}/{image_id}"
+    return run_dir / "gallery" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.webp"
 
 
-def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray) -> bytes:
+def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray, palette: Array) -> bytes:
     """A WebP strip of three panels: picture, truth, prediction; each at most SIDE wide and high, BYTES in all.
 
     label, predicted  [H, W] class ids; 255 is void
+    palette           uint8 [256, 3]
     Small pictures are enlarged by a whole factor. Classes lie on the picture in faded grey; background is left at that.
     """
     small = picture.copy()
@@ -99,7 +110,7 @@ def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray) -> bytes
     if (factor := SIDE // max(small.size)) > 1:
         small = small.resize((factor * small.width, factor * small.height), Image.Resampling.NEAREST)
     faded = Image.blend(small.convert("L").convert("RGB"), Image.new("RGB", small.size, "white"), FADED)
-    panels = [small, *(_coloured(faded, labels) for labels in (label, predicted))]
+    panels = [small, *(_coloured(faded, labels, palette) for labels in (label, predicted))]
     strip = Image.new("RGBA", (3 * small.width + 2 * GAP, small.height))
     for number, panel in enumerate(panels):
         strip.paste(panel, (number * (small.width + GAP), 0))
@@ -111,9 +122,9 @@ def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray) -> bytes
     return file.getvalue()
 
 
-def _coloured(picture: Image.Image, labels: NDArray[np.integer]) -> Image.Image:
+def _coloured(picture: Image.Image, labels: NDArray[np.integer], palette: Array) -> Image.Image:
     classes = Image.fromarray(labels != 0).resize(picture.size, Image.Resampling.NEAREST)
-    return Image.composite(overlay(picture, labels, PALETTE, ALPHA), picture, classes)
+    return Image.composite(overlay(picture, labels, palette, ALPHA), picture, classes)
 
 
 def prune(run_dir: Path, image_ids: Sequence[str]) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from goca.benchmark.run_store import RunError, write_text
 from goca.files.bounded_json import read_json
-from goca.report.charts import interval, percent, swatch
-from goca.report.gallery import thumbnail_path
+from goca.report.charts import colours_of, interval, percent, swatch
+from goca.report.gallery import PALETTE, thumbnail_path
 from goca.report.markup import Markup, join, section, tag
 from goca.report.presence_page import presence
 from goca.report.sections import (
@@ -64,8 +62,8 @@ def report(results: Results, run_dir: Path) -> str:
         classes(results),
         distribution(results),
         confusions(results),
-        images("Worst images", results["extremes"], "worst", run_dir),
-        images("Best images", results["extremes"], "best", run_dir),
+        images("Worst images", results, "worst", run_dir),
+        images("Best images", results, "best", run_dir),
         skipped(results),
         settings(results),
     ]
@@ -139,19 +137,21 @@ def headline(results: Results) -> Markup:
     )
 
 
-def images(heading: str, extremes: Mapping[str, Any], which: str, run_dir: Path) -> Markup | None:
+def images(heading: str, results: Results, which: str, run_dir: Path) -> Markup | None:
     """Thumbnails of the images at one end; the id alone where the run kept none."""
+    extremes, palette = results["extremes"], colours_of(results)
+    drawn = PALETTE if all("colour" in each for each in results["per_class"]) else "bright"
     if not extremes[which]:
         return None
     figures = []
     for each in extremes[which]:
-        path = thumbnail_path(run_dir, each["image"])
+        path = thumbnail_path(run_dir, each["image"], drawn)
         if path.is_file():
             data = f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
             shown = tag("img", src=data, alt=f"{each['image']}: picture, truth, prediction")
         else:
             shown = tag("div", "No thumbnail was kept.", class_="missing")
-        named = (tag("span", swatch(kind["id"]), kind["name"]) for kind in each["classes"])
+        named = (tag("span", swatch(kind["id"], palette), kind["name"]) for kind in each["classes"])
         caption = tag(
             "figcaption",
             tag("span", each["image"], class_="id"),

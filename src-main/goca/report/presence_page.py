@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goca.report.charts import interval, percent, reliability, swatch
+from goca.drawing.palettes import Array
+from goca.report.charts import colours_of, interval, percent, reliability, swatch
 from goca.report.markup import Markup, section, tag
 
 MEANING = {
@@ -45,7 +46,7 @@ def presence(results: Mapping[str, Any]) -> Markup | None:
         tag("dl", figures, class_="figures"),
         tag("p", note, class_="note"),
         *curve(found["reliability"]),
-        per_class(found["per_class"]),
+        per_class(found["per_class"], colours_of(results)),
     )
 
 
@@ -66,13 +67,13 @@ def curve(bins: list[dict[str, Any]] | None) -> list[Markup]:
     return [tag("h3", "Reliability of presence"), tag("ul", key, class_="key"), chart]
 
 
-def per_class(classes: list[dict[str, Any]]) -> Markup:
+def per_class(classes: list[dict[str, Any]], palette: Array) -> Markup:
     """In how many images each class was looked for, taken and present."""
     head = tag("tr", *(tag("th", name, scope="col") for name in COLUMNS))
     rows = [
         tag(
             "tr",
-            tag("th", swatch(each["id"]), each["name"], scope="row"),
+            tag("th", swatch(each["id"], palette), each["name"], scope="row"),
             *(tag("td", f"{each[key]:,}") for key in ("offered", "taken", "present", "right")),
         )
         for each in classes

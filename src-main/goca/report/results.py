@@ -11,6 +11,8 @@ from typing import Any
 from goca.benchmark.run_store import RunStore, write_text
 from goca.benchmark.word_sources import WORD_SOURCES
 from goca.datasets import Dataset, DatasetConfig, class_label
+from goca.drawing.class_colours import class_palette
+from goca.drawing.palettes import as_hex
 from goca.evaluation.mean_iou import MeanIoU
 from goca.evaluation.metrics import ImageCounts
 from goca.evaluation.presence import summary as presence_summary
@@ -159,10 +161,12 @@ def _per_class(
 ) -> list[dict[str, Any]]:
     iou = dict(zip(metric.thresholds, metric.per_class()))
     intersection, union, pixels = at_best.total()
+    palette = class_palette(names)
     return [
         {
             "id": class_id,
             "name": name,
+            "colour": as_hex(palette[class_id]),
             "iou_best": number(iou[best][class_id]),
             "iou_fixed": number(iou[fixed][class_id]),
             "label_pixels": int(pixels[class_id]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goca.report.charts import bar, confusion_table, curve, interval, percent, swatch
+from goca.report.charts import bar, colours_of, confusion_table, curve, interval, percent, swatch
 from goca.report.markup import Markup, join, section, tag
 
 NAMES = {
@@ -46,6 +46,7 @@ def thresholds(results: Results) -> Markup | None:
 def classes(results: Results) -> Markup:
     """IoU per class, in a table whose headers sort it."""
     total = sum(each["label_pixels"] for each in results["per_class"]) or 1
+    palette = colours_of(results)
     columns = [
         ("class", "text"),
         ("IoU, best", "number"),
@@ -67,7 +68,7 @@ def classes(results: Results) -> Markup:
     rows = [
         tag(
             "tr",
-            tag("th", swatch(each["id"]), each["name"], scope="row", data_value=each["name"]),
+            tag("th", swatch(each["id"], palette), each["name"], scope="row", data_value=each["name"]),
             value_cell(each["iou_best"], bar(each["iou_best"])),
             value_cell(each["iou_fixed"]),
             tag("td", f"{each['images']:,}", data_value=each["images"]),
@@ -86,6 +87,7 @@ def classes(results: Results) -> Markup:
 
 def distribution(results: Results) -> Markup:
     """How many of the labelled pixels are of each class, and how many were predicted to be."""
+    palette = colours_of(results)
     ranked = sorted(results["per_class"], key=lambda each: -each["label_pixels"])
     total = sum(each["label_pixels"] for each in ranked) or 1
     largest = max([each[k] for each in ranked for k in ("label_pixels", "predicted_pixels_best")], default=1) or 1
@@ -95,7 +97,7 @@ def distribution(results: Results) -> Markup:
             "dl",
             *(
                 join(
-                    tag("dt", swatch(each["id"]), each["name"]),
+                    tag("dt", swatch(each["id"], palette), each["name"]),
                     tag(
                         "dd",
                         f"{percent(each['label_pixels'] / total, 2)} / "
@@ -152,7 +154,7 @@ def confusions(results: Results) -> Markup:
     return section(
         "Confusion",
         tag("p", note, class_="note"),
-        confusion_table(confusion),
+        confusion_table(confusion, colours_of(results)),
         tag("details", tag("summary", f"The {len(rows)} commonest mistakes"), pairs),
     )
 
