@@ -28,6 +28,8 @@ def main(monkeypatch, capsys, folder, *arguments):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [str(MAIN), *map(str, arguments)])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    # Hydra takes coverage's tracing for a debugger, and would raise its own errors instead of printing them
+    monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)
     GlobalHydra.instance().clear()
     try:
         runpy.run_path(str(MAIN), run_name="__main__")
