@@ -1,4 +1,4 @@
-"""What a pipeline hands to its denoiser at its first call."""
+"""Calls of a denoiser: one with random latents, and what a pipeline hands over at its first."""
 
 import inspect
 
@@ -38,3 +38,11 @@ def arguments_of(denoiser, run):
         run()
     handle.remove()
     return found
+
+
+def call(fx, hw=(8, 8)):
+    """What the denoiser of an extractor gives for random latents and text."""
+    generator = torch.Generator().manual_seed(1)
+    latents, text = torch.randn(1, 4, *hw, generator=generator), torch.randn(1, 12, 16, generator=generator)
+    with torch.no_grad():
+        return fx.denoiser(latents, 7, encoder_hidden_states=text, return_dict=False)[0]
