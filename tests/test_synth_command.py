@@ -4,8 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from goca.cli import main
+from goca.config import load_config
+from goca.embedded import embedded_pipeline
+from goca.labelsets.plan import balanced
+from goca.labelsets.store import Store
+from goca.labelsets.synthetic import Generation, Generator, generate
 from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor
 
 FEW = ["--steps", "4", "--tries", "1", "--batch", "2", "--backgrounds", "sky, grass"]
 
@@ -68,6 +76,33 @@ def test_a_class_that_never_comes_out_is_said_with_its_tries(tmp_path, capsys):
     records = json.loads((tmp_path / "kept/metadata.json").read_text())["images"]
     assert all(record["missing"] == ["star"] and not record["dropped"] for record in records)
     assert len(list((tmp_path / "kept/images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("absent", ["drop", "mark"])
+def test_an_image_that_the_safety_checker_blacks_out_never_enters_a_set(tmp_path, absent):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=4)).eval()
+    pipe = embedded_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.safety_checker = checker
+    pipe.feature_extractor = CLIPImageProcessor(size=32, crop_size=32)
+    how = Generation(steps=2, tries=2, absent=absent, least_area=0, least_presence=0)
+    generator = Generator(pipe, load_config("mini-sd"), {1: "star"}, how)
+    plan = balanced(generator.classes, 1, 0, (1, 1))
+
+    def record(folder, threshold):
+        torch.nn.init.constant_(checker.concept_embeds_weights, threshold)  # of a cosine, which is never below -1
+        store = Store(tmp_path / folder, how.settings())
+        (made,) = generate(generator, plan, store)
+        store.close()
+        return made
+
+    torch.nn.init.constant_(checker.special_care_embeds_weights, 2)
+    passed, hidden = record("passed", 2), record("hidden", -2)
+    assert not passed["withheld"] and not passed["dropped"] and passed["tries"] == 1
+    assert hidden["withheld"] and hidden["dropped"] and hidden["missing"] == ["star"] and hidden["tries"] == 2
+    assert (tmp_path / "passed/images").is_dir() and not (tmp_path / "hidden/images").exists()
 
 
 @pytest.mark.parametrize(

@@ -181,5 +181,7 @@ def report(args: argparse.Namespace, records: list[Any], count: int) -> int:
     for name, tries in absent.items():
         print(f"{name!r} never came out, in {tries} generations; the model may not know it", file=sys.stderr)
     dropped = sum(record["dropped"] for record in records)
+    if withheld := sum(record.get("withheld", False) for record in records):
+        print(f"{withheld} of them blacked out by the pipeline's safety checker in every try", file=sys.stderr)
     print(f"{count} pairs in {args.out}, {dropped} images dropped; look at {args.out / 'review.html'}")
     return int(bool(absent))

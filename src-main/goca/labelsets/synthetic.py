@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,12 +72,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Pair:
-    """One try at an image: what came out, and which classes it lacks."""
+    """One try at an image: what came out, and which classes it lacks.
+
+    withheld   the pipeline's safety checker replaced the image with a black one, which therefore lacks every class
+    """
 
     image: Image.Image
     decision: Decision
     missing: tuple[int, ...]
     presence: Mapping[int, float] = field(default_factory=dict)
+    withheld: bool = False
 
 
 class Generator:
@@ -98,7 +102,7 @@ class Generator:
         seeds = [image_seed(how.seed, each.number, attempt) for each in asked]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with trace(self.pipe, self.config, STEP_RULES[how.traced](how.steps)) as traced:
-            self.pipe(
+            result = self.pipe(
                 [each.caption for each in asked],
                 num_inference_steps=how.steps,
                 guidance_scale=how.guidance,
@@ -108,9 +112,14 @@ class Generator:
             )
         images = list(traced.pictures)
         presence = self.presence(images, asked, seeds)
-        return [
+        withheld = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
+        pairs = [
             self.pair(traced, place, image, each, presence[place])
             for place, (image, each) in enumerate(zip(images, asked))
+        ]
+        return [
+            replace(pair, missing=each.class_ids, withheld=True) if hidden else pair
+            for pair, each, hidden in zip(pairs, asked, withheld)
         ]
 
     def pair(self, traced: trace, place: int, image: Image.Image, asked: Asked, presence: Mapping[int, float]) -> Pair:
@@ -149,7 +158,7 @@ def generate(
 ) -> Iterator[dict[str, Any]]:
     """Generate what is not there yet; yields the record of each image when it is written.
 
-    A record: name, prompt, seed, tries, classes (asked for), missing, dropped, doubt, areas, presence.
+    A record: name, prompt, seed, tries, classes (asked for), missing, withheld, dropped, doubt, areas, presence.
     """
     how = generator.how
     names = [name_of(each.number) for each in plan]
@@ -170,7 +179,7 @@ def generate(
 def write(generator: Generator, store: Store, asked: Asked, attempt: int, pair: Pair) -> dict[str, Any]:
     """Write the files of an image, unless it is dropped; returns its record."""
     how, classes, name = generator.how, generator.classes, name_of(asked.number)
-    dropped = bool(pair.missing) and how.absent == "drop"
+    dropped = pair.withheld or (bool(pair.missing) and how.absent == "drop")
     if not dropped:
         store.save_image(name, pair.image)
         store.save_label(name, pair.decision.label)
@@ -181,6 +190,7 @@ def write(generator: Generator, store: Store, asked: Asked, attempt: int, pair: 
         "tries": attempt + 1,
         "classes": [classes[each] for each in asked.class_ids],
         "missing": [classes[each] for each in pair.missing],
+        "withheld": pair.withheld,
         "dropped": dropped,
         "doubt": round(pair.decision.doubt, 6),
         "areas": {classes[each]: round(area, 6) for each, area in pair.decision.areas.items()},
