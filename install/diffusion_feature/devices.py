@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,25 @@ ORDER = ("text_encoder", "text_encoder_2", "text_encoder_3", "vae")  # in which 
 WHOLE = ("HunyuanDiTAttentionPool",)  # modules that use their layers' weights without calling the layers
 
 
+def submodules(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all modules in it, each once, in no particular order.
+
+    `module.modules()` makes every path on its way, which takes about ten times as long.
+    """
+    seen, waiting = {id(module)}, [module]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        for child in each._modules.values():
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                waiting.append(child)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """The device on which a module computes: its weights' device, or the one that offloading moves them to."""
     device = next(module.parameters()).device
-    hooked = module.modules() if device.type == "meta" else [module]
+    hooked = submodules(module) if device.type == "meta" else [module]
     found = (getattr(getattr(each, "_hf_hook", None), "execution_device", None) for each in hooked)
     return torch.device(next((place for place in found if place is not None), device))
 
@@ -30,10 +45,21 @@ def like(module: nn.Module) -> Tensor:
 
 def dtype_of(module: nn.Module) -> torch.dtype:
     """The dtype in which a module computes, also with fp8 or 4-bit storage."""
+    if hasattr(type(module), "enable_layerwise_casting") and (stored := stored_dtype(module)) is not None:
+        return stored
     found = getattr(module, "dtype", None)  # diffusers and transformers see to it
     if isinstance(found, torch.dtype) and found.is_floating_point:
         return found
     return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
+
+
+def stored_dtype(module: nn.Module) -> torch.dtype | None:
+    """What the `dtype` of a diffusers model without layerwise casting is, without its slow walk; None: ask the model."""
+    if any("_diffusers_hook" in vars(each) for each in submodules(module)):
+        return None
+    kept = getattr(module, "_keep_in_fp32_modules", None) or ()
+    weights = (weight for path, weight in module.named_parameters() if not any(name in path for name in kept))
+    return next((weight.dtype for weight in weights if weight.is_floating_point()), None)
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_feature.attention import Attention
+from diffusion_feature.backbone import DenseFeature
 from diffusion_feature.chat import PromptReader
 from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found, naming
@@ -66,6 +67,7 @@ class FeatureExtractor:
         with naming(self.where):
             self.layers = self.backbone.layers(self.denoiser)
             self.features = self.backbone.features(self.denoiser)
+        self._paths = {id(module): path for path, module in self.denoiser.named_modules()}
         refuse_unnamed(self.denoiser, [layer.module for layer in self.layers], self.backbone.left_alone)
         wanted = [name for name, on in layer.items() if on] if isinstance(layer, Mapping) else layer
         self.wanted = expand_layers(wanted, self.layer_ids(), "-map", self.where)
@@ -194,8 +196,19 @@ class FeatureExtractor:
         """
         if unknown := [name for name in consumer.features if name not in self.features]:
             raise layer_not_found(unknown[0], self.features, self.where)
-        features = self.backbone.features(self.denoiser)  # as they are now: an adapter takes the place of its module
+        features = self._current_features(consumer.features)
         return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch, beside, self.backbone.remedy)
+
+
+    def _current_features(self, wanted: Iterable[str]) -> Mapping[str, DenseFeature]:
+        """Features by id, with the modules that are in the denoiser now: an adapter takes the place of its module."""
+        modules = [self.features[name].module for name in wanted]
+        try:
+            found = [self.denoiser.get_submodule(self._paths[id(module)]) for module in modules]
+        except (AttributeError, KeyError):
+            found = []
+        same = all(now is then for now, then in zip(found, modules, strict=False)) and len(found) == len(modules)
+        return self.features if same else self.backbone.features(self.denoiser)
 
 
 class FeatureStore:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffusion_feature.devices import cast, device_of, dtype_of
+from diffusion_feature.devices import cast, device_of, dtype_of, submodules
 from diffusion_feature.errors import ExtractorError
 
 
@@ -20,7 +20,7 @@ def modules_of(parts: Mapping[str, Any]) -> Iterator[nn.Module]:
     """All modules of the components, with their submodules."""
     for part in parts.values():
         if isinstance(part, nn.Module):
-            yield from part.modules()
+            yield from submodules(part)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ that computes the probabilities, after q/k norms and rotary embedding.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -56,7 +56,7 @@ class AttentionTap(TorchFunctionMode):
     def __init__(
         self,
         layers: Sequence[AttentionLayer],
-        features: dict[str, DenseFeature],
+        features: Mapping[str, DenseFeature],
         consumer: Consumer,
         latents: tuple[int, int],
         patch: int = 1,
