@@ -54,7 +54,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def stored_dtype(module: nn.Module) -> torch.dtype | None:
-    """What the `dtype` of a diffusers model without layerwise casting is, without its slow walk; None: ask the model."""
+    """The `dtype` of a diffusers model without layerwise casting, without its slow walk; None: ask the model."""
     if any("_diffusers_hook" in vars(each) for each in submodules(module)):
         return None
     kept = getattr(module, "_keep_in_fp32_modules", None) or ()

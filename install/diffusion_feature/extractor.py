@@ -199,7 +199,6 @@ class FeatureExtractor:
         features = self._current_features(consumer.features)
         return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch, beside, self.backbone.remedy)
 
-
     def _current_features(self, wanted: Iterable[str]) -> Mapping[str, DenseFeature]:
         """Features by id, with the modules that are in the denoiser now: an adapter takes the place of its module."""
         modules = [self.features[name].module for name in wanted]
