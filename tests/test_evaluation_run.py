@@ -18,9 +18,10 @@ from types import SimpleNamespace
 import commands
 import numpy as np
 import pytest
-from goca.benchmark.counting import Prediction, collect, count_images, metric_for
+from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
 from goca.benchmark.inputs import Captions, InputError, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
+from goca.benchmark.prediction import Case, Prediction
 from goca.benchmark.run_store import RunError, RunMismatch, RunStore
 from goca.datasets import DatasetConfig, Sample, SampleError
 from goca.files.log import sealed_lines
@@ -54,7 +55,7 @@ class Toy:
 
 
 def each(segment):
-    return lambda samples: [segment(sample) for sample in samples]
+    return lambda cases: [segment(case.sample) for case in cases]
 
 
 @each
@@ -63,11 +64,11 @@ def segment(sample):
     return Prediction(scores, [2, 1], lost=[1] if sample.id == "i1" else ())
 
 
-def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, **sharing):
+def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, rank=0, world=1):
     protocol = Protocol.of(protocol)
     metric = metric_for(Toy(), CONFIG, protocol, extra=[0.05])
-    with RunStore(folder, settings or {"t": 100}, sharing.get("rank", 0)) as store:
-        count_images(Toy(), ids, lambda: segment, metric, store, **sharing)
+    with RunStore(folder, settings or {"t": 100}, rank) as store:
+        count_images(Toy(), ids[rank::world], [CountedRun(store, metric, ids)], lambda: segment)
         metric = metric.empty_copy()
         if (records := collect(ids, metric, store)) is None:
             return None
@@ -237,7 +238,7 @@ def test_results_say_what_the_counts_were_made_with(tmp_path):
         with RunStore(tmp_path, {"t": 100}) as store:
             store.declare(origin)
             metric = metric_for(Toy(), CONFIG, Protocol.of("paper"), extra=[0.05])
-            count_images(Toy(), ids, lambda: segment, metric, store)
+            count_images(Toy(), ids, [CountedRun(store, metric, ids)], lambda: segment)
     results = run(tmp_path)
     assert results["computed"] == [{"images": 7, **origins[1]}, {"images": 3, **origins[0]}]
     assert (tmp_path / "counts.jsonl").read_bytes().count(b'"origin"') == 2
@@ -309,21 +310,12 @@ def test_noise_is_one_for_all_or_one_per_image(tmp_path):
 
 
 def test_predicted_label_maps_are_kept(tmp_path):
-    def go(ids, **more):
+    def go(ids, thresholds):
         metric = metric_for(Toy(), CONFIG, Protocol.of("paper"), extra=[0.05])
-        maps = LabelMaps(tmp_path, metric, more.pop("thresholds"))
         seen = []
         with RunStore(tmp_path, {"t": 100}) as store:
-            count_images(
-                Toy(),
-                ids,
-                lambda: segment,
-                metric,
-                store,
-                label_maps=maps,
-                progress=lambda left: seen.extend(left) or left,
-                **more,
-            )
+            counted = CountedRun(store, metric, ids, label_maps=LabelMaps(tmp_path, metric, thresholds))
+            count_images(Toy(), ids, [counted], lambda: segment, progress=lambda left: seen.extend(left) or left)
         return metric, seen
 
     metric, seen = go(IDS[:3], thresholds=(-0.1, 0.05))
@@ -331,7 +323,7 @@ def test_predicted_label_maps_are_kept(tmp_path):
     files = sorted(str(path.relative_to(tmp_path / "label_maps")) for path in tmp_path.rglob("*.png"))
     assert files == sorted(f"{threshold}/{image}.png" for threshold in ("-0.1", "0.05") for image in IDS[:3])
     sample = Toy().sample("i1")
-    prediction = segment([sample])[0]
+    prediction = segment([Case(sample, sample.label)])[0]
     for threshold in (-0.1, 0.05):
         image = Image.open(tmp_path / "label_maps" / f"{threshold:g}" / "i1.png")
         expected = metric.predict(prediction.scores, sample.label, prediction.class_ids, threshold)

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import open_browser, open_page
-from goca.benchmark.counting import Prediction, collect, count_images, metric_for
+from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
+from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunStore
 from goca.datasets import DatasetConfig, SampleError
 from goca.drawing.class_colours import class_colours, class_palette
@@ -49,10 +50,10 @@ class Toy:
         return SimpleNamespace(id=image_id, name=f"{image_id}.jpg", image=image, label=label, present=[1, 2])
 
 
-def segment(samples):
+def segment(cases):
     """The truth with noise, more of it for some images than for others."""
     predictions = []
-    for sample in samples:
+    for sample in (case.sample for case in cases):
         rng = np.random.default_rng(sum(map(ord, sample.id)))
         masks = np.stack([sample.label == 1, sample.label == 2, 0 * sample.label])[:, ::5, ::5]
         noise = rng.normal(0, rng.uniform(0.1, 0.8), masks.shape)
@@ -66,7 +67,12 @@ def run(folder, dataset=None, ids=None, **sharing):
     dataset, protocol = dataset or Toy(), Protocol.of("paper")
     ids, metric = ids or dataset.ids, metric_for(dataset, CONFIG, protocol, extra=[FIXED])
     with RunStore(folder, {}, sharing.get("rank", 0)) as store:
-        count_images(dataset, ids, lambda: segment, metric, store, drawn_at=FIXED, **sharing)
+        own = ids[sharing.get("rank", 0) :: sharing.get("world", 1)]
+        counted = CountedRun(store, metric, own)
+        counted.keep_thumbnails(
+            FIXED, [class_label(dataset.class_names, number) for number in range(metric.num_classes)]
+        )
+        count_images(dataset, own, [counted], lambda: segment, batch_size=sharing.get("batch_size", 1))
         metric = metric.empty_copy()
         if (records := collect(ids, metric, store)) is None:
             return None

@@ -17,8 +17,8 @@ import pytest
 import torch
 from commands import MAIN
 from goca.benchmark import Benchmark
-from goca.benchmark.counting import Prediction
 from goca.benchmark.fingerprints import MadeFrom, of_pipeline
+from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunMismatch, RunStore
 from goca.benchmark.sweep import run_together
 from goca.cli.hydra_command import interruptible, told
@@ -38,7 +38,7 @@ COUNT = 3
 class Quick(Benchmark):
     """A run whose scores are drawn by the image and its caption, without a model."""
 
-    def segmentor(self, dataset, source, noise, store):
+    def predictor(self, dataset, source, noise, store):
         def predict(sample):
             try:
                 seed = zlib.crc32(sample.image.tobytes() + source(sample).encode())
@@ -47,7 +47,7 @@ class Quick(Benchmark):
             return Prediction(np.random.default_rng(seed).random((3, 8, 8)), [1, 2])
 
         source.annotate = lambda caption, present: f"{caption} {present}"
-        return lambda samples: [predict(sample) for sample in samples]
+        return lambda cases: [predict(case.sample) for case in cases]
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_a_run_that_fails_before_it_counts_leaves_nothing(scenes, monkeypatch):
     def fail(*_):
         raise OSError("nothing-here")
 
-    monkeypatch.setattr(Quick, "segmentor", fail)
+    monkeypatch.setattr(Quick, "predictor", fail)
     folder = scenes.parent / "run"
     with pytest.raises(Exception, match="nothing-here"):
         benchmark(scenes).run()
@@ -378,7 +378,7 @@ def test_a_killed_writer_leaves_one_file_that_the_next_start_removes(tmp_path):
 
 
 def test_a_run_that_counted_nothing_fails_and_says_why_first(scenes, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Benchmark, "segmentor", Quick.segmentor)
+    monkeypatch.setattr(Benchmark, "predictor", Quick.predictor)
     for path in (scenes / "SegmentationClass").glob("*.png"):
         Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
     given = [

@@ -7,7 +7,7 @@ from commands import ROOT
 from commands import values as composed
 from goca.benchmark import Benchmark
 from goca.benchmark.run_store import RunMismatch
-from goca.benchmark.shared_forward import united
+from goca.benchmark.shared_forward import merge_plans
 from goca.benchmark.sweep import groups, run_together
 from goca.cli.overrides import configured, default_run_dir, latest
 from goca.segmenter import Segmenter
@@ -111,7 +111,7 @@ def test_what_changes_the_forward_is_a_group_of_its_own(tmp_path):
 def test_plans_that_differ_in_rules_alone_are_one():
     segmenter = Segmenter.from_pretrained(None, "mini-sd", device="cpu")
     plans = [segmenter.plan(["average"], ["mse"]), segmenter.plan(["cosine"]), segmenter.plan(["average"])]
-    (plan,) = united(plans)
+    (plan,) = merge_plans(plans)
     assert plan.head_rules == ("average", "cosine") and plan.layer_rules == ("mse", "dot-product similarity")
 
 

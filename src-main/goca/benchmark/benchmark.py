@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,12 +13,13 @@ from diffusion_feature.loading import pick_device
 
 from goca.benchmark import fingerprints
 from goca.benchmark.checks import checked
-from goca.benchmark.counting import Segmentor, collect, count_images, metric_for
+from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.offers import Offers
 from goca.benchmark.origin import origin, own_device
+from goca.benchmark.prediction import Predictor
 from goca.benchmark.run_store import RunStore
 from goca.benchmark.settings import Merging, RunSettings
 from goca.benchmark.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
@@ -91,20 +93,10 @@ class Benchmark(RunSettings):
         source, metric = self.prompts(dataset), self.metric(dataset)
         load, made_from = self.loader(dataset, source), self.made_from(dataset, source)
         with self.store(dataset, rank) as store:
-            count_images(
-                dataset,
-                ids,
-                lambda: load(store),
-                metric,
-                store,
-                rank=rank,
-                world=world,
-                batch_size=self.batch_size,
-                drawn_at=self.drawn_at,
-                label_maps=self.drawn_label_maps(metric),
-                made_from=made_from,
-                progress=progress,
-            )
+            own, label_maps = ids[rank::world], self.drawn_label_maps(metric)
+            counted = CountedRun(store, metric, own, made_from=made_from, label_maps=label_maps)
+            counted.keep_thumbnails(self.drawn_at, class_labels(dataset))
+            count_images(dataset, own, [counted], partial(load, store), batch_size=self.batch_size, progress=progress)
             return self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
 
     def store(self, dataset: Dataset, rank: int = 0) -> RunStore:
@@ -131,11 +123,15 @@ class Benchmark(RunSettings):
         """What counts."""
         return metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
 
-    def loader(self, dataset: Dataset, source: Source | None) -> Callable[[RunStore], Segmentor]:
+    def loader(self, dataset: Dataset, source: Source | None) -> Callable[[RunStore], Predictor]:
         """What loads the model; noise is read at once, so that its errors come first."""
         assert source is not None
-        noise = NoiseFile(self.noise_file) if self.noise_file else None
-        return lambda store: self.segmentor(dataset, source, noise, store)
+        noise = self.noise()
+        return lambda store: self.predictor(dataset, source, noise, store)
+
+    def noise(self) -> NoiseFile | None:
+        """The noise file. Raises InputError."""
+        return NoiseFile(self.noise_file) if self.noise_file else None
 
     def results(self, dataset: Dataset, metric: MeanIoU, records: Sequence[Record], store: RunStore) -> dict[str, Any]:
         """What the counts say."""
@@ -238,24 +234,23 @@ class Benchmark(RunSettings):
     def tagger_fields(self) -> dict[str, Any]:
         return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
 
-    def segmentor(self, dataset: Dataset, source: Source, noise: NoiseFile | None, store: RunStore) -> Segmentor:
-        """Load the model, and segment samples with it; the store is told what it runs on."""
-        from goca.benchmark.predictor import SEGMENTERS, OpenPredictor, Predictor
+    def predictor(self, dataset: Dataset, source: Source, noise: NoiseFile | None, store: RunStore) -> Predictor:
+        """Load the model; the store records what it runs on."""
+        from goca.benchmark.predictor import SEGMENTERS, CompletePredictor, Noise, OpenPredictor
 
         if isinstance(source, Offers) and source.asked.tagger is not None:
             source.asked.tagger.load()
 
         segmenter = self.load(SEGMENTERS[self.model.method], store)
-        names = dataset.class_names
-        segmenter.use_class_names({class_id: class_label(names, class_id) for class_id in range(len(names))})
+        segmenter.use_class_names(dict(enumerate(class_labels(dataset))))
         if isinstance(source, Captions):
             source.annotate = self.annotator(dataset, segmenter.extractor.parts)
         if not isinstance(source, Offers):
-            return Predictor(segmenter, source, noise, self.seed)
+            return CompletePredictor(segmenter, source, Noise(noise, self.seed))
         if self.ask == "open":
-            return OpenPredictor(segmenter, source.query, noise, self.seed)
+            return OpenPredictor(segmenter, source.query, Noise(noise, self.seed))
         source.annotate = self.offer_annotator(dataset, segmenter.extractor.parts)
-        return Predictor(segmenter, source, noise, self.seed, told=False)
+        return CompletePredictor(segmenter, source, Noise(noise, self.seed), reports_words=True)
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
@@ -284,6 +279,11 @@ class Benchmark(RunSettings):
             add_missing=offer.add_missing,
             protocol=self.protocol,
         )
+
+
+def class_labels(dataset: Dataset) -> list[str]:
+    """How each class is called in tables and figures, by its id."""
+    return [class_label(dataset.class_names, class_id) for class_id in range(len(dataset.class_names))]
 
 
 def without_later(fields: Mapping[str, Any]) -> dict[str, Any]:

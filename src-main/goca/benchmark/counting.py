@@ -1,50 +1,36 @@
-"""One run over a benchmark: segment every image, count it, keep the counts, and sum up when all are there."""
+"""The counting loop: read each image, segment it, count it, write its record; what a run folder holds is not redone.
+
+runs = [CountedRun(store, metric, ids)]          # or several, which share forward passes
+count_images(dataset, ids, runs, load_predictor)
+records = collect(ids, metric.empty_copy(), store)
+"""
 
 from __future__ import annotations
 
 import time
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.label_maps import LabelMaps
+from goca.benchmark.prediction import Case, Outcome, Predictor
 from goca.benchmark.run_store import RunStore
-from goca.datasets import VOID, Dataset, DatasetConfig, Sample, SampleError, class_label
+from goca.datasets import VOID, Dataset, DatasetConfig, SampleError
 from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
-from goca.evaluation.presence import Word, as_record
+from goca.evaluation.presence import as_record
 from goca.files.log import Record
-from goca.protocol import Protocol
+from goca.protocol import Protocol as EvaluationProtocol
 from goca.report.gallery import Gallery
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a segmentor says of one image.
-
-    scores     [k+1, g, h], the last map being the background's; None: everything is background
-    class_ids  the k ids in map order
-    lost       those of them whose words were cut off, so that their map is empty
-    notes      warnings that the results should keep
-    words      the classes that were looked for, with their presence; None: they were told to be there
-    """
-
-    scores: Any
-    class_ids: Sequence[int]
-    lost: Sequence[int] = ()
-    notes: Sequence[str] = ()
-    words: Sequence[Word] | None = None
-
-
-# several samples at once; for one that it cannot use, the error instead
-Segmentor = Callable[[Sequence[Sample]], Sequence[Prediction | SampleError]]
-
-
-def metric_for(dataset: Dataset, config: DatasetConfig, protocol: Protocol, extra: Sequence[float] = ()) -> MeanIoU:
+def metric_for(
+    dataset: Dataset, config: DatasetConfig, protocol: EvaluationProtocol, extra: Sequence[float] = ()
+) -> MeanIoU:
     """The metric that a data set and a protocol ask for; `extra` thresholds are counted along with the swept ones."""
     return MeanIoU(
         num_classes=len(dataset.class_names),
@@ -55,78 +41,173 @@ def metric_for(dataset: Dataset, config: DatasetConfig, protocol: Protocol, extr
     )
 
 
+class Watcher(Protocol):
+    """Receives every image that is counted, with its scores; the arguments are those of `Gallery.offer`."""
+
+    def offer(
+        self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
+    ) -> None: ...
+
+
+class CountedRun:
+    """One run while its images are counted: its folder, its metric, and what the folder held at the start.
+
+    store       the run folder, open
+    metric      its settings decide what is counted; its own counts are only a by-product
+    ids         images that are looked through for changed files and prompts
+    made_from   tells images whose files or prompts are no longer those that their counts were made from: they are
+                counted again. None: what is counted stays counted
+    label_maps  keeps every image's predicted label map; images whose files are missing are segmented again
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        metric: MeanIoU,
+        ids: Iterable[str],
+        *,
+        made_from: MadeFrom | None = None,
+        label_maps: LabelMaps | None = None,
+    ) -> None:
+        self.store, self.metric, self.made_from, self.label_maps = store, metric, made_from, label_maps
+        self.known = store.records()
+        self.changed = changes(ids, self.known, made_from)
+        self.watchers: list[Watcher] = [] if label_maps is None else [label_maps]
+
+    def keep_thumbnails(self, threshold: float, class_names: Sequence[str]) -> None:
+        """Keep the images with the lowest and the highest IoU at this threshold as thumbnails, for the report."""
+        known = list(self.known.values())
+        self.watchers.append(Gallery(self.store.folder, self.metric, threshold, class_names, known))
+
+    def lacks(self, image_id: str) -> bool:
+        """Whether an image is still to be counted, by what the folder held at the start. Skipped images are retried."""
+        if image_id in self.changed or "cells" not in self.known.get(image_id, {}):
+            return True
+        return self.label_maps is not None and not self.label_maps.complete(image_id)
+
+    def skip(self, image_id: str, reason: str) -> None:
+        """Record why an image is not counted."""
+        self._keep({"image": image_id, "skipped": reason})
+
+    def count(self, case: Case, outcome: Outcome, model_seconds: float) -> None:
+        """Count one image and record it, or the reason why it is skipped; watchers receive it."""
+        if isinstance(outcome, SampleError):
+            return self.skip(case.sample.id, str(outcome))
+        start, sample = time.perf_counter(), case.sample
+        scores = None if outcome.scores is None else as_array(outcome.scores)
+        if scores is None:
+            cells = self.metric.update_background(case.label)
+        else:
+            cells = self.metric.update(scores, case.label, outcome.class_ids)
+        seconds = {"read": case.read_seconds, "model": model_seconds, "evaluation": time.perf_counter() - start}
+        for watcher in self.watchers:
+            watcher.offer(sample.id, sample.image, case.label, scores, outcome.class_ids, cells)
+        self._keep(
+            {
+                "image": sample.id,
+                "classes": [int(class_id) for class_id in outcome.class_ids],
+                "lost": [int(class_id) for class_id in outcome.lost],
+                "notes": list(outcome.notes),
+                **({} if outcome.words is None else as_record(outcome.words, sample.present)),
+                "seconds": {name: round(value, 6) for name, value in seconds.items()},
+                **case.made_from,
+                "cells": cells.tolist(),
+            }
+        )
+
+    def _keep(self, record: Record) -> None:
+        """Write a record if it says something new; one that replaces outdated counts says why and how often."""
+        earlier, reason = self.known.get(record["image"], {}), self.changed.get(record["image"])
+        again = earlier.get("again", 0) + (reason is not None)
+        if again:
+            record |= {"again": again, "changed": earlier.get("changed") if reason is None else reason}
+        if record != earlier:  # the same skip for the same reason is written once
+            self.store.append(record)
+
+
 def count_images(
     dataset: Dataset,
     ids: Sequence[str],
-    load_segmentor: Callable[[], Segmentor],
-    metric: MeanIoU,
-    store: RunStore,
+    runs: Sequence[CountedRun],
+    load: Callable[[], Predictor],
     *,
-    rank: int = 0,
-    world: int = 1,
     batch_size: int = 1,
-    drawn_at: float | None = None,
-    label_maps: LabelMaps | None = None,
-    made_from: MadeFrom | None = None,
     progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> None:
-    """Segment and count this process's share of the images; what the store holds already is not done again.
+    """Segment and count those of the images that any run lacks; each is read once for all runs.
 
-    ids             all images of the run; process `rank` of `world` takes every world-th of them
-    load_segmentor  called once, and only if there is an image to segment
-    batch_size      images that are segmented at once
-    metric          its settings decide what is counted; its own counts are only a by-product
-    made_from       tells images whose files or prompts are no longer what their counts were made from: they are counted
-                    again; None: what is counted stays counted
-    drawn_at        the threshold at which the worst and best images are kept as thumbnails; None: none are
-    label_maps      keeps every image's predicted label map; images whose files are missing are segmented again
-    progress        wraps the ids that are left, such as tqdm
-    An image that cannot be used is recorded with the reason; earlier skips are tried again.
+    load        called once, and only if there is an image to segment
+    batch_size  images that are segmented at once
+    progress    wraps the ids that are left, such as tqdm
+    An image that cannot be used is recorded with the reason.
     """
-    known = store.records()
-    changed = changes(ids[rank::world], known, made_from)
-    done = {image_id for image_id, record in known.items() if "cells" in record and image_id not in changed}
-    if label_maps is not None:
-        done = set(filter(label_maps.complete, done))
-    left = [image_id for image_id in ids[rank::world] if image_id not in done]
-    segmentor = Once(load_segmentor)
-    watchers: list[Watcher] = [] if label_maps is None else [label_maps]
-    if drawn_at is not None:
-        names = [class_label(dataset.class_names, class_id) for class_id in range(metric.num_classes)]
-        watchers.append(Gallery(store.folder, metric, drawn_at, names, list(known.values())))
-    ready: list[Read] = []
-    for image_id in progress(left):
-        read = read_image(dataset, image_id, metric, made_from)
-        records = [read] if isinstance(read, dict) else []
-        if isinstance(read, Read):
-            ready.append(read)
-        if len(ready) == batch_size:
-            records += _count(ready, segmentor.ready(), metric, watchers)
-            ready = []
-        keep(records, known, store, changed)
-    if ready:
-        keep(_count(ready, segmentor.ready(), metric, watchers), known, store, changed)
+    left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
+    readings = (read_image(dataset, image_id, runs) for image_id in left)
+    predictor = cache(load)
+    batch: list[Reading] = []
+    for _, reading in zip(progress(left), readings):
+        for number, reason in reading.skipped.items():
+            runs[number].skip(reading.image_id, reason)
+        if reading.cases:
+            batch.append(reading)
+        if len(batch) == batch_size:
+            count_batch(batch, runs, predictor())
+            batch = []
+    if batch:
+        count_batch(batch, runs, predictor())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An image as it was read, for the runs that lack it.
+
+    cases    one for each run that can count it
+    skipped  number of another run -> why it cannot
+    """
+
+    image_id: str
+    cases: Sequence[Case]
+    skipped: Mapping[int, str]
+
+
+def read_image(dataset: Dataset, image_id: str, runs: Sequence[CountedRun]) -> Reading:
+    """Read an image and its label, once for all runs that lack it; the runs are left unchanged."""
+    start = time.perf_counter()
+    lacking = {number: run for number, run in enumerate(runs) if run.lacks(image_id)}
+    cases: list[Case] = []
+    skipped: dict[int, str] = {}
+    try:
+        sample = dataset.sample(image_id)
+        for number, run in lacking.items():
+            made_from = {} if run.made_from is None else run.made_from.of(sample)  # before the files are decoded
+            try:
+                label = run.metric.checked_label(_without_void(sample.label, run.metric))
+            except LabelError as error:
+                skipped[number] = str(error)
+            else:
+                cases.append(Case(sample, label, number, made_from=made_from))
+    except SampleError as error:
+        return Reading(image_id, [], dict.fromkeys(lacking, str(error)))
+    seconds = (time.perf_counter() - start) / max(1, len(lacking))
+    return Reading(image_id, [replace(case, read_seconds=seconds) for case in cases], skipped)
+
+
+def count_batch(batch: Sequence[Reading], runs: Sequence[CountedRun], predict: Predictor) -> None:
+    """Segment the images of a batch at once, then count and record them one by one."""
+    cases = [case for reading in batch for case in reading.cases]
+    start = time.perf_counter()
+    outcomes = predict(cases)
+    seconds = (time.perf_counter() - start) / len(cases)
+    for case, outcome in zip(cases, outcomes, strict=True):
+        runs[case.run].count(case, outcome, seconds)
 
 
 def changes(ids: Iterable[str], known: Mapping[str, Record], made_from: MadeFrom | None) -> dict[str, str]:
-    """The images that are counted from something else than there is now -> what was changed."""
+    """The images whose counts were made from other files or prompts than there are now -> what was changed."""
     if made_from is None:
         return {}
     counted = ((image_id, known[image_id]) for image_id in ids if "cells" in known.get(image_id, {}))
     return {image_id: reason for image_id, record in counted if (reason := made_from.changed(record))}
-
-
-def keep(
-    records: Iterable[Record], known: Mapping[str, Record], store: RunStore, changed: Mapping[str, str] | None = None
-) -> None:
-    """Write the records that say something new; `changed`: of which images they replace the counts, and why."""
-    for record in records:
-        earlier, reason = known.get(record["image"], {}), (changed or {}).get(record["image"])
-        again = earlier.get("again", 0) + (reason is not None)
-        if again:
-            record |= {"again": again, "changed": earlier.get("changed") if reason is None else reason}
-        if record != earlier:  # the same skip for the same reason need not be said twice
-            store.append(record)
 
 
 def collect(
@@ -134,7 +215,7 @@ def collect(
 ) -> list[Record] | None:
     """Add up all processes' counts: the records in the order of `ids`, or None while images are still missing.
 
-    made_from  as in `count_images`; None: nobody else has images to count again
+    made_from  as of `CountedRun`; None: nobody else has images to count again
     """
     known = store.records()
     if any(image_id not in known for image_id in ids) or changes(ids, known, made_from):
@@ -143,85 +224,6 @@ def collect(
     for record in records:
         metric.add(record.get("cells", []))
     return records
-
-
-class Watcher(typing.Protocol):
-    """What is shown every image that is counted, with its scores; the arguments are those of `Gallery.offer`."""
-
-    def offer(
-        self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
-    ) -> None: ...
-
-
-class Once:
-    """A segmentor that is loaded when it is first called."""
-
-    def __init__(self, load: Callable[[], Segmentor]) -> None:
-        self._load = load
-        self._segmentor: Segmentor | None = None
-
-    def ready(self) -> Segmentor:
-        if self._segmentor is None:
-            self._segmentor = self._load()
-        return self._segmentor
-
-
-@dataclass(frozen=True)
-class Read:
-    """A sample, its label map as it is counted, the seconds that reading them took, and what they were read from."""
-
-    sample: Sample
-    label: NDArray[np.integer]
-    seconds: float
-    made_from: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_image(dataset: Dataset, image_id: str, metric: MeanIoU, made_from: MadeFrom | None = None) -> Read | Record:
-    """An image and its label as the metric counts it, or the record of why it is skipped."""
-    start = time.perf_counter()
-    try:
-        sample = dataset.sample(image_id)
-        marks = {} if made_from is None else made_from.of(sample)
-        label = metric.checked_label(_without_void(sample.label, metric))
-    except (SampleError, LabelError) as error:
-        return {"image": image_id, "skipped": str(error)}
-    return Read(sample, label, time.perf_counter() - start, marks)
-
-
-def _count(batch: Sequence[Read], segment: Segmentor, metric: MeanIoU, watchers: Sequence[Watcher]) -> list[Record]:
-    """Segment several samples at once, and count each."""
-    start = time.perf_counter()
-    predictions = segment([read.sample for read in batch])
-    seconds = (time.perf_counter() - start) / len(batch)
-    pairs = zip(batch, predictions, strict=True)
-    return [record_of(read, prediction, seconds, metric, watchers) for read, prediction in pairs]
-
-
-def record_of(
-    read: Read, prediction: Prediction | SampleError, model: float, metric: MeanIoU, watchers: Sequence[Watcher] = ()
-) -> Record:
-    """Count one image: its record. `model`: the seconds that its prediction took; watchers are shown the image."""
-    if isinstance(prediction, SampleError):
-        return {"image": read.sample.id, "skipped": str(prediction)}
-    start = time.perf_counter()
-    scores = None if prediction.scores is None else as_array(prediction.scores)
-    if scores is None:
-        cells = metric.update_background(read.label)
-    else:
-        cells = metric.update(scores, read.label, prediction.class_ids)
-    seconds = {"read": read.seconds, "model": model, "evaluation": time.perf_counter() - start}
-    for watcher in watchers:
-        watcher.offer(read.sample.id, read.sample.image, read.label, scores, prediction.class_ids, cells)
-    return {
-        "image": read.sample.id,
-        "classes": [int(class_id) for class_id in prediction.class_ids],
-        "lost": [int(class_id) for class_id in prediction.lost],
-        "notes": list(prediction.notes),
-        **({} if prediction.words is None else as_record(prediction.words, read.sample.present)),
-        "seconds": {name: round(value, 6) for name, value in seconds.items()},
-        **read.made_from,
-        "cells": cells.tolist(),
-    }
 
 
 def _without_void(label: NDArray[np.uint8], metric: MeanIoU) -> NDArray[np.uint8]:

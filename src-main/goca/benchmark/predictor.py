@@ -1,132 +1,205 @@
-"""Samples of a data set in, predictions out: what the evaluation asks of a model."""
+"""How a model turns images into score maps: one strategy per kind of prompt.
+
+`CompletePredictor`  the prompt names everything in the image (ask=complete)
+`OpenPredictor`      the image may lack some of the classes (ask=open)
+`RegionPredictor`    no prompt at all (task=unsupervised)
+`SharedForward`      several configurations on one forward pass (goca.benchmark.shared_forward)
+"""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 from diffusion_feature import PromptCut
-from numpy.typing import NDArray
 from torch import Tensor
 
-from goca.benchmark.counting import Prediction
+from goca.benchmark.inputs import NoiseFile
+from goca.benchmark.prediction import Case, Outcome, Prediction
 from goca.datasets import Sample, SampleError
 from goca.evaluation import Word
 from goca.open import Answer, Query
 from goca.open.finding import Finder
 from goca.prompts import PromptAnnotation
-from goca.requests import make_requests
+from goca.requests import Request
 from goca.segmentation_model import SegmentationModel
 from goca.segmenter import Segmenter
 from goca.variants.diffsegmentor import DiffSegmentor
+from goca.variants.merging import Merging
+from goca.variants.regions import RegionFinder
 
 SEGMENTERS: dict[str, type[SegmentationModel]] = {kind.method: kind for kind in (Segmenter, DiffSegmentor)}
-
-
-def noise_id(sample: Sample, seed: int) -> str:
-    """What a run with that seed makes the noise of a sample from."""
-    return f"{sample.id}/{seed}" if seed else sample.id
+Prompt = TypeVar("Prompt")
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A segmenter, where its prompts come from, and its noise: a `goca.evaluation.Segmentor`.
+class Noise:
+    """The noise of a run's images: from a file, or drawn from a seed that is made of the image's id.
 
-    prompts  sample -> annotation; raises SampleError where there is none
-    noise    sample -> noise to add, or None: drawn, seeded by the image's id and `seed`
-    told     whether the prompts name what is there by the ground truth; else predictions say what was looked for
+    file  sample -> array; None: drawn
+    seed  the run's seed; 0 leaves the image's id as it is
     """
 
-    segmenter: SegmentationModel
-    prompts: Callable[[Sample], PromptAnnotation]
-    noise: Callable[[Sample], NDArray[np.floating]] | None = None
+    file: NoiseFile | None = None
     seed: int = 0
-    told: bool = True
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
-        """Predictions in the order of the samples; those with something to look for share one forward."""
-        found: list[Prediction | SampleError] = []
-        wanted: dict[int, tuple[Sample, PromptAnnotation, Tensor | None]] = {}
-        for number, sample in enumerate(samples):
-            found.append(Prediction(None, (), words=self.words([])))  # nothing to look for: everything is background
+    def of(self, sample: Sample) -> Tensor | None:
+        """The file's noise; None without a file. Raises SampleError for an image that has none in it."""
+        return None if self.file is None else torch.from_numpy(self.file(sample))
+
+    def image_id(self, sample: Sample) -> str:
+        """What the seed of a sample's noise is made of."""
+        return f"{sample.id}/{self.seed}" if self.seed else sample.id
+
+
+@dataclass(frozen=True)
+class Input(Generic[Prompt]):
+    """A case as a model receives it: with its prompt, its noise, and the id that seeds other noise."""
+
+    case: Case
+    prompt: Prompt
+    noise: Tensor | None
+    image_id: str
+
+    @property
+    def sample(self) -> Sample:
+        return self.case.sample
+
+
+class PromptedPredictor(ABC, Generic[Prompt]):
+    """A `Predictor` that asks each case for its prompt, and predicts those that have one together.
+
+    noise         of all images
+    words_if_none  `Prediction.words` of a case without a prompt
+    """
+
+    noise: Noise
+    words_if_none: Sequence[Word] | None = None
+
+    def __call__(self, cases: Sequence[Case]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        inputs: dict[int, Input[Prompt]] = {}
+        for number, case in enumerate(cases):
             try:
-                annotation = self.prompts(sample)
-                noise = None if self.noise is None else torch.from_numpy(self.noise(sample))
-                if annotation.class_ids or self.segmenter.protocol.empty_class != "zero":
-                    wanted[number] = (sample, annotation, noise)
-                else:
-                    found[number] = Prediction(None, (), notes=sample.notes, words=self.words([]))
+                prompt, noise = self.prompt(case), self.noise.of(case.sample)
             except SampleError as error:
-                found[number] = error
-        for number, prediction in zip(wanted, self._predict(wanted.values())):
-            found[number] = prediction
-        return found
+                outcomes[number] = error
+            else:
+                if prompt is None:
+                    outcomes[number] = Prediction(None, (), notes=case.sample.notes, words=self.words_if_none)
+                else:
+                    inputs[number] = Input(case, prompt, noise, self.noise.image_id(case.sample))
+        if inputs:
+            outcomes |= zip(inputs, self.predict(list(inputs.values())), strict=True)
+        return [outcomes[number] for number in range(len(cases))]
+
+    @abstractmethod
+    def prompt(self, case: Case) -> Prompt | None:
+        """What the model looks for; None: there is nothing, and all is background. Raises SampleError."""
+
+    @abstractmethod
+    def predict(self, inputs: Sequence[Input[Prompt]]) -> Iterable[Prediction]:
+        """A prediction for each, in order."""
+
+
+class CompletePredictor(PromptedPredictor[PromptAnnotation]):
+    """The prompt names everything in the image (ask=complete).
+
+    prompts       sample -> annotation; raises SampleError where there is none
+    reports_words  whether predictions list the classes that were looked for: where they are not those of the label
+    """
+
+    def __init__(
+        self,
+        segmenter: SegmentationModel,
+        prompts: Callable[[Sample], PromptAnnotation],
+        noise: Noise = Noise(),
+        reports_words: bool = False,
+    ) -> None:
+        self.segmenter, self.prompts, self.noise, self.reports_words = segmenter, prompts, noise, reports_words
+        self.words_if_none = self.words([])
+
+    def prompt(self, case: Case) -> PromptAnnotation | None:
+        return usable(self.prompts(case.sample), self.segmenter)
 
     def words(self, class_ids: Iterable[int], lost: Sequence[int] = ()) -> list[Word] | None:
-        """The words that were looked for, without a presence; None where they were told to be there.
+        """The classes that were looked for, without a presence; those that are not lost count as found."""
+        return [Word(class_id, None, class_id not in lost) for class_id in class_ids] if self.reports_words else None
 
-        lost  those whose words were cut off: nothing is taken for them
-        """
-        return None if self.told else [Word(class_id, None, class_id not in lost) for class_id in class_ids]
-
-    def _predict(self, wanted: Iterable[tuple[Sample, PromptAnnotation, Tensor | None]]) -> Iterable[Prediction]:
-        samples, annotations, noises = zip(*wanted) if wanted else ((), (), ())
-        ids = [noise_id(sample, self.seed) for sample in samples]
-        maps = self.segmenter.scores(make_requests([sample.image for sample in samples], annotations, noises, ids))
-        cut: dict[str, str] = {}
-        for sample, annotation in zip(samples, annotations):
-            with warned() as messages:
+    def predict(self, inputs: Sequence[Input[PromptAnnotation]]) -> Iterator[Prediction]:
+        maps = self.segmenter.scores([request_of(each) for each in inputs])
+        truncated: dict[str, str] = {}
+        for each in inputs:
+            with recorded_warnings() as messages:
                 scores = next(maps)
-            notes = notes_on(sample, messages, [annotation.caption], cut)
-            classes, lost = annotation.class_ids, annotation.lost_classes()
+            notes = notes_on(each.sample, messages, [each.prompt.caption], truncated)
+            classes, lost = each.prompt.class_ids, each.prompt.lost_classes()
             yield Prediction(scores, classes, lost, notes, self.words(classes, lost))
 
 
-@dataclass(frozen=True)
-class OpenPredictor:
-    """A segmenter that looks for what each sample's query names (ask=open): a `goca.evaluation.Segmentor`.
+class OpenPredictor(PromptedPredictor[Query]):
+    """The image may lack some of the classes (ask=open).
 
     queries  sample -> what is looked for, None where there is nothing; raises SampleError
-    noise, seed   as of `Predictor`
     """
 
-    segmenter: SegmentationModel
-    queries: Callable[[Sample], Query | None]
-    noise: Callable[[Sample], NDArray[np.floating]] | None = None
-    seed: int = 0
+    words_if_none = ()
+
+    def __init__(
+        self,
+        segmenter: SegmentationModel,
+        queries: Callable[[Sample], Query | None],
+        noise: Noise = Noise(),
+    ) -> None:
+        self.segmenter, self.queries, self.noise = segmenter, queries, noise
 
     @cached_property
     def finder(self) -> Finder:
         """One for the whole run: it writes a query's prompts once, and a vocabulary's are the same for all images."""
         return self.segmenter.finder()
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
-        """Predictions in the order of the samples; their prompts share forwards."""
-        found: list[Prediction | SampleError] = []
-        wanted: dict[int, tuple[Query, Tensor | None]] = {}
-        for number, sample in enumerate(samples):
-            found.append(Prediction(None, (), words=[]))
-            try:
-                query = self.queries(sample)
-                noise = None if self.noise is None else torch.from_numpy(self.noise(sample))
-                if query is not None:
-                    wanted[number] = (query, noise)
-            except SampleError as error:
-                found[number] = error
-        images = [samples[number].image for number in wanted]
-        ids = [noise_id(samples[number], self.seed) for number in wanted]
-        queries, noises = (list(each) for each in zip(*wanted.values())) if wanted else ([], [])
-        answers, cut = self.finder.answers(images, queries, noises, ids), dict[str, str]()
-        for number in wanted:
-            with warned() as messages:
+    def prompt(self, case: Case) -> Query | None:
+        return self.queries(case.sample)
+
+    def predict(self, inputs: Sequence[Input[Query]]) -> Iterator[Prediction]:
+        rows = [(each.sample.image, each.prompt, each.noise, each.image_id) for each in inputs]
+        answers = self.finder.answers(*map(list, zip(*rows)))
+        truncated: dict[str, str] = {}
+        for each in inputs:
+            with recorded_warnings() as messages:
                 answer = next(answers)
-            found[number] = answered(answer, notes_on(samples[number], messages, answer.prompts, cut))
-        return found
+            yield answered(answer, notes_on(each.sample, messages, answer.prompts, truncated))
+
+
+class RegionPredictor(PromptedPredictor[PromptAnnotation]):
+    """No prompt: regions from self-attention, for `goca.evaluation.matched_iou`."""
+
+    def __init__(self, finder: RegionFinder, merging: Merging, noise: Noise = Noise()) -> None:
+        self.finder, self.merging, self.noise = finder, merging, noise
+
+    def prompt(self, case: Case) -> PromptAnnotation:
+        return PromptAnnotation("")
+
+    def predict(self, inputs: Sequence[Input[PromptAnnotation]]) -> Iterator[Prediction]:
+        noises, ids = [each.noise for each in inputs], [each.image_id for each in inputs]
+        regions = self.finder.regions([each.sample.image for each in inputs], self.merging, noises, ids)
+        for each, maps in zip(inputs, regions, strict=True):
+            yield Prediction(maps, (), notes=each.sample.notes)
+
+
+def usable(annotation: PromptAnnotation, segmenter: SegmentationModel) -> PromptAnnotation | None:
+    """The annotation; None where it names no class and the protocol gives such an image to the background."""
+    return annotation if annotation.class_ids or segmenter.protocol.empty_class != "zero" else None
+
+
+def request_of(each: Input[PromptAnnotation]) -> Request:
+    return Request(each.sample.image, each.prompt, each.noise, each.image_id)
 
 
 def answered(answer: Answer, notes: Sequence[str]) -> Prediction:
@@ -139,8 +212,8 @@ def answered(answer: Answer, notes: Sequence[str]) -> Prediction:
 
 
 @contextmanager
-def warned() -> Iterator[list[Warning]]:
-    """What is warned of inside, in place of being shown."""
+def recorded_warnings() -> Iterator[list[Warning]]:
+    """The UserWarnings of a block, instead of showing them; the list is filled when the block ends."""
     messages: list[Warning] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -149,7 +222,7 @@ def warned() -> Iterator[list[Warning]]:
 
 
 def notes_on(sample: Sample, messages: Sequence[Warning], prompts: Iterable[str], cut: dict[str, str]) -> list[str]:
-    """What is to be kept of a sample: how its image was read, what was cut of its prompts, and other warnings.
+    """Notes to keep with a sample: how its image was read, what was truncated of its prompts, and other warnings.
 
     cut  prompt -> what was cut of it; a batch warns of all its prompts at its first image, so it is kept for the others
     """

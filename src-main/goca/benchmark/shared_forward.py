@@ -1,13 +1,11 @@
-"""One forward for several configurations: what each of them says of a picture."""
+"""One forward pass for several configurations: the score maps of each of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusion_feature import Attention, FeatureExtractor, PromptCut
@@ -15,11 +13,11 @@ from diffusion_feature.tap import Consumer
 from torch import Tensor
 
 from goca.benchmark.benchmark import Benchmark
-from goca.benchmark.counting import Prediction
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.origin import origin
-from goca.benchmark.predictor import noise_id
-from goca.datasets import Dataset, Sample, SampleError
+from goca.benchmark.prediction import Case, Prediction
+from goca.benchmark.predictor import Input, Noise, PromptedPredictor, recorded_warnings, request_of, usable
+from goca.datasets import Dataset, Sample
 from goca.method.aggregation import Aggregator, Plan
 from goca.method.augmentation import augmentations, average_summaries
 from goca.method.summary import LayerSummary
@@ -29,8 +27,120 @@ from goca.requests import Request, load_images
 from goca.segmenter import Segmenter
 
 
-class Together:
-    """Several consumers of one forward."""
+@dataclass(frozen=True)
+class View:
+    """One run's view of the forward passes that it shares.
+
+    segmenter   its configuration, on the shared weights
+    plan        what a forward pass collects for it
+    prompts     sample -> annotation; raises SampleError
+    scores_key  views with the same key have the same scores
+    """
+
+    segmenter: Segmenter
+    plan: Plan
+    prompts: Callable[[Sample], PromptAnnotation]
+    scores_key: str
+
+
+class SharedForward(PromptedPredictor[PromptAnnotation]):
+    """A predictor for several runs whose forward passes are the same (goca.benchmark.sweep.forward_key).
+
+    Cases of one image with the same caption share a forward pass.
+    origin  what each run folder records about where its counts come from
+    """
+
+    def __init__(self, runs: Sequence[Benchmark], dataset: Dataset, extractor: FeatureExtractor):
+        self.noise = Noise(NoiseFile(runs[0].noise_file) if runs[0].noise_file else None, runs[0].seed)
+        sources: dict[str, LastPrompt] = {}
+        self.views = [view_of(run, dataset, extractor, sources) for run in runs]
+        self.origin = origin(self.views[0].segmenter)
+
+    def prompt(self, case: Case) -> PromptAnnotation | None:
+        view = self.views[case.run]
+        return usable(view.prompts(case.sample), view.segmenter)
+
+    @torch.no_grad()
+    def predict(self, inputs: Sequence[Input[PromptAnnotation]]) -> list[Prediction]:
+        by_request: dict[tuple[int, str], list[int]] = {}
+        for number, each in enumerate(inputs):
+            by_request.setdefault((id(each.sample), each.prompt.caption), []).append(number)
+        predictions: dict[int, Prediction] = {}
+        for numbers in by_request.values():
+            predictions |= zip(numbers, self._predict([inputs[number] for number in numbers]), strict=True)
+        return [predictions[number] for number in range(len(inputs))]
+
+    def _predict(self, inputs: Sequence[Input[PromptAnnotation]]) -> Iterator[Prediction]:
+        """Predictions of one image for runs with the same prompt, from one forward pass."""
+        views, sample = [self.views[each.case.run] for each in inputs], inputs[0].sample
+        with recorded_warnings() as messages:
+            shared = SharedPass(views[0].segmenter, request_of(inputs[0]), [view.plan for view in views])
+        truncated = [str(each) for each in messages if isinstance(each, PromptCut)]
+        scored: dict[str, tuple[Tensor, list[str]]] = {}
+        for view, annotation in zip(views, (each.prompt for each in inputs)):
+            if view.scores_key not in scored:
+                with recorded_warnings() as messages:
+                    rescaled = view.segmenter.rescale(shared.attention_map(view.plan), annotation)
+                    scores = view.segmenter.refine(rescaled, shared.summary(view.plan), 0, sample.image)
+                notes = dict.fromkeys([*sample.notes, *truncated, *map(str, messages)])
+                scored[view.scores_key] = scores, list(notes)
+            scores, own = scored[view.scores_key]
+            yield Prediction(scores, annotation.class_ids, annotation.lost_classes(), own)
+
+
+def view_of(run: Benchmark, dataset: Dataset, extractor: FeatureExtractor, sources: dict[str, LastPrompt]) -> View:
+    """One run's view. sources: those of the views so far, by what their prompts depend on; another one is added."""
+    segmenter = Segmenter(extractor, run.model)
+    switches = [run.protocol.token_spans, run.protocol.caption_grammar]
+    key = json.dumps([*switches, run.dataset.add_background, run.dataset.add_missing])
+    if key not in sources:
+        source = run.prompts(dataset)
+        assert isinstance(source, AnnotationFile | Captions), "only published runs share forward passes"
+        if isinstance(source, Captions):
+            source.annotate = run.annotator(dataset, extractor.parts)
+        sources[key] = LastPrompt(source)
+    return View(segmenter, segmenter.plan(), sources[key], scores_key(segmenter, key))
+
+
+class LastPrompt:
+    """A source of prompts for several runs: the annotation of the last sample is kept for the next run."""
+
+    def __init__(self, source: Callable[[Sample], PromptAnnotation]):
+        self.source = source
+        self._last: tuple[Sample, PromptAnnotation] | None = None
+
+    def __call__(self, sample: Sample) -> PromptAnnotation:
+        if self._last is None or self._last[0] is not sample:
+            self._last = sample, self.source(sample)
+        return self._last[1]
+
+
+class SharedPass:
+    """The attention of one image's forward pass (one per augmentation), collected for several plans."""
+
+    def __init__(self, segmenter: Segmenter, request: Request, plans: Sequence[Plan]):
+        passes, merged, requests = augmentations(segmenter.config), merge_plans(plans), load_images([request])
+        aggregators = [[Aggregator(plan) for plan in merged] for _ in passes]
+        for augmentation, own in zip(passes, aggregators):
+            segmenter.forward(requests, ConsumerGroup(own), augmentation)
+        of_plans = zip(merged, zip(*aggregators))
+        self._summaries = {without_rules(plan): average_summaries(passes, own) for plan, own in of_plans}
+        self._maps: dict[tuple[Plan, str, str], Tensor] = {}
+
+    def summary(self, plan: Plan) -> LayerSummary:
+        """The summary that serves a plan; it may hold rules of others too."""
+        return self._summaries[without_rules(plan)]
+
+    def attention_map(self, plan: Plan) -> Tensor:
+        """Token maps under the plan's first head rule and layer rule   [g, g, N]; plans that agree share them."""
+        key = without_rules(plan), plan.head_rules[0], plan.layer_rules[0]
+        if key not in self._maps:
+            self._maps[key] = self.summary(plan).attention_map(*key[1:])[0]
+        return self._maps[key]
+
+
+class ConsumerGroup:
+    """Several consumers of one forward pass, as one (see diffusion_feature.tap)."""
 
     def __init__(self, consumers: Sequence[Consumer]):
         self.consumers = consumers
@@ -46,109 +156,16 @@ class Together:
                 consumer.feature(layer, feature)
 
 
-class Shared:
-    """What runs ask of one model whose forwards are the same (goca.benchmark.sweep.forward_key).
-
-    origin   what a run's folder says of where its counts come from
-    """
-
-    def __init__(self, runs: Sequence[Benchmark], dataset: Dataset, extractor: FeatureExtractor):
-        self.dataset, self.seed, file = dataset, runs[0].seed, runs[0].noise_file
-        self.segmenters = [Segmenter(extractor, run.model) for run in runs]
-        self.noise = NoiseFile(file) if file else None
-        self.sources: dict[str, AnnotationFile | Captions] = {}
-        self.reads = [self._source(run, extractor) for run in runs]
-        self.plans = [segmenter.plan() for segmenter in self.segmenters]
-        self.scored = [scores_key(segmenter, read) for segmenter, read in zip(self.segmenters, self.reads)]
-        self.origin = origin(self.segmenters[0])
-
-    def _source(self, benchmark: Benchmark, extractor: FeatureExtractor) -> str:
-        """Where a run's prompts come from, by a key that runs share whose prompts are the same."""
-        switches = [benchmark.protocol.token_spans, benchmark.protocol.caption_grammar]
-        key = json.dumps([*switches, benchmark.dataset.add_background, benchmark.dataset.add_missing])
-        if key not in self.sources:
-            self.sources[key] = source = benchmark.prompts(self.dataset)  # type: ignore[assignment]
-            if isinstance(source, Captions):
-                source.annotate = benchmark.annotator(self.dataset, extractor.parts)
-        return key
-
-    @torch.no_grad()
-    def predict(self, sample: Sample, wanted: Sequence[int]) -> dict[int, Prediction | SampleError]:
-        """What each of the wanted runs says of a sample."""
-        found: dict[int, Prediction | SampleError] = {}
-        by_caption: dict[str, list[tuple[int, PromptAnnotation]]] = {}
-        annotated = {key: attempt(self.sources[key], sample) for key in {self.reads[number] for number in wanted}}
-        noise = None if self.noise is None else attempt(self.noise, sample)
-        for number in wanted:
-            annotation = annotated[self.reads[number]]
-            if isinstance(annotation, SampleError):
-                found[number] = annotation
-            elif isinstance(noise, SampleError):
-                found[number] = noise
-            elif annotation.class_ids or self.segmenters[number].protocol.empty_class != "zero":
-                by_caption.setdefault(annotation.caption, []).append((number, annotation))
-            else:
-                found[number] = Prediction(None, (), notes=sample.notes)  # nothing to look for
-        for asked in by_caption.values():
-            found |= self._predict(sample, noise, asked)
-        return found
-
-    def _predict(
-        self, sample: Sample, noise: Any, asked: Sequence[tuple[int, PromptAnnotation]]
-    ) -> Iterator[tuple[int, Prediction]]:
-        """Those that have the same prompt, from one forward."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            attention, captures = self._observe(sample, noise, asked)
-        cut = [str(each.message) for each in caught if isinstance(each.message, PromptCut)]
-        scored: dict[str, tuple[Tensor, list[str]]] = {}
-        for number, annotation in asked:
-            segmenter, plan, key = self.segmenters[number], self.plans[number], self.scored[number]
-            if key not in scored:
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always")
-                    maps = attention(bare(plan), plan.head_rules[0], plan.layer_rules[0])
-                    rescaled = segmenter.rescale(maps, annotation)
-                    scores = segmenter.refine(rescaled, captures[bare(plan)], 0, sample.image)
-                own = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-                scored[key] = scores, list(dict.fromkeys([*sample.notes, *cut, *own]))
-            scores, notes = scored[key]
-            yield number, Prediction(scores, annotation.class_ids, annotation.lost_classes(), notes)
-
-    def _observe(
-        self, sample: Sample, noise: Any, asked: Sequence[tuple[int, PromptAnnotation]]
-    ) -> tuple[Callable[[Plan, str, str], Tensor], Mapping[Plan, LayerSummary]]:
-        """One forward pass (per augmentation) for all: a plan's token maps under two rules, and its summary."""
-        segmenter, annotation = self.segmenters[asked[0][0]], asked[0][1]
-        plans = united([self.plans[number] for number, _ in asked])
-        given = None if noise is None else torch.from_numpy(noise)
-        requests = load_images([Request(sample.image, annotation, given, noise_id(sample, self.seed))])
-        passes = augmentations(segmenter.config)
-        parts = [[Aggregator(plan) for plan in plans] for _ in passes]
-        for augmentation, aggregators in zip(passes, parts):
-            segmenter.forward(requests, Together(aggregators), augmentation)
-        captures = {bare(plan): average_summaries(passes, own) for plan, own in zip(plans, zip(*parts))}
-        return cache(lambda plan, head, layer: captures[plan].attention_map(head, layer)[0]), captures
-
-
-def attempt(source: Callable[[Sample], Any], sample: Sample) -> Any:
-    """What the source says of a sample, or why it says nothing."""
-    try:
-        return source(sample)
-    except SampleError as error:
-        return error
-
-
-def bare(plan: Plan) -> Plan:
-    """A plan without its rules: those with the same one are served by one aggregator."""
+def without_rules(plan: Plan) -> Plan:
+    """A plan without its head and layer rules: plans that are equal without them are served by one aggregator."""
     return dataclasses.replace(plan, head_rules=(), layer_rules=())
 
 
-def united(plans: Sequence[Plan]) -> list[Plan]:
-    """As few plans, with all their rules."""
+def merge_plans(plans: Sequence[Plan]) -> list[Plan]:
+    """As few plans as possible, which collect what all of these do."""
     found: dict[Plan, list[Plan]] = {}
     for plan in plans:
-        found.setdefault(bare(plan), []).append(plan)
+        found.setdefault(without_rules(plan), []).append(plan)
     return [
         dataclasses.replace(
             plan,
@@ -160,7 +177,7 @@ def united(plans: Sequence[Plan]) -> list[Plan]:
 
 
 def scores_key(segmenter: Segmenter, source: str) -> str:
-    """What the scores of a picture depend on: all of the config but how they are counted."""
+    """Everything that the scores of an image depend on: the config without what decides how they are counted."""
     config = segmenter.config.to_dict()
     switches = {name: value for name, value in config.pop("protocol").items() if name not in ("void", "absent_classes")}
     return json.dumps([config, switches, nearest_preset(segmenter.config), source], sort_keys=True)

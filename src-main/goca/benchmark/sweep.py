@@ -1,38 +1,38 @@
-"""Many runs at once that share what they can.
+"""Several runs at once, which share forward passes where they can.
 
-Runs whose configurations differ only in what is made of a forward (rules, layers, refinement, counting, how captions
-are read) are a group: each picture goes through the model once for all of them, and again only where prompts differ.
-Every run has its own folder, and in it what it would have written alone; of thumbnails none are kept.
+Runs whose configurations differ only in what is computed from a forward pass (rules, layers, refinement, counting, how
+captions are read) are a group: each image goes through the model once for all of them, and again only where prompts
+differ. Every run has its own folder, which holds what a run alone would leave, except thumbnails and label maps.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusion_feature import FeatureExtractor
 
 from goca.benchmark.benchmark import Benchmark
-from goca.benchmark.counting import Read, changes, keep, read_image, record_of
-from goca.benchmark.fingerprints import MadeFrom
-from goca.benchmark.run_store import RunStore
-from goca.benchmark.shared_forward import Shared
-from goca.datasets import Dataset, Sample, load_dataset
+from goca.benchmark.counting import CountedRun, count_images
+from goca.benchmark.shared_forward import SharedForward
+from goca.datasets import load_dataset
 from goca.files.bounded_json import read_json
-from goca.files.log import Record
 from goca.method.augmentation import augmentations
 from goca.segmenter import Segmenter
 
 Results = dict[str, Any]
 Progress = Callable[[str, list[str]], Iterable[str]]
-AFTER = ("background", "thresholds", "add_background", "add_missing")  # fields of a data set that no forward depends on
+AFTER = (
+    "background",
+    "thresholds",
+    "add_background",
+    "add_missing",
+)  # fields of a data set that no forward pass depends on
 
 
 def run_together(
@@ -45,8 +45,8 @@ def run_together(
     """The results of every run, in order; None while other processes have images to count, as in `Benchmark.run`.
 
     progress   wraps the ids of the images that are left of a group, whose name comes first
-    A run that shares nothing (another method or task) is run alone. `batch_size` and `max_bytes` say nothing to the
-    others: their pictures go one by one.
+    A run that shares nothing (another method or task) is run alone. `batch_size` and `max_bytes` have no effect on the
+    others: their images go one by one.
     """
     found: dict[Path, Results | None] = {}
     weights = Weights()
@@ -61,7 +61,7 @@ def run_together(
 
 
 def groups(benchmarks: Sequence[Benchmark]) -> list[list[Benchmark]]:
-    """Runs that share forwards, each folder once; groups on the same weights follow each other."""
+    """Runs that share forward passes, each folder once; groups on the same weights follow each other."""
     found: dict[str, dict[Path, Benchmark]] = {}
     for benchmark in benchmarks:
         key = forward_key(benchmark) if shares(benchmark) else str(benchmark.run_dir)
@@ -74,23 +74,23 @@ def shares(benchmark: Benchmark) -> bool:
 
 
 def weights_key(benchmark: Benchmark) -> str:
-    """What decides which weights are loaded, and where."""
+    """Everything that decides which weights are loaded, and where."""
     model, of = benchmark.model, ("device", "dtype", "offload", "int8_text", "variant", "vae_dtype")
     return json.dumps([model.pipeline, model.version, model.img_size, *(getattr(benchmark, name) for name in of)])
 
 
 def forward_key(benchmark: Benchmark) -> str:
-    """What a forward depends on, prompts apart."""
+    """Everything that a forward pass depends on, apart from prompts."""
     settings, protocol = benchmark.settings(), benchmark.protocol
     dataset = {name: value for name, value in settings.pop("dataset").items() if name not in AFTER}
     del settings["model"], settings["fixed_threshold"]
-    looks = [dataclasses.astuple(view) for view in augmentations(benchmark.model)]
+    passes = [dataclasses.astuple(each) for each in augmentations(benchmark.model)]
     switches = [protocol.noise, protocol.posterior, protocol.seed, protocol.palette_resize]
-    return json.dumps([weights_key(benchmark), dataset, settings, looks, switches, benchmark.limit], default=str)
+    return json.dumps([weights_key(benchmark), dataset, settings, passes, switches, benchmark.limit], default=str)
 
 
 class Weights:
-    """The model that was loaded last; another one takes its place."""
+    """The model that was loaded last; the next one replaces it."""
 
     def __init__(self) -> None:
         self.key = ""
@@ -107,38 +107,6 @@ class Weights:
         return self.extractor
 
 
-@dataclass
-class Run:
-    """One run of a group, with its folder open."""
-
-    benchmark: Benchmark
-    dataset: Dataset
-    store: RunStore
-    made_from: MadeFrom
-    ids: Sequence[str]
-    known: dict[str, Record] = field(init=False)
-    changed: dict[str, str] = field(init=False)  # images that are counted from something else than there is now
-
-    def __post_init__(self) -> None:
-        self.known, self.metric = self.store.records(), self.benchmark.metric(self.dataset)
-        self.changed = changes(self.ids, self.known, self.made_from)
-
-    def lacks(self, image_id: str) -> bool:
-        return image_id in self.changed or "cells" not in self.known.get(image_id, {})
-
-    def finished(self, ids: Sequence[str]) -> Results | None:
-        """What was summed up before, if it was of just these images."""
-        path = self.store.folder / "results.json"
-        if any(self.lacks(image_id) for image_id in ids) or not path.is_file():
-            return None
-        try:
-            results = read_json(path)
-            whole = results["images"]["listed"] == len(ids) and not results["images"]["skipped"]
-        except (ValueError, KeyError, TypeError):  # of another kind: written anew
-            return None
-        return results if whole else None
-
-
 def run_group(
     group: Sequence[Benchmark], weights: Weights, rank: int, world: int, progress: Progress
 ) -> dict[Path, Results | None]:
@@ -146,42 +114,32 @@ def run_group(
     ids = dataset.ids[: group[0].limit]
     made_from = group[0].made_from(dataset, group[0].prompts(dataset))
     with ExitStack() as stack:
-        stores = (stack.enter_context(each.store(dataset, rank)) for each in group)
-        runs = [Run(benchmark, dataset, store, made_from, ids) for benchmark, store in zip(group, stores)]
-        count_together(runs, ids[rank::world], weights, progress)
+        stores = [stack.enter_context(each.store(dataset, rank)) for each in group]
+        runs = [CountedRun(store, run.metric(dataset), ids, made_from=made_from) for run, store in zip(group, stores)]
+
+        def load() -> SharedForward:
+            shared = SharedForward(group, dataset, weights.of(group[0]))
+            for store in stores:
+                store.declare(shared.origin)
+            return shared
+
+        name = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
+        count_images(dataset, ids[rank::world], runs, load, progress=partial(progress, name))
         return {
-            run.benchmark.run_dir: run.finished(ids)
-            or run.benchmark.sum_up(dataset, ids, run.metric.empty_copy(), run.store, made_from if world > 1 else None)
-            for run in runs
+            benchmark.run_dir: finished(run, ids)
+            or benchmark.sum_up(dataset, ids, run.metric.empty_copy(), run.store, made_from if world > 1 else None)
+            for benchmark, run in zip(group, runs)
         }
 
 
-def count_together(runs: Sequence[Run], ids: Sequence[str], weights: Weights, progress: Progress) -> None:
-    """Count what each run lacks of these images."""
-    left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
-    shared: Shared | None = None
-    for image_id in progress(f"{len(runs)} runs" if len(runs) > 1 else "1 run", left):
-        lacking = [number for number, run in enumerate(runs) if run.lacks(image_id)]
-        once = OneImage(runs[0].dataset)
-        reads = {number: read_image(once, image_id, runs[number].metric, runs[number].made_from) for number in lacking}
-        usable = {number: read for number, read in reads.items() if isinstance(read, Read)}
-        if usable and shared is None:
-            shared = Shared([run.benchmark for run in runs], runs[0].dataset, weights.of(runs[0].benchmark))
-            for run in runs:
-                run.store.declare(shared.origin)
-        start = time.perf_counter()
-        predictions = shared.predict(next(iter(usable.values())).sample, list(usable)) if shared and usable else {}
-        seconds = (time.perf_counter() - start) / max(1, len(usable))
-        for number, read in reads.items():
-            run = runs[number]
-            if isinstance(read, Read):
-                read = record_of(read, predictions[number], seconds, run.metric)
-            keep([read], run.known, run.store, run.changed)
-
-
-class OneImage:
-    """A data set that reads its first sample only once."""
-
-    def __init__(self, dataset: Dataset):
-        self.name, self.class_names, self.ids = dataset.name, dataset.class_names, dataset.ids
-        self.sample: Callable[[str], Sample] = cache(dataset.sample)
+def finished(run: CountedRun, ids: Sequence[str]) -> Results | None:
+    """The results that a folder held at the start, if they are of just these images, all of them counted."""
+    path = run.store.folder / "results.json"
+    if any(run.lacks(image_id) for image_id in ids) or not path.is_file():
+        return None
+    try:
+        results = read_json(path)
+        whole = results["images"]["listed"] == len(ids) and not results["images"]["skipped"]
+    except (ValueError, KeyError, TypeError):  # of another kind: written anew
+        return None
+    return results if whole else None

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from goca.benchmark.benchmark import Benchmark
-from goca.benchmark.counting import Prediction, Segmentor, metric_for
-from goca.benchmark.inputs import NoiseFile
+from goca.benchmark.counting import metric_for
+from goca.benchmark.prediction import Predictor
+from goca.benchmark.predictor import Noise, RegionPredictor
 from goca.benchmark.run_store import RunStore
-from goca.datasets import VOID, Dataset, Sample, SampleError
+from goca.datasets import VOID, Dataset
 from goca.evaluation import MeanIoU, MetricError
 from goca.evaluation.mean_iou import as_array
 from goca.evaluation.metrics import as_cells
@@ -28,36 +27,10 @@ from goca.evaluation.upsample import upsample
 from goca.files.log import Record
 from goca.refine import UNMATCHED, hungarian_match
 from goca.report.results import summarise
-from goca.variants.merging import Merging
 from goca.variants.regions import RegionFinder
 
 THRESHOLD = 0.0  # results keep the form of the other task, with one threshold that decides nothing
 ORACLE = {"matching": "each image's regions are matched to the classes of its own label (Hungarian)"}
-
-
-@dataclass(frozen=True)
-class RegionPredictor:
-    """A region finder and its noise: a `goca.evaluation.Segmentor`, whose predictions are for a `MatchedIoU`."""
-
-    finder: RegionFinder
-    merging: Merging
-    noise: Callable[[Sample], NDArray[np.floating]] | None = None
-    seed: int = 0
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Prediction | SampleError]:
-        found: dict[int, Prediction | SampleError] = {}
-        noises: dict[int, Tensor | None] = {}
-        for number, sample in enumerate(samples):
-            try:
-                noises[number] = None if self.noise is None else torch.from_numpy(self.noise(sample))
-            except SampleError as error:
-                found[number] = error
-        wanted = [samples[number] for number in noises]
-        ids = [f"{sample.id}/{self.seed}" if self.seed else sample.id for sample in wanted]
-        images = [sample.image for sample in wanted]
-        for number, maps in zip(noises, self.finder.regions(images, self.merging, list(noises.values()), ids)):
-            found[number] = Prediction(maps, (), notes=samples[number].notes)
-        return [found[number] for number in range(len(samples))]
 
 
 class MatchedIoU(MeanIoU):
@@ -128,9 +101,9 @@ class UnsupervisedBenchmark(Benchmark):
     def prompts(self, dataset: Dataset) -> None:
         """There are none."""
 
-    def loader(self, dataset: Dataset, source: Any = None) -> Callable[[RunStore], Segmentor]:
-        noise, merging = NoiseFile(self.noise_file) if self.noise_file else None, self.merging
-        return lambda store: RegionPredictor(self.load(RegionFinder, store), merging, noise, self.seed)
+    def loader(self, dataset: Dataset, source: Any = None) -> Callable[[RunStore], Predictor]:
+        noise, merging = Noise(self.noise(), self.seed), self.merging
+        return lambda store: RegionPredictor(self.load(RegionFinder, store), merging, noise)
 
     @property
     def drawn_at(self) -> float:
