@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import open_browser, open_page
+from goca.benchmark.benchmark import class_labels
 from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
 from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunStore
@@ -69,9 +70,7 @@ def run(folder, dataset=None, ids=None, **sharing):
     with RunStore(folder, {}, sharing.get("rank", 0)) as store:
         own = ids[sharing.get("rank", 0) :: sharing.get("world", 1)]
         counted = CountedRun(store, metric, own)
-        counted.keep_thumbnails(
-            FIXED, [class_label(dataset.class_names, number) for number in range(metric.num_classes)]
-        )
+        counted.keep_thumbnails(FIXED, class_labels(dataset))
         count_images(dataset, own, [counted], lambda: segment, batch_size=sharing.get("batch_size", 1))
         metric = metric.empty_copy()
         if (records := collect(ids, metric, store)) is None:
