@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from goca import Segmenter
 from goca.cli import main
-from goca.cli.segment import embedded_words
+from goca.cli.models import embedded_words
 from goca.embedded import resolve
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -221,20 +222,20 @@ def test_unreadable_pictures_are_named_and_the_others_segmented(loaded, scene, c
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
     (tmp_path / "text.jpg").write_text("no picture")
     said = refused(capsys, "text.jpg", "bad.png", "good.png", "--prompt", PROMPT)
-    assert "bad.png cannot be read" in said and "text.jpg is no picture" in said and "2 of 3 pictures" in said
+    assert "bad.png cannot be read" in said and "text.jpg is no picture" in said and "2 of 3 images" in said
     assert (tmp_path / "good.json").is_file() and not (tmp_path / "bad.json").exists()
 
 
 def test_what_is_not_there_is_said_before_the_model_is_loaded(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(Segmenter, "from_pretrained", lambda *_: pytest.fail("the model was loaded"))
     (tmp_path / "empty").mkdir()
-    assert "NoPictures: gone.png: there is no such file" in refused(capsys, "gone.png", "--prompt", PROMPT)
-    assert "the folder empty holds no picture" in refused(capsys, "empty", "--prompt", PROMPT)
-    assert "'*.jpg' matches no picture" in refused(capsys, "*.jpg", "--prompt", PROMPT)
+    assert "NoImages: gone.png: there is no such file" in refused(capsys, "gone.png", "--prompt", PROMPT)
+    assert "the folder empty holds no image" in refused(capsys, "empty", "--prompt", PROMPT)
+    assert "'*.jpg' matches no image" in refused(capsys, "*.jpg", "--prompt", PROMPT)
     scene = f"{SCENES}/test_00000.png"
     assert "NoClass" in refused(capsys, scene, "--prompt", " , ")
     assert "nearest: sd15" in refused(capsys, scene, "--prompt", PROMPT, "--model", "sd-15")
-    assert "--model" in refused(capsys, scene, "--prompt", PROMPT, "--pipeline", "somewhere")
+    assert "model_index.json" in refused(capsys, scene, "--prompt", PROMPT, "--pipeline", tmp_path)
 
 
 def test_a_pipeline_of_ones_own(tmp_path, capsys):
@@ -307,7 +308,13 @@ def test_help_is_quick_and_importing_goca_does_not_load_torch():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "segment" in done.stdout and "doctor" in done.stdout
     done = subprocess.run([sys.executable, "-m", "goca"], capture_output=True, text=True)
-    assert done.returncode == 2 and "usage: goca" in done.stderr
+    assert done.returncode == 0 and "usage: goca" in done.stdout and "segment" in done.stdout and not done.stderr
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"goca {metadata.version('goca')}\n"
 
 
 def test_words_that_name_nothing_are_not_called_cut(loaded, capsys):

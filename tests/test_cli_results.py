@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from goca.cli.colours import swatch
-from goca.cli.images import NoPictures, find
+from goca.cli.images import NoImages, find
 from goca.cli.results import table
 from goca.files.names import distinct, file_name
 from goca.segmentation import Segmentation
@@ -81,7 +81,7 @@ def test_finding_keeps_the_order_and_the_first_of_twins(tmp_path, monkeypatch):
     (tmp_path / "sub.png").mkdir()
     assert [path.name for path in find(["b.png", ".", "c.txt"])] == ["b.png", "a.JPG", "e-labels.png", "c.txt"]
     assert [path.name for path in find(["[ab].*"])] == ["a.JPG", "b.png"]
-    with pytest.raises(NoPictures, match="the folder sub"):
+    with pytest.raises(NoImages, match="the folder sub"):
         find(["sub.png"])
 
 
@@ -99,7 +99,7 @@ def colourful(monkeypatch):
 
 
 def lines(stream):
-    return table(scored(), {"classes": scored().summary()}, stream)
+    return table(scored(), scored().label_map(), stream)
 
 
 def test_each_line_of_a_terminal_shows_its_class_s_colour(colourful):
@@ -127,5 +127,5 @@ def test_a_terminal_of_256_colours_gets_the_nearest_one(colourful, monkeypatch):
 
 def test_of_many_classes_only_those_with_a_pixel_are_listed():
     found = Segmentation(torch.zeros(31, 2, 2), [*range(1, 31), 0], [f"c{n}" for n in range(30)] + ["background"])
-    (line,) = table(found, {"classes": found.summary()}, io.StringIO())
-    assert line.startswith("  c0 ")
+    line, rest = table(found, found.label_map(), io.StringIO())
+    assert line.startswith("  c0 ") and rest == "  and 29 words without a pixel"

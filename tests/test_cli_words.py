@@ -56,11 +56,11 @@ def names(stem):
         (("--prompt", "star", "--labeler", "local"), "give --describe too"),
     ],
 )
-def test_without_words_the_three_ways_are_shown(no_model, capsys, arguments, message):
+def test_without_words_all_ways_are_shown(no_model, capsys, arguments, message):
     assert segment("1.png", *arguments) == 1
     said = capsys.readouterr().err
     assert said.startswith("WordsNotGiven") and message in said and "Traceback" not in said
-    for way in ('--prompt "cat, grass, wall"', "--words coco", "--describe  "):
+    for way in ('--prompt "cat, grass, wall"', "--prompts", "--words coco", "--describe  ", "--regions"):
         assert way in said
 
 
@@ -126,7 +126,7 @@ def test_a_picture_without_words_is_named_and_the_others_go_on(loaded, capsys, t
         assert described(server, "1.png", "2.png") == 1
     said = capsys.readouterr().err
     assert "WordsNotFound: 1.png: the server gave no words" in said and message in said and "--prompt" in said
-    assert "1 of 2 pictures could not be used" in said and "Traceback" not in said
+    assert "1 of 2 images could not be used" in said and "Traceback" not in said
     assert names("2") == ["star", "wall"] and not (tmp_path / "1.json").exists()
 
 

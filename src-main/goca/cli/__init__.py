@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, metadata
 
 from goca.errors import explained
 
@@ -27,8 +27,15 @@ INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand. 0: all went well; 1: an error, or something was left out; 2: arguments that make no sense."""
-    args = make_parser().parse_args(argv)
+    """Run a subcommand; without one, print the help.
+
+    0: all went well; 1: an error, or something was left out; 2: arguments that make no sense.
+    """
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 0
     try:
         with quiet(args.debug):
             return args.run(args)
@@ -55,9 +62,18 @@ def quiet(debug: bool) -> Iterator[None]:
         logging.disable(before)
 
 
+def version() -> str:
+    """The installed version of GoCA."""
+    try:
+        return metadata.version("goca")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="goca", description="Segmentation from text-to-image diffusion models.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    parser.add_argument("--version", action="version", version=f"goca {version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, module in COMMANDS.items():
         command = import_module(module)
         summary, _, rest = (inspect.getdoc(command) or "").partition("\n\n")

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from time import sleep
 from typing import TYPE_CHECKING
 
-from goca.cli.segment import add_model_arguments, chosen_model
+from goca.cli.models import add_model_arguments, chosen_model
 from goca.errors import GocaError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from goca.cli.segment import EMBEDDED, add_model_arguments, chosen_model, load
+from goca.cli.models import EMBEDDED, add_model_arguments, chosen_model, load
 
 if TYPE_CHECKING:
     from goca.cli.machine import Line, Memory
@@ -105,7 +105,7 @@ def timed(model: str, args: argparse.Namespace) -> str:
     """One picture: seconds for the model, and for the picture."""
     from diffusion_feature.images import read_image
 
-    from goca.cli.segment import kept_warnings
+    from goca.cli.work import kept_warnings
     from goca.embedded import resolve
 
     path = args.image or Path(resolve("goca:scenes")) / PICTURE

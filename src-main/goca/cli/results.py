@@ -50,6 +50,10 @@ class Places:
         return self.folder / f"{self.stem}-masks"
 
     @property
+    def scores(self) -> Path:
+        return self.folder / f"{self.stem}-scores.npy"
+
+    @property
     def record(self) -> Path:
         return self.folder / f"{self.stem}.json"
 
@@ -98,13 +102,14 @@ def entries(segmentation: Segmentation, label: Tensor) -> list[Entry]:
     return found if len(found) <= SHOWN else [entry for entry in found if entry.share > 0]
 
 
-def table(segmentation: Segmentation, record: Mapping[str, Any], stream: TextIO) -> list[str]:
+def table(segmentation: Segmentation, label: Tensor, stream: TextIO) -> list[str]:
     """A line per class for the terminal: its colour, name, area, mean score and presence.
 
-    record  what `write` returned; of more than SHOWN classes only those that hold a pixel are shown
     stream  where the lines will be printed: colour codes only if it takes them
+
+    Of more than SHOWN classes only those that hold a pixel are shown, and how many hold none.
     """
-    rows = record["classes"]
+    rows = segmentation.summary(label)
     shown = rows if len(rows) <= SHOWN else [row for row in rows if row["area"] > 0]
     width = max((len(row["name"]) for row in shown), default=0)
     colours = segmentation.colours()
@@ -114,6 +119,8 @@ def table(segmentation: Segmentation, record: Mapping[str, Any], stream: TextIO)
         there = f"   presence {row['presence']:4.2f}" if "presence" in row else ""
         mark = swatch(None if row["id"] == BACKGROUND else colours[row["id"]], stream)
         lines.append(f"  {mark}{row['name']:<{width}}  {row['area']:6.1%} of the image   mean score {mean}{there}")
+    if rest := len(rows) - len(shown):
+        lines.append(f"  and {rest} words without a pixel")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What `goca segment` looks for: words as they are given, a vocabulary, or a server's description of each image."""
+"""What `goca segment` looks for: the given words, a vocabulary, or a server's description of each image."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ SERVERS = (
 )
 
 
+WAYS = ("prompt", "prompts", "words", "describe", "regions")
+
+
 class WordsNotGiven(GocaError, ValueError):
     """No word to look for; the message shows the ways to give some."""
 
@@ -33,10 +36,16 @@ class WordsNotFound(GocaError, ValueError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--prompt, --words, --describe: one of them says what is looked for."""
+    """--prompt, --prompts, --words, --describe: one of them says what is looked for; or --regions, that nothing is."""
     parser.add_argument("--prompt", metavar="TEXT", help='what is in the images: "cat, grass, wall"')
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="a CSV file with an image and its prompt per line; -: standard input"
+    )
     parser.add_argument("--words", metavar="LIST", help=f"look for all names of a list: {LISTS}")
     parser.add_argument("--describe", action="store_true", help="ask a vision server what is in each image")
+    parser.add_argument(
+        "--regions", action="store_true", help="no words: divide each image into regions that belong together"
+    )
     parser.add_argument("--labeler", action="append", default=[], metavar="NAME|KEY=VALUE", help=SERVERS)
 
 
@@ -53,7 +62,7 @@ class Words(Protocol):
     @property
     def source(self) -> str: ...
 
-    def of(self, image: Image.Image, name: str) -> str | list[str]:
+    def of(self, image: Image.Image, name: str, path: Path | None = None) -> str | list[str]:
         """A text or a list of words. Raises WordsNotFound for an image that has none."""
         ...
 
@@ -67,7 +76,7 @@ class Given:
     fixed: str | list[str]
     source: str
 
-    def of(self, image: Image.Image, name: str) -> str | list[str]:
+    def of(self, image: Image.Image, name: str, path: Path | None = None) -> str | list[str]:
         return self.fixed
 
     def close(self) -> None:
@@ -82,7 +91,7 @@ class Described:
     source: str
     fixed: None = None
 
-    def of(self, image: Image.Image, name: str) -> str:
+    def of(self, image: Image.Image, name: str, path: Path | None = None) -> str:
         from goca.labeling import NoCaption
 
         try:
@@ -94,11 +103,23 @@ class Described:
         self.describer.close()
 
 
-def chosen(args: argparse.Namespace) -> Words:
-    """The one way that the arguments give. Raises WordsNotGiven, VocabularyError, LabelingError, KeyMissing."""
-    ways = [name for name in ("prompt", "words", "describe") if getattr(args, name) not in (None, False)]
+WAYS = ("prompt", "prompts", "words", "describe", "regions")
+
+
+def way(args: argparse.Namespace) -> str:
+    """The one of WAYS that the arguments give. Raises WordsNotGiven for none and for several."""
+    ways = [name for name in WAYS if getattr(args, name, None) not in (None, False)]
     if len(ways) != 1 or (args.labeler and not args.describe):
-        raise WordsNotGiven(three_ways(ways, args.labeler))
+        raise WordsNotGiven(all_ways(ways, args.labeler))
+    return ways[0]
+
+
+def chosen(args: argparse.Namespace) -> Words:
+    """What is looked for. Raises WordsNotGiven, PromptsUnreadable, VocabularyError, LabelingError, KeyMissing."""
+    if way(args) == "prompts":
+        from goca.cli.prompt_list import PromptList
+
+        return PromptList.read(args.prompts)
     if args.prompt is not None:
         from goca.prompts import parse_brackets
 
@@ -127,8 +148,8 @@ def without_repeats(caption: str) -> str:
     return ", ".join(names[0] if len(names) == 1 else f"({', '.join(names)})" for names in kept)
 
 
-def three_ways(ways: list[str], labeler: list[str]) -> str:
-    """What is wrong with the arguments, and what is right."""
+def all_ways(ways: list[str], labeler: list[str]) -> str:
+    """What is wrong with the arguments, and what would be right."""
     told = (
         f"--{' and --'.join(ways)} were given; give one of them"
         if len(ways) > 1
@@ -137,11 +158,13 @@ def three_ways(ways: list[str], labeler: list[str]) -> str:
         else "nothing says what to look for"
     )
     return (
-        f"{told}. There are three ways:\n"
+        f"{told}. There are five ways:\n"
         '  --prompt "cat, grass, wall"   words of your own\n'
+        "  --prompts prompts.csv         words of your own for each image: a line is photo.jpg,cat,grass\n"
         f"  --words coco                  all names of a list: {LISTS}\n"
         "  --describe                    a vision server says what is in each image (key in OPENAI_API_KEY, or\n"
-        "                                --labeler local --labeler model=NAME for a server of your own)"
+        "                                --labeler local --labeler model=NAME for a server of your own)\n"
+        "  --regions                     no words: each image is divided into regions that belong together"
     )
 
 

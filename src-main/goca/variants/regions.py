@@ -13,6 +13,7 @@ from goca.method.aggregation import Plan
 from goca.prompts import PromptAnnotation
 from goca.refine import merge_proposals
 from goca.requests import ImageLike, make_requests
+from goca.segmentation import Segmentation, size_and_image
 from goca.segmenter import Segmenter
 from goca.variants.merging import Merging
 
@@ -49,3 +50,20 @@ class RegionFinder(Segmenter):
             assert space is not None  # self_layers is checked above
             regions.append(merge_proposals(space[number], self.config.grid, **dataclasses.asdict(merging)))
         return regions
+
+    def segment(
+        self,
+        image: ImageLike,
+        merging: Merging = Merging(),  # noqa: B008 - frozen
+        noise: Tensor | None = None,
+        image_id: str | None = None,
+    ) -> Segmentation:
+        """An image's regions as a segmentation: the classes "region 1", "region 2", ..., the largest first.
+
+        There is no background. Arguments and errors are those of `regions`, for one image.
+        """
+        (maps,) = self.regions([image], merging, [noise], [image_id])
+        areas = maps.argmax(0).flatten().bincount(minlength=len(maps))
+        maps = maps[areas.argsort(descending=True, stable=True)][: int((areas > 0).sum())]
+        ids = list(range(1, len(maps) + 1))
+        return Segmentation(maps, ids, [f"region {number}" for number in ids], *size_and_image(image))
