@@ -1,10 +1,15 @@
 """A segmentation in the hand: masks by name, cut-outs, overlays with a legend, and what a notebook shows."""
 
+import importlib.util
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from goca.drawing.class_colours import BACKGROUND_GREY, OBVIOUS, class_colours
 from goca.drawing.legend import SMALLEST, Entry, mask_on, painted, with_legend
+from goca.formats import FormatMissing
 from goca.segmentation import ClassNotFound, ImageUnknown, Segmentation
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +108,45 @@ def test_a_notebook_shows_one_line_and_a_picture():
 def test_masks_and_paint_are_resized_to_the_image():
     assert mask_on(PHOTO, np.ones((2, 3), bool)).getextrema()[3] == (255, 255)
     assert painted(PHOTO, np.ones((2, 3), int), {1: (255, 0, 0)}).size == PHOTO.size
+
+
+def test_coco_annotations_hold_each_class_s_mask():
+    from pycocotools import mask as masks
+
+    segmentation = halves()
+    annotations = segmentation.to_coco(image_id=7)
+    assert [(each["id"], each["category_id"], each["category"]) for each in annotations] == [
+        (1, 1, "cat"),
+        (2, 2, "Sky"),
+    ]
+    for each in annotations:
+        mask = segmentation[each["category_id"]].numpy()
+        assert np.array_equal(masks.decode(each["segmentation"]).astype(bool), mask) and each["area"] == mask.sum()
+        rows, columns = np.nonzero(mask)
+        assert each["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert each["image_id"] == 7 and each["score"] == 1
+    assert segmentation.to_coco(threshold=2) == []  # the background wins everywhere
+
+
+@pytest.fixture
+def supervision(monkeypatch):
+    """supervision where it is installed, else a class that keeps what it is given."""
+    if importlib.util.find_spec("supervision") is None:
+        monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+
+
+def test_detections_hold_masks_boxes_and_names(supervision):
+    found = halves().to_detections()
+    assert found.class_id.tolist() == [1, 2] and found.data["class_name"].tolist() == ["cat", "Sky"]
+    assert found.mask.dtype == bool and np.array_equal(found.mask[0], halves()["cat"].numpy())
+    rows, columns = np.nonzero(found.mask[1])
+    assert found.xyxy[1].tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert found.confidence.tolist() == [1, 1]
+    nothing = halves().to_detections(threshold=2)
+    assert nothing.mask.shape == (0, 40, 60) and nothing.xyxy.shape == (0, 4)
+
+
+def test_without_supervision_the_error_names_the_fix(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(FormatMissing, match="pip install supervision"):
+        halves().to_detections()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusion_feature.images import image_size, is_file, read_image
@@ -149,6 +150,37 @@ class Segmentation:
         if self.image is None:
             raise ImageUnknown("a cut-out needs the image; this segmentation was made without it")
         return mask_on(self.image, (self.label_map(threshold=threshold) == self.class_id(name)).numpy())
+
+    def to_coco(self, image_id: int = 1, threshold: float = 0.0) -> list[dict[str, Any]]:
+        """COCO annotations, one per class that holds a pixel, with masks as run lengths (RLE of pycocotools).
+
+        image_id   goes into each annotation; category_id is the class id, and category its name
+        threshold  as for `label_map`
+        raises     FormatMissing where pycocotools is not installed
+
+        The score of an annotation is the class's mean score over its pixels' grid cells.
+        """
+        from goca.formats.objects import coco_annotations
+
+        return coco_annotations(self._held(threshold), image_id)
+
+    def to_detections(self, threshold: float = 0.0) -> Any:
+        """The classes that hold a pixel as `supervision.Detections`: boxes, masks, mean scores, ids and names.
+
+        threshold  as for `label_map`
+        raises     FormatMissing where supervision is not installed
+        """
+        from goca.formats.objects import detections
+
+        h, w = self.label_map().shape
+        return detections(self._held(threshold), (h, w))
+
+    def _held(self, threshold: float) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """The row of `summary` and the mask [H, W] of each class but the background that holds a pixel."""
+        label = self.label_map(threshold=threshold)
+        masks = self.masks(label)
+        rows = [row for row in self.summary(label) if row["id"] != BACKGROUND and row["area"] > 0]
+        return [(row, masks[row["id"]].numpy()) for row in rows]
 
     def overlay(
         self,

@@ -27,7 +27,7 @@ def write_coco_polygons(folder: Path, items: Iterable[Labelled], classes: Classe
 def write(
     folder: Path, items: Iterable[Labelled], classes: Classes, outline: Callable[[np.ndarray], Any]
 ) -> list[Path]:
-    masks = library()
+    library()  # before anything is written
     categories = [{"id": class_id, "name": name, "supercategory": ""} for class_id, name in sorted(classes.items())]
     splits: dict[str, dict[str, Any]] = {}
     files = []
@@ -39,28 +39,35 @@ def write(
         height, width = label.shape
         own["images"].append({"id": number, "file_name": image.name, "width": width, "height": height})
         for class_id, mask in regions(label, item, classes):
-            coded = masks.encode(np.asfortranarray(mask.astype(np.uint8)))
-            if not (segmentation := outline(mask)):
-                continue
-            annotation = {
-                "id": len(own["annotations"]) + 1,
-                "image_id": number,
-                "category_id": class_id,
-                "segmentation": segmentation,
-                "area": int(masks.area(coded)),
-                "bbox": [float(each) for each in masks.toBbox(coded)],
-                "iscrowd": 0,
-            }
-            own["annotations"].append(annotation)
+            if segmentation := outline(mask):
+                annotation = {
+                    "id": len(own["annotations"]) + 1,
+                    "image_id": number,
+                    "category_id": class_id,
+                    "segmentation": segmentation,
+                    **measures(mask),
+                    "iscrowd": 0,
+                }
+                own["annotations"].append(annotation)
     for split, content in splits.items():
         path = folder / "annotations" / f"instances_{split}.json"
         files.append(write_text(path, json.dumps(content, ensure_ascii=False) + "\n"))
     return files
 
 
+def measures(mask: np.ndarray) -> dict[str, Any]:
+    """Area in pixels, and the box [x, y, width, height]."""
+    coded = encoded(mask)
+    return {"area": int(library().area(coded)), "bbox": [float(each) for each in library().toBbox(coded)]}
+
+
+def encoded(mask: np.ndarray) -> Any:
+    return library().encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
 def rle(mask: np.ndarray) -> dict[str, Any]:
     """Compressed run lengths, as text."""
-    coded = library().encode(np.asfortranarray(mask.astype(np.uint8)))
+    coded = encoded(mask)
     return {"size": [int(each) for each in coded["size"]], "counts": coded["counts"].decode("ascii")}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from goca.errors import GocaError
-from goca.prompts.grammar import names_nothing, parse_brackets, read_groups
+from goca.prompts.grammar import is_background, names_nothing, parse_brackets, read_groups
 from goca.prompts.learnt import LearntTokens
 from goca.prompts.weighting import blanked
 
@@ -53,7 +53,8 @@ class Query:
     def of_words(cls, words: str | Sequence[str], learnt: LearntTokens | None = None) -> Query:
         """A text such as "cat, (tree, trunk)", or a list of words; the words become the classes 1, 2, ...
 
-        Parts stand in brackets behind what they belong to; weights are read over. Errors: NoClass, WordTwice.
+        Parts stand in brackets behind what they belong to; weights are ignored, and so is "background", which is
+        what no word stands for. Errors: NoClass, WordTwice.
         learnt   the model's learnt tokens, which are words as they stand
         """
         texts = [words] if isinstance(words, str) else list(words)
@@ -61,7 +62,7 @@ class Query:
             raise NoClass(f"{wrong[0]!r} is no word; expected texts such as ['cat', 'grass']")
         learnt = learnt or LearntTokens([])
         hidden = [learnt.hide(blanked(text), any_case=True).lower() for text in texts]
-        read = [group for text in hidden for group in read_groups(text)]
+        read = [group for text in hidden for group in read_groups(text) if not is_background(group[0])]
         groups = [tuple(map(learnt.show, group)) for group in read]
         if all(names_nothing(group[0]) for group in read):
             raise NoClass(f"the prompt {words!r} names nothing; expected e.g. 'cat, grass, wall'")

@@ -124,6 +124,11 @@ def names_nothing(text: str) -> bool:
     return all(_clean(word) in ("", *STOP_WORDS) for word in text.lower().split())
 
 
+def is_background(name: str) -> bool:
+    """Whether a name stands for the background itself, which every segmentation has without being asked for it."""
+    return _bare(_clean(name.lower())) == BACKGROUND
+
+
 def _clean(item: str) -> str:
     """One blank between words, no marks at either end."""
     start, end = 0, len(item)

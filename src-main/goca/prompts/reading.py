@@ -9,7 +9,7 @@ from goca.errors import GocaError
 from goca.open.query import NoClass
 from goca.prompts.annotation import PromptAnnotation
 from goca.prompts.captioning import annotate
-from goca.prompts.grammar import names_nothing, parse_brackets
+from goca.prompts.grammar import is_background, names_nothing, parse_brackets
 from goca.prompts.learnt import LearntTokens
 from goca.prompts.weighting import blanked
 from goca.protocol import Protocol
@@ -45,7 +45,9 @@ def prompts_per_image(prompt: Any, images: int) -> list[Any]:
 def read_prompt(
     prompt: Prompt, tokenizers: dict[str, Any], protocol: Protocol
 ) -> tuple[PromptAnnotation, dict[int, str]]:
-    """The annotation of a prompt, and the names of its classes; every entity of a text becomes a class.
+    """The annotation of a prompt, and the names of its classes.
+
+    Every entity of a text becomes a class, but "background", whose tokens count as the background's.
 
     prompt      "(tree, trunk), sky" has the classes tree and sky: the words of one class stand in brackets
     tokenizers  the tokenizer arguments of `annotate`
@@ -58,10 +60,10 @@ def read_prompt(
     learnt = LearntTokens.of(**tokenizers)
     found = parse_brackets(learnt.hide(blanked(prompt), any_case=True).lower())
     groups = {group[0]: group for group in found[::-1]}  # of two groups with one name, the first counts
-    if all(map(names_nothing, groups)):
+    if all(names_nothing(name) or is_background(name) for name in groups):
         raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
-    class_names = list(reversed(groups))
-    texts = [", ".join(groups[name]) for name in class_names]
+    texts = [", ".join(groups[name]) for name in reversed(groups)]
+    class_names = [name for name in reversed(groups) if not is_background(name)]
     names = {class_id: learnt.show(name) for class_id, name in enumerate(class_names, start=1)}
     annotation = annotate(
         learnt.show(", ".join(f"({text})" if "," in text else text for text in texts)),

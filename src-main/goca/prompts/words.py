@@ -15,7 +15,7 @@ from typing import Any
 from goca.errors import GocaError
 
 from .annotation import PromptAnnotation
-from .grammar import is_mark
+from .grammar import is_background, is_mark
 from .learnt import LearntTokens
 from .tokens import tokenise
 from .weighting import blanked
@@ -88,8 +88,11 @@ class PromptWords:
         return found
 
     def annotation(self, wanted: Sequence[str] | None = None) -> tuple[PromptAnnotation, dict[int, str]]:
-        """The wanted words as classes 1, 2, ... (None: every content word), the other content words as background."""
-        names = list(dict.fromkeys(self.content if wanted is None else wanted))
+        """The wanted words as classes 1, 2, ... (None: every content word), the other content words as background.
+
+        The word "background" is never a class.
+        """
+        names = [name for name in dict.fromkeys(self.content if wanted is None else wanted) if not is_background(name)]
         classes = {number: self.positions(name) for number, name in enumerate(names, start=1)}
         taken = {token for tokens in classes.values() for token in tokens}
         others = [tokens for tokens in self.content.values() if not taken.intersection(tokens)]
