@@ -26,7 +26,14 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from embedded.mini_data import HELD_OUT_SEED, Words, draw_images, encode_images, to_unit, training_caption
 from embedded.mini_family import KINDS, Kind, Networks
-from embedded.resumable_training import Trainer, batch_parts, generator_of, mixed_precision, pick_device
+from embedded.resumable_training import (
+    Trainer,
+    batch_parts,
+    generator_of,
+    mixed_in_16_bit,
+    mixed_precision,
+    pick_device,
+)
 from goca.embedded import resolve
 from torch import Tensor
 
@@ -144,7 +151,8 @@ def train_denoiser(
     torch.manual_seed(3)
     parts = kind.parts(work)
     networks = kind.family.networks(parts, device)
-    if kind.family.plain_attention:
+    plain = kind.family.plain_attention and mixed_in_16_bit(device)
+    if plain:
         parts[kind.denoiser].set_attn_processor(AttnProcessor())
     trainer = Trainer(
         kind.denoiser,
@@ -166,7 +174,7 @@ def train_denoiser(
     if train:
         trainer.run(loss_at, batch_parts(recipe.batch, device))
     trainer.use_average()
-    if kind.family.plain_attention:
+    if plain:
         parts[kind.denoiser].set_default_attn_processor()
     return parts, trainer
 

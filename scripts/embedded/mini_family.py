@@ -102,7 +102,8 @@ def flux_networks(parts: Parts, device: torch.device) -> Networks:
 class Family:
     """A pipeline class: its networks, the parts that it may have and has not, how it is called beside the prompt.
 
-    plain_attention  trained with softmax(QK) written out: on a CPU the fused attention's backward in bfloat16 is slow
+    plain_attention  trained with softmax(QK) written out where a CPU trains in bfloat16: the fused attention's
+                     backward is slow there
     """
 
     pipeline: type[DiffusionPipeline]

@@ -25,10 +25,14 @@ def pick_device() -> torch.device:
     return torch.device(torch.accelerator.current_accelerator() or "cpu")
 
 
+def mixed_in_16_bit(device: torch.device) -> bool:
+    """Whether the chip multiplies bfloat16 natively (accelerators, AMX)."""
+    return device.type != "cpu" or torch.cpu._is_amx_tile_supported()
+
+
 def mixed_precision(device: torch.device) -> AbstractContextManager:
-    """bfloat16 where the chip multiplies it natively (accelerators, AMX); float32 elsewhere."""
-    native = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+    """bfloat16 where the chip multiplies it natively, float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16) if mixed_in_16_bit(device) else nullcontext()
 
 
 def batch_parts(size: int, device: torch.device) -> list[slice]:
