@@ -25,6 +25,7 @@ from goca.benchmark.run_store import RunStore
 from goca.config import SegmenterConfig, load_config
 from goca.errors import GocaError, explained
 from goca.files.atomic import write_png
+from goca.generation.calling import call_arguments
 from goca.guidance import SemanticGuidance
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,8 +34,6 @@ from tqdm import tqdm
 
 METHODS: dict[str, str | None] = {"cfg": None, "s-cfg": "s-cfg", "goca": "goca"}  # -> SemanticGuidance's segmentor
 STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, as in the paper
-# what is not a pipeline's default: pictures of exactly the size asked for
-CALLS: dict[str, dict[str, Any]] = {name: {"use_resolution_binning": False, "clean_caption": False} for name in STEPS}
 # what masks depend on, of a config
 GUIDING = (
     "img_size",
@@ -132,17 +131,13 @@ def one_batch(
     """The images of some prompts and, where the method has any, what guided them at the middle step."""
     segmentor, steps = METHODS[settings.method], steps_of(settings, pipe)
     generators = [torch.Generator().manual_seed(seed_of(settings, name)) for name in names]
-    sides = (config.img_size,) * 2 if isinstance(config.img_size, int) else config.img_size
-    size = dict(zip(("height", "width"), sides))
     with SemanticGuidance(pipe, config, prompts, segmentor) as guidance:
         recorder = Recorder(guidance, steps // 2) if segmentor and record else None
         images = pipe(
             prompts,
-            guidance_scale=settings.guidance_scale,
             num_inference_steps=steps,
             generator=generators,
-            **size,
-            **CALLS.get(type(pipe).__name__, {}),
+            **call_arguments(config, len(prompts), settings.guidance_scale),
         ).images
         if recorder is not None:
             recorder.close()

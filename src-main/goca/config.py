@@ -102,6 +102,7 @@ class SegmenterConfig:
     background_words    a list in configs/vocabulary, or words: written into every prompt, behind those looked for
     separator       between the words of a prompt
     protocol        "paper", "released" or a mapping of switches
+    call            arguments with which the pipeline is called to generate images, beside prompt, size and guidance
     """
 
     version: Annotated[str, OneOf(versions)]
@@ -136,6 +137,7 @@ class SegmenterConfig:
     protocol: Protocol = Protocol()  # noqa: RUF009 - frozen
     pipeline: Text | None = None
     denoiser: Text | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", Protocol.of(self.protocol))

@@ -68,6 +68,14 @@ def background_of(words: Any) -> Any:
     return words if isinstance(words, str) else read
 
 
+def call_of(arguments: Any) -> dict[str, Any]:
+    """Arguments of a pipeline, by their Python names."""
+    given = dict(arguments)
+    if strange := [name for name in given if not (isinstance(name, str) and name.isidentifier())]:
+        raise ConfigError(f"call: {shown(strange[0])} is no argument's name; expected such as max_sequence_length: 512")
+    return given
+
+
 FIELD_READERS: dict[str, Callable[[Any], Any]] = {
     "calibration": curve_of,
     "denoising": denoising_of,
@@ -79,4 +87,5 @@ FIELD_READERS: dict[str, Callable[[Any], Any]] = {
     "self_layers": tuple_of,
     "timesteps": tuple_of,
     "class_prompt": prompt_of_class,
+    "call": call_of,
 }

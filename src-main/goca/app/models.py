@@ -43,6 +43,11 @@ class Choice:
     def embedded(self) -> bool:
         return self.pipeline.startswith(PREFIX)
 
+    @property
+    def name(self) -> str:
+        """Of the embedded model."""
+        return self.pipeline.removeprefix(PREFIX)
+
 
 def known_models() -> list[str]:
     """The configs that can segment a picture."""

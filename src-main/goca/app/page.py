@@ -75,7 +75,7 @@ def described(choice: Choice) -> str:
     if choice.embedded:
         return (
             f"The embedded model needs no download, and knows only its own drawn scenes and these words: "
-            f"{', '.join(embedded_words())}. For photographs choose another model."
+            f"{', '.join(embedded_words(choice.name))}. For photographs choose another model."
         )
     return (
         f"Read from {choice.pipeline} when it is first used: a folder of the machine that serves this page, or the "

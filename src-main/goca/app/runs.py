@@ -14,6 +14,7 @@ from goca.app.models import Choice, Models
 from goca.cli.segment import embedded_words, kept_warnings, words_of
 from goca.config import ConfigError
 from goca.errors import GocaError, explained
+from goca.generation.calling import call_arguments
 from goca.generation.trace import trace
 from goca.prompts import parse_brackets
 from goca.prompts.grammar import names_nothing
@@ -110,8 +111,8 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
             pipe(
                 prompt,
                 num_inference_steps=settings.steps,
-                guidance_scale=float(settings.guidance),
                 generator=torch.Generator().manual_seed(settings.seed),
+                **call_arguments(choice.config, 1, float(settings.guidance)),
             )
         if not traced.words():
             raise NoClass(f"The prompt {prompt!r} names nothing that could be seen; name things in it.")
@@ -123,7 +124,7 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
 
 def unknown(choice: Choice, caption: str) -> list[str]:
     """Words that mean nothing to the embedded model."""
-    strange = [word for word in words_of(caption) if word not in embedded_words()] if choice.embedded else []
+    strange = [word for word in words_of(caption) if word not in embedded_words(choice.name)] if choice.embedded else []
     return [f"{choice.model} does not know: {', '.join(strange)}."] if strange else []
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from goca.config import SegmenterConfig
+from goca.generation.calling import call_arguments
 from goca.generation.trace import trace
 from goca.labelsets.decision import Decision, decide
 from goca.labelsets.errors import PlanError
@@ -97,18 +98,15 @@ class Generator:
 
     def pairs(self, asked: Sequence[Asked], attempt: int) -> list[Pair]:
         """Generate one image for each caption, with its label map."""
-        how, size = self.how, self.config.img_size
-        height, width = size if isinstance(size, tuple) else (size, size)
+        how = self.how
         seeds = [image_seed(how.seed, each.number, attempt) for each in asked]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with trace(self.pipe, self.config, STEP_RULES[how.traced](how.steps)) as traced:
             result = self.pipe(
                 [each.caption for each in asked],
                 num_inference_steps=how.steps,
-                guidance_scale=how.guidance,
                 generator=generators,
-                height=height,
-                width=width,
+                **call_arguments(self.config, len(asked), how.guidance),
             )
         images = list(traced.pictures)
         presence = self.presence(images, asked, seeds)
