@@ -13,7 +13,6 @@ from typing import Any
 
 from goca import Segmenter
 from goca.benchmark import Benchmark
-from goca.benchmark.inputs import Captions
 from goca.datasets import class_label, load_dataset
 from goca.drawing.figures import Row, figure, save_figure
 from goca.files.bounded_json import read_json
@@ -72,9 +71,7 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     names = {i: class_label(dataset.class_names, i) for i in range(len(dataset.class_names))}
     for name, benchmark in benchmarks.items():
         segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
-        prompts = benchmark.prompts(dataset)
-        if isinstance(prompts, Captions):
-            prompts.annotate = benchmark.annotator(dataset, segmenter.extractor.parts)
+        prompts = benchmark.prompts(dataset).annotated(benchmark.annotator(dataset, segmenter.extractor.parts))
         for sample, row in zip(samples, rows):
             annotation = prompts(sample)
             capture = segmenter.capture(sample.image, annotation, image_id=sample.id)

@@ -15,7 +15,6 @@ from typing import Any
 
 import hydra
 from goca.benchmark import Benchmark
-from goca.benchmark.inputs import Captions
 from goca.cli.hydra_command import check_arguments, resolved, told
 from goca.datasets import Dataset, SampleError, class_label, load_dataset
 from goca.files.atomic import sweep
@@ -49,14 +48,15 @@ def caption(values: dict[str, Any]) -> None:
         raise CaptionError("model.pipeline is not set; give the folder or hub id whose tokenizers are to be used")
     sweep(path.parent)
     dataset = load_dataset(benchmark.dataset)
-    captions = Captions(benchmark.labels())
-    captions.annotate = benchmark.annotator(dataset, load_tokenizers(benchmark.model.pipeline))
+    if (source := benchmark.prompts(dataset)) is None:
+        raise CaptionError(f"task={benchmark.task} uses no prompts, so there is nothing to annotate; leave task unset")
+    prompts = source.annotated(benchmark.annotator(dataset, load_tokenizers(benchmark.model.pipeline)))
     annotations: dict[str, PromptAnnotation] = {}
     skipped: list[str] = []
     for image_id in tqdm(dataset.ids[: benchmark.limit], desc=f"captions of {dataset.name}", unit="image"):
         try:
             sample = dataset.sample(image_id)
-            annotations[sample.name] = captions(sample)
+            annotations[sample.name] = prompts(sample)
         except SampleError as error:
             skipped.append(f"{image_id}: {error}")
     if annotations:

@@ -8,6 +8,7 @@ import goca
 import pytest
 
 SHOWN = {  # functions that users call: each has an example
+    "goca.evaluation.matched_iou": ["MatchedIoU"],
     "goca.guidance.rate": ["guidance_rate"],
     "goca.method.heads": ["head_weights"],
     "goca.method.layers": ["layer_weights"],
@@ -17,7 +18,7 @@ SHOWN = {  # functions that users call: each has an example
     "goca.refine.merging": ["merge_maps"],
     "goca.refine.pamr": ["pamr"],
 }
-ROOMS = ("method", "refine", "prompts", "guidance")
+ROOMS = ("method", "refine", "prompts", "guidance", "generation", "evaluation")
 MODULES = [
     module.name for room in ROOMS for module in pkgutil.iter_modules([f"{goca.__path__[0]}/{room}"], f"goca.{room}.")
 ]

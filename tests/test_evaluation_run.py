@@ -18,11 +18,14 @@ from types import SimpleNamespace
 import commands
 import numpy as np
 import pytest
-from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
+from goca.benchmark.counting import CountedRun, collect, count_images
 from goca.benchmark.inputs import Captions, InputError, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.prediction import Case, Prediction
 from goca.benchmark.run_store import RunError, RunMismatch, RunStore
+from goca.benchmark.tasks import metric_for
+from goca.benchmark.word_prompts import WordPrompts
+from goca.benchmark.word_sources import WORD_SOURCES, Asked
 from goca.datasets import DatasetConfig, Sample, SampleError
 from goca.files.log import sealed_lines
 from goca.prompts import AnnotationError
@@ -280,12 +283,13 @@ def test_a_run_folder_that_is_a_file(tmp_path):
 def test_captions_are_found_or_the_image_is_skipped(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"a.jpg": {"caption": "cat"}, "b.jpg": {"caption": 3}}))
-    source = Captions(path, lambda caption, present: (caption, present))
-    sample = SimpleNamespace(name="a.jpg", present=[1])
-    assert source(sample) == ("cat", [1])
+    source = WordPrompts(WORD_SOURCES["present"], Asked(Toy.class_names), Captions(path), Protocol())
+    prompts = source.annotated(lambda offer: (offer.caption, offer.class_ids))
+    sample = SimpleNamespace(name="a.jpg", present=[1], remarks=[])
+    assert prompts(sample) == ("cat", [1])
     for name, message in [("b.jpg", "expected"), ("c.jpg", r"no caption for c\.jpg in labels\.json")]:
         with pytest.raises(SampleError, match=message):
-            source(SimpleNamespace(name=name, present=[]))
+            prompts(SimpleNamespace(name=name, present=[]))
     path.write_text('{"a.jpg": {"capt')
     with pytest.raises(AnnotationError, match="not JSON"):
         Captions(path)

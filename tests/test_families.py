@@ -11,6 +11,7 @@ from diffusion_feature.backbone import JOINT
 from diffusion_feature.families import VERSIONS
 from families import FAMILIES
 from goca.benchmark import Benchmark
+from goca.benchmark.word_sources import Offer
 from goca.config import folder as configs
 from goca.config import load_config
 from goca.datasets import load_dataset
@@ -221,7 +222,7 @@ def test_a_benchmark_is_run_with_its_own_tokenizers(family, folder, seg, tmp_pat
     model = {**family.config, "pipeline": str(folder)}
     benchmark = Benchmark.of({"model": model, "dataset": dataset, "run_dir": tmp_path, "limit": 1, "device": "cpu"})
     annotate = benchmark.annotator(load_dataset(benchmark.dataset), seg.extractor.parts)
-    assert annotate("cat, grass, sky", []).rescaling_token_id == sorted(family.prompt[0])
+    assert annotate(Offer("cat, grass, sky", [], False)).rescaling_token_id == sorted(family.prompt[0])
     assert benchmark.run() is not None
     assert (tmp_path / "evaluation.txt").read_text().count("mIoU") == 9
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from browser import open_browser, open_page
 from goca.benchmark.benchmark import class_labels
-from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
+from goca.benchmark.counting import CountedRun, collect, count_images
 from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunStore
+from goca.benchmark.tasks import metric_for
 from goca.datasets import DatasetConfig, SampleError
 from goca.drawing.class_colours import class_colours, class_palette
 from goca.drawing.palettes import as_hex, bright_palette

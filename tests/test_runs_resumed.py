@@ -39,14 +39,15 @@ class Quick(Benchmark):
     """A run whose scores are drawn by the image and its caption, without a model."""
 
     def predictor(self, dataset, source, noise, store):
+        prompts = source.annotated(lambda offer: f"{offer.caption} {offer.class_ids}")
+
         def predict(sample):
             try:
-                seed = zlib.crc32(sample.image.tobytes() + source(sample).encode())
+                seed = zlib.crc32(sample.image.tobytes() + prompts(sample).encode())
             except SampleError as error:
                 return error
             return Prediction(np.random.default_rng(seed).random((3, 8, 8)), [1, 2])
 
-        source.annotate = lambda caption, present: f"{caption} {present}"
         return lambda cases: [predict(case.sample) for case in cases]
 
 

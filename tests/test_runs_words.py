@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from commands import values
 from goca.benchmark import Benchmark
-from goca.benchmark.offers import Offers, as_query
 from goca.benchmark.sweep import shares
+from goca.benchmark.word_prompts import WordPrompts, as_query
 from goca.benchmark.word_sources import WORD_SOURCES, Asked, TaggerError
 from goca.config import ConfigError
 from goca.evaluation import Presence
@@ -80,7 +80,7 @@ def test_each_source_from_configuration_to_results(tmp_path, ask, words):
     run = scenes(tmp_path, f"ask={ask}", f"words={words}")
     results = run.run()
     assert (results["ask"], results["words"]) == (ask, words)
-    assert results["oracle"]["classes"] == WORD_SOURCES[words].told
+    assert results["oracle"]["classes"] == WORD_SOURCES[words].oracle
     assert results["images"]["counted"] == 4 and not results["images"]["skipped"]
     assert (tmp_path / "evaluation.txt").read_text() == evaluation_text(results)
     assert len((tmp_path / "evaluation.txt").read_text().splitlines()) == 9
@@ -185,12 +185,12 @@ def test_names_go_to_their_first_class_and_the_rest_is_context():
 
 def test_a_class_has_the_words_that_the_caption_uses():
     class_names = [[], ["aeroplane", "plane"], ["dog"]]
-    offers = Offers(WORD_SOURCES["caption"], Asked(class_names), None, Protocol())
-    offers.captions = type("Captions", (), {"caption": lambda self, sample: "(plane, wing), sky, a dog"})()
-    query = offers.query(None)
+    prompts = WordPrompts(WORD_SOURCES["caption"], Asked(class_names), None, Protocol())
+    prompts.captions = type("Captions", (), {"caption": lambda self, sample: "(plane, wing), sky, a dog"})()
+    query = prompts.query(None)
     assert query.classes == ((1, ("plane", "wing")), (2, ("a dog",))) and query.context == ("sky",)
-    offers.source = WORD_SOURCES["vocabulary"]
-    assert offers.query(None).classes == ((1, ("aeroplane",)), (2, ("dog",)))
+    prompts.source = WORD_SOURCES["vocabulary"]
+    assert prompts.query(None).classes == ((1, ("aeroplane",)), (2, ("dog",)))
 
 
 # --- what makes no sense -----------------------------------------------------------------------------------------

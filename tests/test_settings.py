@@ -120,7 +120,7 @@ def test_every_key_takes_its_values_and_answers_all_others_with_a_sentence(value
             str(error).encode("utf-8")
         else:
             accepted += 1
-            repr(benchmark.model), benchmark.drawn_at
+            repr(benchmark.model), benchmark.strategy.ranking_threshold
     assert accepted < len(ODD) * 0.4
 
 

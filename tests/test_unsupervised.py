@@ -8,9 +8,9 @@ import pytest
 import torch
 from commands import values
 from goca.benchmark import Benchmark
-from goca.benchmark.unsupervised import MatchedIoU
 from goca.config import ConfigError
 from goca.evaluation import MetricError
+from goca.evaluation.matched_iou import MatchedIoU
 from goca.prompts import PromptAnnotation
 from goca.refine import hungarian_match, merge_proposals
 from goca.segmenter import Segmenter

@@ -49,7 +49,7 @@ def test_each_source_looks_for_what_it_was_told():
         "tags": ("", [4], True),
     }
     assert not offers(Asked(CLASSES, add_missing=False, tagger=lambda image: []))["present"][2]
-    assert len({source.told for source in WORD_SOURCES.values()}) == 4
+    assert len({source.oracle for source in WORD_SOURCES.values()}) == 4
 
 
 def test_sources_load_without_torch():

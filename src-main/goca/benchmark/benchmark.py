@@ -13,24 +13,24 @@ from diffusion_feature.loading import pick_device
 
 from goca.benchmark import fingerprints
 from goca.benchmark.checks import checked
-from goca.benchmark.counting import CountedRun, collect, count_images, metric_for
+from goca.benchmark.counting import CountedRun, collect, count_images
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
-from goca.benchmark.offers import Offers
 from goca.benchmark.origin import origin, own_device
 from goca.benchmark.prediction import Predictor
 from goca.benchmark.run_store import RunStore
 from goca.benchmark.settings import Merging, RunSettings
+from goca.benchmark.tasks import TASKS, Task
+from goca.benchmark.word_prompts import WordPrompts
 from goca.benchmark.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
 from goca.config import OPEN_FIELDS, SegmenterConfig
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
-from goca.evaluation import MeanIoU
-from goca.files.log import Record
+from goca.evaluation import ConfusionCounts
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import ASK, Protocol
-from goca.report.results import summarise, write_results
+from goca.report.results import write_results
 from goca.schema import defaults
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from goca.segmentation_model import SegmentationModel
 
 Kind = TypeVar("Kind", bound="SegmentationModel")
-Source = AnnotationFile | Captions | Offers
+Source = AnnotationFile | WordPrompts
 # fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
 LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None}
 # values of fields that folders of before do not say: their defaults
@@ -60,12 +60,8 @@ class Benchmark(RunSettings):
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Benchmark:
-        """From the fields of configs/config.yaml; `task` picks the class. ConfigError, DatasetError, ProtocolError."""
+        """From the fields of configs/config.yaml. Raises ConfigError, DatasetError or ProtocolError."""
         own, model, dataset = checked(config)
-        if own.get("task") == "unsupervised":
-            from goca.benchmark.unsupervised import UnsupervisedBenchmark
-
-            cls = UnsupervisedBenchmark
         return cls(
             **own
             | {
@@ -90,13 +86,14 @@ class Benchmark(RunSettings):
         pick_device(self.device)
         dataset = load_dataset(self.dataset)
         ids = dataset.ids[: self.limit]
-        source, metric = self.prompts(dataset), self.metric(dataset)
-        load, made_from = self.loader(dataset, source), self.made_from(dataset, source)
+        source, noise, metric = self.prompts(dataset), self.noise(), self.strategy.metric(dataset)
+        made_from = self.made_from(dataset, source)
         with self.store(dataset, rank) as store:
             own, label_maps = ids[rank::world], self.drawn_label_maps(metric)
             counted = CountedRun(store, metric, own, made_from=made_from, label_maps=label_maps)
-            counted.keep_thumbnails(self.drawn_at, class_labels(dataset))
-            count_images(dataset, own, [counted], partial(load, store), batch_size=self.batch_size, progress=progress)
+            counted.keep_thumbnails(self.strategy.ranking_threshold, class_labels(dataset))
+            load = partial(self.predictor, dataset, source, noise, store)
+            count_images(dataset, own, [counted], load, batch_size=self.batch_size, progress=progress)
             return self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
 
     def store(self, dataset: Dataset, rank: int = 0) -> RunStore:
@@ -105,59 +102,40 @@ class Benchmark(RunSettings):
         return RunStore(self.run_dir, {**self.settings(), "class_names": names}, rank, assumed=ASSUMED)
 
     def made_from(self, dataset: Dataset, source: Source | None) -> MadeFrom:
-        """What tells whether an image's files and prompt are those that its counts were made from."""
+        """Tells whether an image's files and prompt are those that its counts were made from."""
         root = getattr(dataset, "folder", None)
         return MadeFrom(root) if source is None else MadeFrom(root, source.text)
 
     def sum_up(
-        self, dataset: Dataset, ids: Sequence[str], metric: MeanIoU, store: RunStore, made_from: MadeFrom | None = None
+        self,
+        dataset: Dataset,
+        ids: Sequence[str],
+        metric: ConfusionCounts,
+        store: RunStore,
+        made_from: MadeFrom | None = None,
     ) -> dict[str, Any] | None:
         """The results, written to the store; None while images are still to be counted by other processes."""
         if (records := collect(ids, metric, store, made_from)) is None:
             return None
-        results = self.results(dataset, metric, records, store)
+        results = self.strategy.results(dataset, metric, records, self.values, store.origins())
         write_results(store, results)
         return results
-
-    def metric(self, dataset: Dataset) -> MeanIoU:
-        """What counts."""
-        return metric_for(dataset, self.dataset, self.protocol, extra=[self.fixed_threshold])
-
-    def loader(self, dataset: Dataset, source: Source | None) -> Callable[[RunStore], Predictor]:
-        """What loads the model; noise is read at once, so that its errors come first."""
-        assert source is not None
-        noise = self.noise()
-        return lambda store: self.predictor(dataset, source, noise, store)
 
     def noise(self) -> NoiseFile | None:
         """The noise file. Raises InputError."""
         return NoiseFile(self.noise_file) if self.noise_file else None
 
-    def results(self, dataset: Dataset, metric: MeanIoU, records: Sequence[Record], store: RunStore) -> dict[str, Any]:
-        """What the counts say."""
-        return summarise(
-            dataset,
-            self.dataset,
-            self.protocol,
-            metric,
-            records,
-            fixed=self.fixed_threshold,
-            settings=self.values,
-            origins=store.origins(),
-            asked=(self.ask or ASK[0], self.words),
-        )
-
-    def drawn_label_maps(self, metric: MeanIoU) -> LabelMaps | None:
-        """What keeps predicted label maps, where they are asked for."""
+    def drawn_label_maps(self, metric: ConfusionCounts) -> LabelMaps | None:
+        """The folder of predicted label maps, if `label_maps` is set."""
         if self.label_maps is None:
             return None
         thresholds = metric.thresholds if self.label_maps == "all" else (self.fixed_threshold,)
         return LabelMaps(self.run_dir, metric, thresholds)
 
     @property
-    def drawn_at(self) -> float:
-        """The threshold at which images are ranked and drawn for the report."""
-        return self.fixed_threshold
+    def strategy(self) -> Task:
+        """What the run's `task` counts, and how."""
+        return TASKS[self.task](self, self.dataset, self.protocol)
 
     @property
     def protocol(self) -> Protocol:
@@ -169,15 +147,15 @@ class Benchmark(RunSettings):
         return self.ask == "complete" and self.words == DEFAULT
 
     def prompts(self, dataset: Dataset) -> Source | None:
-        """What says what is in a sample: a file of annotations, the captions, or another source of words."""
+        """Where prompts come from: a file of annotations or a source of words; None for a task without prompts."""
+        if not self.strategy.prompted:
+            return None
         if self.annotations:
             return AnnotationFile(self.annotations)
-        if self.published:
-            return Captions(self.labels())
         source = WORD_SOURCES[self.words]
         captions = Captions(self.labels()) if source.captions else None
         asked = Asked(dataset.class_names, self.dataset.add_missing, self._tagger(dataset))
-        return Offers(source, asked, captions, self.protocol)
+        return WordPrompts(source, asked, captions, self.protocol)
 
     def _tagger(self, dataset: Dataset) -> Tagger | None:
         if self.words != "tags":
@@ -202,7 +180,7 @@ class Benchmark(RunSettings):
     def settings(self) -> dict[str, Any]:
         """What the counts depend on: files by their content, folders by their place."""
         dataset = dataclasses.asdict(self.dataset)
-        reads = WORD_SOURCES[self.words].captions and not self.annotations
+        reads = self.strategy.prompted and WORD_SOURCES[self.words].captions and not self.annotations
         labels = self.labels() if reads else None
         inputs = {"annotations": self.annotations, "noise_file": self.noise_file, "labels": labels}
         places = without_later({name: _placed(getattr(self.model, name)) for name in ("pipeline", "denoiser")})
@@ -216,6 +194,7 @@ class Benchmark(RunSettings):
             **{name: value for name in ("variant", "vae_dtype") if (value := getattr(self, name)) != "auto"},
             **({} if self.published else {"ask": self.ask, "words": self.words}),
             **({"tagger": self.tagger_fields()} if self.words == "tags" else {}),
+            **self.strategy.settings(),
         }
 
     def counted_fields(self) -> dict[str, Any]:
@@ -234,23 +213,22 @@ class Benchmark(RunSettings):
     def tagger_fields(self) -> dict[str, Any]:
         return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
 
-    def predictor(self, dataset: Dataset, source: Source, noise: NoiseFile | None, store: RunStore) -> Predictor:
+    def predictor(self, dataset: Dataset, source: Source | None, noise: NoiseFile | None, store: RunStore) -> Predictor:
         """Load the model; the store records what it runs on."""
-        from goca.benchmark.predictor import SEGMENTERS, CompletePredictor, Noise, OpenPredictor
+        from goca.benchmark.predictor import SEGMENTERS, CompletePredictor, Noise, OpenPredictor, RegionPredictor
+        from goca.variants.regions import RegionFinder
 
-        if isinstance(source, Offers) and source.asked.tagger is not None:
+        given = Noise(noise, self.seed)
+        if source is None:
+            return RegionPredictor(self.load(RegionFinder, store), self.merging, given)
+        if isinstance(source, WordPrompts) and source.asked.tagger is not None:
             source.asked.tagger.load()
-
         segmenter = self.load(SEGMENTERS[self.model.method], store)
         segmenter.use_class_names(dict(enumerate(class_labels(dataset))))
-        if isinstance(source, Captions):
-            source.annotate = self.annotator(dataset, segmenter.extractor.parts)
-        if not isinstance(source, Offers):
-            return CompletePredictor(segmenter, source, Noise(noise, self.seed))
-        if self.ask == "open":
-            return OpenPredictor(segmenter, source.query, Noise(noise, self.seed))
-        source.annotate = self.offer_annotator(dataset, segmenter.extractor.parts)
-        return CompletePredictor(segmenter, source, Noise(noise, self.seed), reports_words=True)
+        if isinstance(source, WordPrompts) and self.ask == "open":
+            return OpenPredictor(segmenter, source.query, given)
+        prompts = source.annotated(self.annotator(dataset, segmenter.extractor.parts))
+        return CompletePredictor(segmenter, prompts, given, reports_words=not self.published)
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
@@ -260,13 +238,8 @@ class Benchmark(RunSettings):
             store.declare(origin(segmenter))
         return segmenter
 
-    def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[str, list[int]], PromptAnnotation]:
-        """Caption and present classes -> annotation, with the model's own tokenizers."""
-        of_offer = self.offer_annotator(dataset, parts)
-        return lambda caption, present: of_offer(Offer(caption, present, self.dataset.add_missing))
-
-    def offer_annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[Offer], PromptAnnotation]:
-        """The same from an offer."""
+    def annotator(self, dataset: Dataset, parts: Mapping[str, Any]) -> Callable[[Offer], PromptAnnotation]:
+        """Offer -> annotation, with the model's own tokenizers."""
         from diffusion_feature.families import backbone
 
         tokenizers = backbone(self.model.version).tokenizers(parts)

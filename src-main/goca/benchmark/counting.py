@@ -20,25 +20,11 @@ from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.prediction import Case, Outcome, Predictor
 from goca.benchmark.run_store import RunStore
-from goca.datasets import VOID, Dataset, DatasetConfig, SampleError
-from goca.evaluation.mean_iou import LabelError, MeanIoU, as_array
+from goca.datasets import VOID, Dataset, SampleError
+from goca.evaluation.counts import ConfusionCounts, LabelError, as_array
 from goca.evaluation.presence import as_record
 from goca.files.log import Record
-from goca.protocol import Protocol as EvaluationProtocol
 from goca.report.gallery import Gallery
-
-
-def metric_for(
-    dataset: Dataset, config: DatasetConfig, protocol: EvaluationProtocol, extra: Sequence[float] = ()
-) -> MeanIoU:
-    """The metric that a data set and a protocol ask for; `extra` thresholds are counted along with the swept ones."""
-    return MeanIoU(
-        num_classes=len(dataset.class_names),
-        background=config.background,
-        thresholds=[*config.thresholds, *(threshold for threshold in extra if threshold not in config.thresholds)],
-        ignore_index=VOID if protocol.void == "ignore" else None,
-        absent="skip" if protocol.absent_classes == "skip" else "zero",
-    )
 
 
 class Watcher(Protocol):
@@ -63,7 +49,7 @@ class CountedRun:
     def __init__(
         self,
         store: RunStore,
-        metric: MeanIoU,
+        metric: ConfusionCounts,
         ids: Iterable[str],
         *,
         made_from: MadeFrom | None = None,
@@ -95,10 +81,7 @@ class CountedRun:
             return self.skip(case.sample.id, str(outcome))
         start, sample = time.perf_counter(), case.sample
         scores = None if outcome.scores is None else as_array(outcome.scores)
-        if scores is None:
-            cells = self.metric.update_background(case.label)
-        else:
-            cells = self.metric.update(scores, case.label, outcome.class_ids)
+        cells = self.metric.update(scores, case.label, outcome.class_ids)
         seconds = {"read": case.read_seconds, "model": model_seconds, "evaluation": time.perf_counter() - start}
         for watcher in self.watchers:
             watcher.offer(sample.id, sample.image, case.label, scores, outcome.class_ids, cells)
@@ -211,7 +194,7 @@ def changes(ids: Iterable[str], known: Mapping[str, Record], made_from: MadeFrom
 
 
 def collect(
-    ids: Sequence[str], metric: MeanIoU, store: RunStore, made_from: MadeFrom | None = None
+    ids: Sequence[str], metric: ConfusionCounts, store: RunStore, made_from: MadeFrom | None = None
 ) -> list[Record] | None:
     """Add up all processes' counts: the records in the order of `ids`, or None while images are still missing.
 
@@ -226,6 +209,6 @@ def collect(
     return records
 
 
-def _without_void(label: NDArray[np.uint8], metric: MeanIoU) -> NDArray[np.uint8]:
+def _without_void(label: NDArray[np.uint8], metric: ConfusionCounts) -> NDArray[np.uint8]:
     """VOID pixels as the metric wants them: left to be ignored, or counted as background."""
     return label if metric.ignore_index == VOID else np.where(label == VOID, 0, label).astype(label.dtype)

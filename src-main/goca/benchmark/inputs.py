@@ -1,11 +1,11 @@
-"""What an image is segmented with: its prompt annotation, and its noise where a file gives it."""
+"""Files that a run reads besides its data set: prompt annotations, captions, noise."""
 
 from __future__ import annotations
 
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from goca.datasets import Sample, SampleError
 from goca.errors import GocaError
-from goca.prompts import AnnotationError, CaptionError, PromptAnnotation, read_captions, read_usable_annotations
+from goca.prompts import PromptAnnotation, read_captions, read_usable_annotations
 from goca.schema import shown
 
 SHARED_NOISE = "noise"  # the array that serves every image
@@ -42,6 +42,10 @@ class AnnotationFile:
         _remark(sample, f"annotation of {sample.name}", annotation.caption)
         return annotation
 
+    def annotated(self, annotate: object = None) -> AnnotationFile:
+        """Itself: its prompts are annotated already. See `WordPrompts.annotated`."""
+        return self
+
     def text(self, name: str) -> str | None:
         """What an image's prompt is made from; None where there is nothing."""
         annotation = self.annotations.get(name)
@@ -49,18 +53,11 @@ class AnnotationFile:
 
 
 class Captions:
-    """Annotations made on the fly, from a labels file: image file name -> {"caption": ...}.
+    """A labels file: image file name -> {"caption": ...}. Raises AnnotationError if it cannot be read."""
 
-    path      the labels file; raises AnnotationError if it cannot be read
-    annotate  (caption, present class ids) -> PromptAnnotation
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], annotate: Callable[[str, list[int]], PromptAnnotation] | None = None
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.captions, self.refused = read_captions(path)
-        self.annotate = annotate
 
     def caption(self, sample: Sample) -> str:
         """Raises SampleError for an image without a caption."""
@@ -69,18 +66,8 @@ class Captions:
         _remark(sample, f"caption of {sample.name}", caption)
         return caption
 
-    def __call__(self, sample: Sample) -> PromptAnnotation:
-        """Raises SampleError for an image without a caption, or with one that cannot be read."""
-        if self.annotate is None:
-            raise TypeError("Captions was made without `annotate`, and can only be looked at")
-        caption = self.caption(sample)
-        try:
-            return self.annotate(caption, sample.present)
-        except (AnnotationError, CaptionError) as error:
-            raise SampleError(f"caption of {sample.name}: {error}") from error
-
     def text(self, name: str) -> str | None:
-        """What an image's prompt is made from; None where there is nothing."""
+        """The caption of an image; None where there is none."""
         return self.captions.get(name)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from goca.benchmark.run_store import write_bytes
 from goca.drawing.palettes import palette_image
-from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation import ConfusionCounts
 
 ODD = re.compile(r"[^\w.-]")  # characters of an image id that no file name here has
 
@@ -29,7 +29,7 @@ class LabelMaps:
     thresholds  those at which each image is drawn, all of them the metric's
     """
 
-    def __init__(self, run_dir: Path, metric: MeanIoU, thresholds: Sequence[float]) -> None:
+    def __init__(self, run_dir: Path, metric: ConfusionCounts, thresholds: Sequence[float]) -> None:
         self.folder, self.metric, self.thresholds = run_dir / "label_maps", metric, tuple(thresholds)
 
     def paths(self, image_id: str) -> dict[float, Path]:
@@ -50,7 +50,7 @@ class LabelMaps:
     def offer(
         self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
     ) -> None:
-        """Draw an image; arguments as in MeanIoU.predict. Raises RunError if a file cannot be written."""
+        """Draw an image; arguments as in ConfusionCounts.predict. Raises RunError if a file cannot be written."""
         for threshold, path in self.paths(image_id).items():
             write_bytes(path, palette_png(self.metric.predict(scores, label, class_ids, threshold)))
 

@@ -13,7 +13,6 @@ from diffusion_feature.tap import Consumer
 from torch import Tensor
 
 from goca.benchmark.benchmark import Benchmark
-from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.origin import origin
 from goca.benchmark.prediction import Case, Prediction
 from goca.benchmark.predictor import Input, Noise, PromptedPredictor, recorded_warnings, request_of, usable
@@ -51,7 +50,7 @@ class SharedForward(PromptedPredictor[PromptAnnotation]):
     """
 
     def __init__(self, runs: Sequence[Benchmark], dataset: Dataset, extractor: FeatureExtractor):
-        self.noise = Noise(NoiseFile(runs[0].noise_file) if runs[0].noise_file else None, runs[0].seed)
+        self.noise = Noise(runs[0].noise(), runs[0].seed)
         sources: dict[str, LastPrompt] = {}
         self.views = [view_of(run, dataset, extractor, sources) for run in runs]
         self.origin = origin(self.views[0].segmenter)
@@ -95,10 +94,8 @@ def view_of(run: Benchmark, dataset: Dataset, extractor: FeatureExtractor, sourc
     key = json.dumps([*switches, run.dataset.add_background, run.dataset.add_missing])
     if key not in sources:
         source = run.prompts(dataset)
-        assert isinstance(source, AnnotationFile | Captions), "only published runs share forward passes"
-        if isinstance(source, Captions):
-            source.annotate = run.annotator(dataset, extractor.parts)
-        sources[key] = LastPrompt(source)
+        assert source is not None, "runs without prompts share no forward passes"
+        sources[key] = LastPrompt(source.annotated(run.annotator(dataset, extractor.parts)))
     return View(segmenter, segmenter.plan(), sources[key], scores_key(segmenter, key))
 
 

@@ -70,7 +70,8 @@ def groups(benchmarks: Sequence[Benchmark]) -> list[list[Benchmark]]:
 
 
 def shares(benchmark: Benchmark) -> bool:
-    return type(benchmark) is Benchmark and benchmark.model.method == "goca" and benchmark.published
+    """Whether its forward passes can serve other runs too."""
+    return benchmark.strategy.prompted and benchmark.model.method == "goca" and benchmark.published
 
 
 def weights_key(benchmark: Benchmark) -> str:
@@ -115,7 +116,8 @@ def run_group(
     made_from = group[0].made_from(dataset, group[0].prompts(dataset))
     with ExitStack() as stack:
         stores = [stack.enter_context(each.store(dataset, rank)) for each in group]
-        runs = [CountedRun(store, run.metric(dataset), ids, made_from=made_from) for run, store in zip(group, stores)]
+        metrics = [benchmark.strategy.metric(dataset) for benchmark in group]
+        runs = [CountedRun(store, metric, ids, made_from=made_from) for store, metric in zip(stores, metrics)]
 
         def load() -> SharedForward:
             shared = SharedForward(group, dataset, weights.of(group[0]))

@@ -60,12 +60,12 @@ class WordSource:
 
     offer     (what may be known, sample, its caption) -> Offer
     captions  whether it reads captions; without, `offer` is given ""
-    told      what the run was told of an image, for results
+    oracle    what the run knew about an image beforehand, for results
     """
 
     offer: Callable[[Asked, Sample, str], Offer]
     captions: bool
-    told: str
+    oracle: str
 
 
 def present(asked: Asked, sample: Sample, caption: str) -> Offer:

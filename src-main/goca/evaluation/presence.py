@@ -14,8 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from goca.evaluation.mean_iou import MetricError
-from goca.evaluation.metrics import CONFIDENCE, RESAMPLES, SEED, percentile_interval, ratio, resampled, resampling
+from goca.evaluation.metrics import (
+    CONFIDENCE,
+    RESAMPLES,
+    SEED,
+    MetricError,
+    percentile_interval,
+    ratio,
+    resampled,
+    resampling,
+)
 
 BINS = 10  # of the reliability curve
 LEVELS = 1000  # of presence that the intervals of AUC tell apart

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation import ConfusionCounts
 from goca.evaluation.metrics import ImageCounts, bootstrap, metrics, resampling
 from goca.files.log import Record
 from goca.report.gallery import KEPT, rank_images
@@ -22,7 +22,7 @@ def number(value: float) -> float | None:
 
 
 def metric_values(
-    metric: MeanIoU, swept: Sequence[float], best: ImageCounts, fixed: ImageCounts, at: tuple[float, float]
+    metric: ConfusionCounts, swept: Sequence[float], best: ImageCounts, fixed: ImageCounts, at: tuple[float, float]
 ) -> dict[str, Any]:
     """Every number of `goca.evaluation.metrics` at the best and the fixed threshold, with its bootstrap interval.
 
@@ -46,7 +46,7 @@ def metric_values(
     }
 
 
-def confusions(metric: MeanIoU, names: Sequence[str], threshold: float) -> dict[str, Any]:
+def confusions(metric: ConfusionCounts, names: Sequence[str], threshold: float) -> dict[str, Any]:
     """What was taken for what at a threshold.
 
     pairs    the commonest mistakes: true class, predicted class, pixels, their share of the true class's pixels
@@ -78,7 +78,7 @@ def confusions(metric: MeanIoU, names: Sequence[str], threshold: float) -> dict[
 
 
 def extremes(
-    metric: MeanIoU, names: Sequence[str], records: Sequence[Record], threshold: float, kept: int = KEPT
+    metric: ConfusionCounts, names: Sequence[str], records: Sequence[Record], threshold: float, kept: int = KEPT
 ) -> dict[str, Any]:
     """The images of the lowest and of the highest IoU at a threshold; no image is on both lists.
 

@@ -21,7 +21,7 @@ from PIL import Image
 from goca.benchmark.run_store import write_bytes
 from goca.drawing.class_colours import class_palette
 from goca.drawing.palettes import Array, as_picture, overlay
-from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation import ConfusionCounts
 from goca.evaluation.metrics import image_iou
 from goca.files.log import Record
 
@@ -51,7 +51,7 @@ class Gallery:
     def __init__(
         self,
         run_dir: Path,
-        metric: MeanIoU,
+        metric: ConfusionCounts,
         threshold: float,
         names: Sequence[str],
         known: Sequence[Record] = (),
@@ -69,8 +69,8 @@ class Gallery:
     ) -> None:
         """Keep an image's thumbnail if it is among the worst or the best so far. Raises RunError if that cannot be.
 
-        image, label, scores, class_ids  as in MeanIoU.predict
-        cells                            what MeanIoU.update returned
+        image, label, scores, class_ids  as in ConfusionCounts.predict
+        cells                            what ConfusionCounts.update returned
         """
         ranks = rank_images([{"image": image_id, "cells": cells}], self.metric, self.threshold)
         ranked = sorted({*self._ranks, *ranks})
@@ -85,7 +85,7 @@ class Gallery:
         self._ranks = sorted(shown)
 
 
-def rank_images(records: Sequence[Record], metric: MeanIoU, threshold: float) -> list[Ranked]:
+def rank_images(records: Sequence[Record], metric: ConfusionCounts, threshold: float) -> list[Ranked]:
     """(image IoU, id) of each image with counts, worst first; those without a labelled pixel have no rank."""
     counts = metric.image_counts([record["cells"] for record in records], threshold)
     pairs = zip(image_iou(counts).tolist(), (record["image"] for record in records))

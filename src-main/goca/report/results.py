@@ -13,7 +13,7 @@ from goca.benchmark.word_sources import WORD_SOURCES
 from goca.datasets import Dataset, DatasetConfig, class_label
 from goca.drawing.class_colours import class_palette
 from goca.drawing.palettes import as_hex
-from goca.evaluation.mean_iou import MeanIoU
+from goca.evaluation import ConfusionCounts
 from goca.evaluation.metrics import ImageCounts
 from goca.evaluation.presence import summary as presence_summary
 from goca.files.log import Record
@@ -27,7 +27,7 @@ SHOWN = 10  # skipped images that the table lists
 MANY = 0.1  # the share of skipped images from which the table begins with them
 KINDS, REASON = 5, 200  # reasons that it begins with, and their characters
 ORACLE = {
-    "classes": WORD_SOURCES["present"].told,
+    "classes": WORD_SOURCES["present"].oracle,
     "thresholds": "the background threshold is swept on the evaluated split, and the best is reported",
     "fixed": "the mIoU at the fixed threshold needs no sweep",
 }
@@ -37,7 +37,7 @@ def summarise(
     dataset: Dataset,
     config: DatasetConfig,
     protocol: Protocol,
-    metric: MeanIoU,
+    metric: ConfusionCounts,
     records: Sequence[Record],
     *,
     fixed: float,
@@ -51,7 +51,7 @@ def summarise(
     fixed     the threshold that is reported without a choice
     settings  every value of the configuration
     origins   where the counts come from, by the id that records have under "by"
-    asked     how was asked, and who said what for: a key of goca.benchmark.word_sources.WORD_SOURCES
+    asked     the run's `ask`, and where its words came from: a key of goca.benchmark.word_sources.WORD_SOURCES
     """
     miou = metric.compute()
     swept = {threshold: miou[threshold] for threshold in config.thresholds}
@@ -75,7 +75,7 @@ def summarise(
         "labels": getattr(dataset, "found", None),
         "ask": ask,
         "words": words,
-        "oracle": ORACLE | {"classes": WORD_SOURCES[words].told},
+        "oracle": ORACLE | {"classes": WORD_SOURCES[words].oracle},
         "protocol": {"preset": protocol.preset, **protocol.to_dict()},
         "config": dict(settings),
         "computed": _computed(records, origins),
@@ -157,7 +157,7 @@ def shown_of(results: Mapping[str, Any]) -> list[str]:
 
 
 def _per_class(
-    names: Sequence[str], metric: MeanIoU, best: float, fixed: float, at_best: ImageCounts
+    names: Sequence[str], metric: ConfusionCounts, best: float, fixed: float, at_best: ImageCounts
 ) -> list[dict[str, Any]]:
     iou = dict(zip(metric.thresholds, metric.per_class()))
     intersection, union, pixels = at_best.total()

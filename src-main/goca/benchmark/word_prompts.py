@@ -15,24 +15,15 @@ from goca.prompts.grammar import GRAMMARS, Request
 from goca.protocol import Protocol
 
 
-class Offers:
-    """What is looked for in each sample, by one of the sources; as prompts for ask=complete, as queries for ask=open.
+class WordPrompts:
+    """What a run looks for in each sample, by one of the sources of words.
 
     captions  the labels file, where the source reads captions
     protocol  its switch caption_grammar says how brackets are read
-    annotate  offer -> annotation, with a model's tokenizers
     """
 
-    def __init__(
-        self,
-        source: WordSource,
-        asked: Asked,
-        captions: Captions | None,
-        protocol: Protocol,
-        annotate: Callable[[Offer], PromptAnnotation] | None = None,
-    ) -> None:
+    def __init__(self, source: WordSource, asked: Asked, captions: Captions | None, protocol: Protocol) -> None:
         self.source, self.asked, self.captions, self.protocol = source, asked, captions, protocol
-        self.annotate = annotate
 
     def offer(self, sample: Sample) -> Offer:
         """Raises SampleError for a sample without a caption, where one is needed."""
@@ -43,14 +34,20 @@ class Offers:
         """What of an image's prompt is read from a file; None where nothing is."""
         return None if self.captions is None else self.captions.text(name)
 
-    def __call__(self, sample: Sample) -> PromptAnnotation:
-        """The prompt that names all that is offered. Raises SampleError where none can be made."""
-        assert self.annotate is not None, "`annotate` is set when the model is loaded"
-        with for_sample(sample):
-            return self.annotate(self.offer(sample))
+    def annotated(self, annotate: Callable[[Offer], PromptAnnotation]) -> Callable[[Sample], PromptAnnotation]:
+        """Sample -> the prompt that names all that is offered, for ask=complete. It raises SampleError where none fits.
+
+        annotate  offer -> annotation, with a model's tokenizers
+        """
+
+        def prompt(sample: Sample) -> PromptAnnotation:
+            with for_sample(sample):
+                return annotate(self.offer(sample))
+
+        return prompt
 
     def query(self, sample: Sample) -> Query | None:
-        """The classes that are offered, by their words, and the other words of the caption; None: there is no class.
+        """For ask=open: the offered classes by their words, and the caption's other words; None: no class is offered.
 
         Raises SampleError where the caption cannot be read.
         """
