@@ -1,7 +1,6 @@
-"""`goca app`: what the page's runs come to, and the page itself in a browser."""
+"""`goca app`: the command, and what the page's runs come to."""
 
 import re
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -11,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import open_browser, open_page
 from diffusion_feature.errors import PartMissing
 from goca import Segmenter
-from goca.cli import main, make_parser
-from goca.cli.app import serve
+from goca.cli import main
 from goca.embedded import resolve
 from goca.segmentation import Segmentation
 from hypothesis import assume, given, settings
@@ -26,7 +23,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[ap
 
 from goca.app.drawing import at_page_size, decided, word_maps
 from goca.app.models import Choice, Models, known_models
-from goca.app.runs import Settings, attempt, generate, segment
+from goca.app.runs import Settings, attempt, generate, segment, unknown
 from goca.app.theme import legend, said
 
 pytestmark = pytest.mark.filterwarnings("ignore:::gradio")  # what it asks of pandas is deprecated
@@ -96,14 +93,27 @@ def test_a_picture_gives_what_the_segmenter_gives(result):
 
 
 def test_words_that_are_lost_or_unknown_are_named_beside_the_result(models):
-    strange = segment(models, MINI, str(SCENE), "house, dog")
-    assert strange.remarks == ["mini-sd does not know: dog."] and strange.segmentation is not None
+    assert unknown(MINI, "A (house, Dog) on the grass.") == "mini-sd does not know: dog."
+    assert unknown(MINI, WORDS) == unknown(Choice("sd15"), "dog") == ""
     remarks = segment(models, MINI, str(SCENE), TOO_MANY).remarks
     assert all(each.startswith("Looked for and not found: ") for each in remarks)  # looked for in two prompts, none cut
     drawn = generate(models, MINI, TOO_MANY, "", Settings(steps=1))
-    assert len(drawn.remarks) == 1 and "did not fit" in drawn.remarks[0] and "sand" in drawn.remarks[0]
+    [remark] = drawn.remarks
+    assert "did not fit" in remark and "sand: the prompt has 27 tokens, and the model reads 16" in remark
     assert "named by: the." in segment(models, MINI, str(SCENE), "house, the").remarks[-1]
     assert "sand" not in drawn.segmentation.names
+
+
+def test_what_is_going_on_is_told():
+    models, told = Models("cpu"), []
+    for _ in range(2):
+        segment(models, MINI, str(SCENE), "house", lambda *said: told.append(said))
+    assert [said[0].split(":")[0] for said in told] == ["Reading the model mini-sd", *2 * ["Looking for the words"]]
+    told.clear()
+    generate(models, MINI, "a house", "", Settings(steps=2), lambda *said: told.append(said))
+    assert told[0][0].startswith("Reading the model") and told[1] == ("Generating the image", (0, 2))
+    steps = [said[1] for said in told[2:]]
+    assert [done for done, _ in steps] == [*range(1, len(steps) + 1)] and steps[-1][0] == steps[-1][1] >= 2
 
 
 def text_file(folder):
@@ -114,7 +124,7 @@ def text_file(folder):
 @pytest.mark.parametrize(
     "file, words, choice, message",
     [
-        (None, WORDS, MINI, "There is no picture yet"),
+        (None, WORDS, MINI, "There is no image yet"),
         (str(SCENE), " , ", MINI, "No words yet"),
         (text_file, WORDS, MINI, "notes.png is no picture"),
         (str(SCENE), WORDS, Choice("sd15", "nobody/nothing"), "'nobody/nothing' is no folder, and no hub id"),
@@ -258,104 +268,3 @@ def test_words_are_shown_as_text_not_as_markup():
     _, (entry, *_) = decided(flat(0.5, 0.0), 0)
     shown = legend([type(entry)(nasty, (17, 34, 51), 0.25)]) + said([nasty]) + said([], nasty)
     assert "<img" not in shown and shown.count("&lt;img") == 3
-
-
-# --- the page
-
-
-LOCAL = ("127.0.0.1", "localhost", "::1", None)
-
-
-@pytest.fixture(scope="module")
-def served():
-    """A browser, and the address of a page as `goca app` serves it, which may look up no other machine."""
-    asked, look_up = [], socket.getaddrinfo
-    with open_browser() as browser, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", lambda host, *args, **kw: asked.append(host) or look_up(host, *args, **kw))
-        page, address = serve(arguments())
-        try:
-            yield browser, address
-        finally:
-            page.close(verbose=False)
-        assert [host for host in asked if host not in LOCAL] == []
-
-
-def arguments():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return make_parser().parse_args(["app", "--port", str(port), "--device", "cpu"])
-
-
-@pytest.fixture
-def opened(served):
-    """The page, opened; nothing may be asked of another machine, and the console stays empty."""
-    browser, url = served
-    with open_page(browser, width=1280) as page:
-        page.set_default_timeout(60_000)
-        page.goto(url)
-        page.wait_for_selector("#goca-words textarea")
-        yield page
-        own = (url, url.replace("http", "ws"), f"blob:{url}", "data:")
-        assert [request for request in page.requests if not request.startswith(own)] == []
-        assert page.complaints == []
-
-
-def upload(page, file=SCENE, words=WORDS):
-    page.set_input_files("#goca-picture input[type=file]", str(file))
-    page.wait_for_selector("#goca-picture img")
-    page.fill("#goca-words textarea", words)
-    page.click("#goca-segment")
-
-
-def shares(page, panel):
-    """The legend as a reader sees it: word -> percent."""
-    lines = page.locator(f"#goca-{panel}-legend li").all_inner_texts()
-    return {word: float(share.rstrip("%")) for word, share in (line.split("\n") for line in lines)}
-
-
-def test_upload_run_and_move_the_slider(opened, result):
-    assert "knows only its own drawn scenes" in opened.inner_text("body") and "mushroom" in opened.inner_text("body")
-    upload(opened)
-    opened.wait_for_selector("#goca-picture-legend li")
-    expected = {entry.name: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.0)[1]}
-    assert shares(opened, "picture") == pytest.approx(expected, abs=0.06)
-    assert opened.locator("#goca-picture-maps .caption-label").all_inner_texts() == WORDS.split(", ")
-    before = opened.get_attribute("#goca-picture-overlay img", "src")
-    opened.fill("#goca-picture-threshold input[type=range]", "0.6")
-    opened.wait_for_function("src => document.querySelector('#goca-picture-overlay img').src != src", arg=before)
-    moved = {entry.name: 100 * entry.share for entry in decided(at_page_size(result.segmentation), 0.6)[1]}
-    assert shares(opened, "picture") == pytest.approx(moved, abs=0.06)
-
-
-def test_an_error_is_shown_in_place_of_the_result(opened, tmp_path):
-    (tmp_path / "torn.png").write_bytes(SCENE.read_bytes()[:200])
-    upload(opened, tmp_path / "torn.png")
-    opened.wait_for_selector("#goca-picture-said .goca-error:has-text('torn.png cannot be read')")
-    assert not opened.is_visible("#goca-picture-legend")
-    opened.get_by_label("Remove Image").click()
-    upload(opened, words="house, dog, sky")
-    opened.wait_for_selector("#goca-picture-said:has-text('does not know: dog.')")
-    assert opened.locator(".goca-error").count() == 0
-    assert set(shares(opened, "picture")) == {"house", "dog", "sky", "background"}
-
-
-def test_generate_a_picture(opened):
-    opened.get_by_role("tab", name="A generated picture").click()
-    opened.fill("#goca-prompt textarea", "a house on the grass, sky")
-    opened.fill("#goca-steps input", "4")
-    opened.click("#goca-generate")
-    opened.wait_for_selector("#goca-generated-legend li")
-    assert set(shares(opened, "generated")) == {"house", "grass", "sky"}
-    assert opened.locator("#goca-generated-maps .caption-label").all_inner_texts() == ["house", "grass", "sky"]
-    assert opened.is_visible("#goca-made img")
-
-
-def test_an_example_fills_the_form_and_a_phone_shows_it_all(opened):
-    opened.set_viewport_size({"width": 390, "height": 800})
-    opened.get_by_text("star, snow, wall").click()
-    opened.wait_for_selector("#goca-picture img")
-    assert opened.input_value("#goca-words textarea") == "star, snow, wall"
-    opened.press("#goca-words textarea", "Enter")
-    opened.wait_for_selector("#goca-picture-legend li")
-    assert opened.evaluate("document.documentElement.scrollWidth") <= 390

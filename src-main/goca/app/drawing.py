@@ -13,7 +13,7 @@ from PIL import Image
 from goca.drawing.legend import Entry, painted
 from goca.segmentation import BACKGROUND, Segmentation
 
-LEAST, MOST = 512, 1024  # longer side of the pictures shown; labels are decided at that size
+LEAST, MOST = 512, 1024  # longer side of the images shown; labels are decided at that size
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Kept:
 
 
 def at_page_size(segmentation: Segmentation) -> Segmentation:
-    """The same with its picture, and so its label maps, at the page's size, and scores on the CPU: small to keep."""
+    """The same with its image, and so its label maps, at the page's size, and scores on the CPU: small to keep."""
     picture = segmentation.image.convert("RGB")
     longer = max(picture.size)
     scale = min(max(longer, LEAST), MOST) / longer
@@ -55,7 +55,7 @@ def described(entries: list[Entry]) -> str:
 
 
 def word_maps(segmentation: Segmentation) -> list[tuple[Image.Image, str]]:
-    """A heat map over the picture for each word, and the word."""
+    """A heat map over the image for each word, and the word."""
     from goca.drawing.figures import heat_overlay  # matplotlib
 
     named = zip(segmentation.scores, segmentation.class_ids, segmentation.names)

@@ -1,6 +1,6 @@
 """Who may ask the page: browsers that show it. Other hosts' names and other sites' requests are refused.
 
-A site that a visitor has open elsewhere could otherwise send pictures here, or reach a page of this machine alone under
+A site that a visitor has open elsewhere could otherwise send images here, or reach a page of this machine alone under
 a name of its own that leads to 127.0.0.1 (DNS rebinding).
 """
 

@@ -24,6 +24,13 @@ from goca.segmentation_model import SegmentationModel
 PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
 
 
+Say = Callable[..., None]  # told what is going on, and where it goes by steps: (done, all)
+
+
+def silent(text: str, steps: tuple[int, int] | None = None) -> None:
+    """For callers that show no progress."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is to be loaded: a name in configs/model, and a folder or hub id ("": the config's own)."""
@@ -50,7 +57,7 @@ class Choice:
 
 
 def known_models() -> list[str]:
-    """The configs that can segment a picture."""
+    """The configs that can segment an image."""
     return [name for name in names() if load_config(name).method in SEGMENTERS]
 
 
@@ -63,7 +70,8 @@ class Models:
 
     device, dtype   as for Segmenter.from_pretrained
     places          the pipelines that may be chosen besides the configs' own; None: any folder and hub id
-    Whoever holds one keeps all others waiting, so that neither memory nor a generation's trace is shared.
+    Whoever holds one keeps all others waiting, so that neither memory nor a generation's trace is shared. `say` is told
+    of the waiting and of the reading.
     """
 
     def __init__(self, device: str = "auto", dtype: str = "auto", places: Sequence[str] | None = None):
@@ -78,19 +86,22 @@ class Models:
             offered = ", ".join(("the model's own", *self.places))
             raise PlaceNotOffered(f"This page offers no such pipeline; it offers: {offered}")
 
-    def segmenter(self, choice: Choice) -> AbstractContextManager[SegmentationModel]:
+    def segmenter(self, choice: Choice, say: Say = silent) -> AbstractContextManager[SegmentationModel]:
         """Errors: PlaceNotOffered, those of Segmenter.from_pretrained."""
-        return self._held("segmenter", choice, self._read_segmenter)
+        return self._held("segmenter", choice, self._read_segmenter, say)
 
-    def pipe(self, choice: Choice) -> AbstractContextManager[Any]:
+    def pipe(self, choice: Choice, say: Say = silent) -> AbstractContextManager[Any]:
         """The whole text-to-image pipeline. Errors: PipelineNotFound, PartMissing, OSError."""
-        return self._held("pipe", choice, self._read_pipe)
+        return self._held("pipe", choice, self._read_pipe, say)
 
     @contextmanager
-    def _held(self, kind: str, choice: Choice, read: Callable[[Choice], Any]) -> Iterator[Any]:
+    def _held(self, kind: str, choice: Choice, read: Callable[[Choice], Any], say: Say) -> Iterator[Any]:
         self.check(choice)
+        if self._lock.locked():
+            say("Waiting for another run to end")
         with self._lock:
             if self._key != (kind, choice):
+                say(f"Reading the model {choice.model}: this can take a minute, and is done once")
                 self._clear()
                 self._loaded, self._key = read(choice), (kind, choice)
             yield self._loaded

@@ -1,32 +1,38 @@
-"""What the page's two buttons do: segment a picture's file, generate a picture and segment it."""
+"""What the page's two buttons do: segment an image's file, generate an image and segment it."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusion_feature.images import PictureUnreadable, read_image
 
-from goca.app.models import Choice, Models
-from goca.cli.segment import embedded_words, kept_warnings, words_of
+from goca.app.models import Choice, Models, Say, silent
+from goca.cli.segment import embedded_words, kept_warnings
 from goca.config import ConfigError
 from goca.errors import GocaError, explained
 from goca.generation.calling import call_arguments
 from goca.generation.trace import trace
 from goca.prompts import parse_brackets
 from goca.prompts.grammar import names_nothing
+from goca.prompts.words import FUNCTION_WORDS, PromptWords
 from goca.segmentation import Segmentation
+from goca.segmentation_model import SegmentationModel
 from goca.segmenter import NoClass
 
-LARGEST = 1 << 24  # pixels that a picture is read with: four times as many as on the page's own maps, and more
+LARGEST = 1 << 24  # pixels that an image is read with: four times as many as on the page's own maps, and more
 TOLD_HERE = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words says in plainer words
 
 
 class PictureNotGiven(GocaError, ValueError):
-    """A run without a picture."""
+    """A run without an image."""
 
 
 class SettingOutOfRange(GocaError, ValueError):
@@ -38,7 +44,7 @@ RANGES = {"seed": (0, 2**53), "steps": (1, 200), "guidance": (0, 30)}  # 2^53: w
 
 @dataclass(frozen=True)
 class Settings:
-    """How a picture is generated. Raises SettingOutOfRange."""
+    """How an image is generated. Raises SettingOutOfRange."""
 
     seed: int = 0
     steps: int = 30
@@ -54,11 +60,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: a segmentation and remarks on it, or an error in words."""
+    """What a run came to: a segmentation and remarks on it, or an error in words.
+
+    name, record   the image file's name without its suffix; what the JSON record says of the run
+    """
 
     segmentation: Segmentation | None = None
     remarks: list[str] = field(default_factory=list)
     error: str = ""
+    name: str = "image"
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def attempt(work: Callable[[], Result]) -> Result:
@@ -73,59 +84,103 @@ def attempt(work: Callable[[], Result]) -> Result:
         return Result(error=f"{type(error).__name__}: {text}. The terminal of goca app shows where it came from.")
 
 
-def segment(models: Models, choice: Choice, file: str | None, words: str) -> Result:
-    """A picture's file by words such as "cat, grass, wall"; the same result as `goca segment`.
+def segment(models: Models, choice: Choice, file: str | None, words: str, say: Say = silent) -> Result:
+    """An image's file by words such as "cat, grass, wall"; the same result as `goca segment`.
 
+    say   is told what is going on
     Errors: PictureNotGiven, NoClass, PictureUnreadable, those of the model.
     """
     if not file:
-        raise PictureNotGiven("There is no picture yet: drop one, or choose an example.")
+        raise PictureNotGiven("There is no image yet: drop one, or choose an example.")
     if not parse_brackets(words):
-        raise NoClass("No words yet: type what is in the picture, such as: cat, grass, wall")
+        raise NoClass("No words yet: type what is in the image, such as: cat, grass, wall")
     models.check(choice)
     path = Path(file)
     try:
         _, remarks, picture = read_image(path, at_most=LARGEST)
     except PictureUnreadable as error:  # where an upload is kept says nothing to its owner
         raise PictureUnreadable(str(error).replace(str(path), path.name)) from None
-    with models.segmenter(choice) as segmenter:
-        _, cut = segmenter.fitted(words)
+    with models.segmenter(choice, say) as segmenter:
+        say("Looking for the words")
+        texts, cut = segmenter.fitted(words)
+        counts = max(map(segmenter_counts(segmenter), texts)) if cut else (0, 0)
         with kept_warnings(debug=False) as warned:
             segmentation = segmenter(picture, words, image_id=path.name)
-    remarks += unknown(choice, words.lower()) + lost(cut) + absent(segmentation, cut)
-    return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
+        record = recorded(choice, segmenter, image=path.name, prompt=words, ask=segmenter.asked(None, [words]))
+    remarks += lost(cut, *counts) + absent(segmentation, cut)
+    remarks += [line for line in warned if not line.startswith(TOLD_HERE)]
+    return Result(segmentation, remarks, name=path.stem, record={**record, "notes": remarks})
 
 
-def generate(models: Models, choice: Choice, prompt: str, words: str, settings: Settings) -> Result:
-    """A picture from a prompt, and where its words are.
+def generate(models: Models, choice: Choice, prompt: str, words: str, settings: Settings, say: Say = silent) -> Result:
+    """An image from a prompt, and where its words are.
 
     words   some of the prompt's, separated by commas; "": all that name something
+    say     is told what is going on
     Errors: NoClass, ConfigError, WordNotFound, TraceError, those of the model.
     """
     if not prompt.strip():
-        raise NoClass("No prompt yet: type what the picture should show, such as: a house, grass, sky")
+        raise NoClass("No prompt yet: type what the image should show, such as: a house, grass, sky")
     if choice.config.method != "goca":
-        raise ConfigError(f"Generated pictures are segmented by GoCA, and {choice.model} is another method's config.")
-    with models.pipe(choice) as pipe, kept_warnings(debug=False) as warned:
+        raise ConfigError(f"Generated images are segmented by GoCA, and {choice.model} is another method's config.")
+    with models.pipe(choice, say) as pipe, kept_warnings(debug=False) as warned:
         with trace(pipe, choice.config) as traced:
             pipe(
                 prompt,
                 num_inference_steps=settings.steps,
                 generator=torch.Generator().manual_seed(settings.seed),
                 **call_arguments(choice.config, 1, float(settings.guidance)),
+                **steps_told(pipe, settings.steps, say),
             )
         if not traced.words():
             raise NoClass(f"The prompt {prompt!r} names nothing that could be seen; name things in it.")
         segmentation = traced.segment(words.lower() if words.strip() else None)
         read_words = traced.prompt_words()
-    remarks = unknown(choice, ", ".join(read_words.content)) + lost(read_words.lost)
-    return Result(segmentation, remarks + [line for line in warned if not line.startswith(TOLD_HERE)])
+        record = recorded(choice, traced.segmenter, prompt=prompt, **dataclasses.asdict(settings))
+    remarks = lost(read_words.lost, *read_words.token_counts())
+    remarks += [line for line in warned if not line.startswith(TOLD_HERE)]
+    name = f"generated-{settings.seed}"
+    return Result(segmentation, remarks, name=name, record={**record, "notes": remarks})
 
 
-def unknown(choice: Choice, caption: str) -> list[str]:
-    """Words that mean nothing to the embedded model."""
-    strange = [word for word in words_of(caption) if word not in embedded_words(choice.name)] if choice.embedded else []
-    return [f"{choice.model} does not know: {', '.join(strange)}."] if strange else []
+def steps_told(pipe: Any, steps: int, say: Say) -> dict[str, Any]:
+    """The argument by which a pipeline tells of each step, where it has one."""
+    if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
+        say("Generating the image")
+        return {}
+
+    def told(pipe: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        all_steps = max(getattr(pipe, "num_timesteps", steps), step + 1)  # some schedulers take one more
+        say("Generating the image", (step + 1, all_steps))
+        return values
+
+    say("Generating the image", (0, steps))
+    return {"callback_on_step_end": told}
+
+
+def recorded(choice: Choice, segmenter: SegmentationModel, **given: Any) -> dict[str, Any]:
+    """What a record says of a run; `given` first."""
+    return {
+        **given,
+        "model": choice.model,
+        "pipeline": choice.pipeline,
+        "protocol": segmenter.protocol.to_dict(),
+        "device": str(segmenter.extractor.device),
+    }
+
+
+def segmenter_counts(segmenter: SegmentationModel) -> Callable[[str], tuple[int, int]]:
+    """Text -> its tokens, and those that the segmenter's model reads."""
+    extractor = segmenter.extractor
+    return lambda text: PromptWords(text, **extractor.backbone.tokenizers(extractor.parts)).token_counts()
+
+
+def unknown(choice: Choice, text: str) -> str:
+    """Which words of a text, in the text's order, mean nothing to the embedded model; "" if there are none."""
+    named = dict.fromkeys(word for word in re.findall(r"[^\W_]+", text.lower()) if word not in FUNCTION_WORDS)
+    known = {word for name in embedded_words(choice.name) for word in name.split()} if choice.embedded else named
+    strange = [word for word in named if word not in known]
+    return f"{choice.model} does not know: {', '.join(strange)}." if strange else ""
 
 
 def absent(segmentation: Segmentation, cut: list[str]) -> list[str]:
@@ -135,9 +190,11 @@ def absent(segmentation: Segmentation, cut: list[str]) -> list[str]:
     return [f"Looked for and not found: {', '.join(missing)}."] if missing else []
 
 
-def lost(words: list[str]) -> list[str]:
-    """Words that did not fit into the prompt, and such as name nothing."""
+def lost(words: Sequence[str], whole: int, read: int) -> list[str]:
+    """Words that did not fit into the prompt, which has `whole` tokens, of which `read` are read; and such as name
+    nothing."""
     empty = [word for word in words if names_nothing(word)]
     cut = [word for word in words if word not in empty]
-    told = [f"These words did not fit and have no area: {', '.join(cut)}. Name fewer at once."] if cut else []
+    why = f": the prompt has {whole} tokens, and the model reads {read}" if whole > read else ""
+    told = [f"These words did not fit and have no area: {', '.join(cut)}{why}. Name fewer at once."] if cut else []
     return told + ([f"Nothing that could be seen is named by: {', '.join(empty)}."] if empty else [])

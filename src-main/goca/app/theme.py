@@ -12,6 +12,7 @@ from goca.drawing.legend import Entry
 from goca.drawing.palettes import as_hex
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+Colour = tuple[int, int, int]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
@@ -34,8 +35,12 @@ CSS = """
 .goca-said { font-size: .92rem; line-height: 1.45; border-left: 3px solid var(--border-color-primary);
   padding: .1rem .75rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .goca-said.goca-error { border-color: #c2410c; color: var(--body-text-color); }
+.goca-maps:has(.preview) { min-height: 24rem; }
+#goca-examples th, #goca-examples td { white-space: normal; }
+#goca-examples table { width: 100%; min-width: 0; }
+.goca-progress { display: block; width: 100%; height: .5rem; margin: .35rem 0 .2rem; accent-color: var(--primary-600); }
 .goca-legend { list-style: none; margin: 0; padding: 0; }
-.goca-legend li { display: grid; grid-template-columns: 1rem minmax(4rem, 1fr) 2fr 3.6rem; gap: .7rem;
+.goca-legend li { display: grid; grid-template-columns: 1rem minmax(6rem, 1fr) 2fr 3.6rem; gap: .7rem;
   align-items: center; padding: .28rem 0; color: var(--body-text-color); font-size: .95rem; }
 .goca-legend .swatch { width: 1rem; height: 1rem; border-radius: 3px; border: 1px solid rgb(128 128 128 / .55); }
 .goca-legend .word { overflow-wrap: anywhere; }
@@ -43,6 +48,17 @@ CSS = """
 .goca-legend .bar span { display: block; height: 100%; background: var(--neutral-400); }
 .goca-legend .share { text-align: right; font-variant-numeric: tabular-nums; }
 """
+# What Gradio leaves undone: its open list of choices is no stop of the Tab key (it closes, and the focus falls to the
+# page's body); the images of the examples have alternative texts.
+MENDED = """() => {
+  const mend = () => {
+    for (const list of document.querySelectorAll("[role=listbox]")) list.tabIndex = -1;
+    for (const picture of document.querySelectorAll("#goca-examples tr img"))
+      picture.alt = "Example: " + picture.closest("tr").innerText.trim();
+  };
+  new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
+  mend();
+}"""
 
 
 def look() -> dict[str, Any]:
@@ -57,7 +73,7 @@ def look() -> dict[str, Any]:
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
     )
-    return {"theme": theme, "css": CSS, "footer_links": []}
+    return {"theme": theme, "css": CSS, "js": MENDED, "footer_links": []}
 
 
 def heading(text: str) -> str:
@@ -65,16 +81,36 @@ def heading(text: str) -> str:
 
 
 def legend(entries: Sequence[Entry]) -> str:
-    """Swatch, word, and share of the picture."""
-    return f'<ul class="goca-legend" aria-label="Legend">{"".join(map(line, entries))}</ul>'
+    """Swatch, word, and share of the image."""
+    lines = (line(entry.name, entry.colour, entry.share, f"{entry.share:.1%}") for entry in entries)
+    return f'<p class="goca-heading">Areas</p><ul class="goca-legend" aria-label="Legend">{"".join(lines)}</ul>'
 
 
-def line(entry: Entry) -> str:
-    colour, share = as_hex(entry.colour) if entry.colour else "transparent", f"{entry.share:.1%}"
-    bar = f'<span style="width:{entry.share:.2%};{f"background:{colour}" if entry.colour else ""}"></span>'
+def ranked(where: str, scores: Sequence[tuple[str, Colour | None, float]]) -> str:
+    """The words at a place with their scores, highest first."""
+    lines = (line(word, colour, min(max(score, 0), 1), f"{score:.2f}") for word, colour, score in scores)
     return (
-        f'<li><span class="swatch" style="background:{colour}"></span><span class="word">{escape(entry.name)}</span>'
-        f'<span class="bar">{bar}</span><span class="share">{share}</span></li>'
+        f'<p class="goca-heading">{escape(where)}</p><ol class="goca-legend" aria-label="Scores">{"".join(lines)}</ol>'
+    )
+
+
+def line(word: str, colour: Colour | None, share: float, text: str) -> str:
+    """Swatch, word, a bar of that share, and a number in words."""
+    shown = as_hex(colour) if colour else "transparent"
+    bar = f'<span style="width:{share:.2%};{f"background:{shown}" if colour else ""}"></span>'
+    return (
+        f'<li><span class="swatch" style="background:{shown}"></span><span class="word">{escape(word)}</span>'
+        f'<span class="bar">{bar}</span><span class="share">{text}</span></li>'
+    )
+
+
+def going(text: str, steps: tuple[int, int] | None = None) -> str:
+    """What is going on, with a bar; where the steps (done, all) are known, with how many are done."""
+    done = f' value="{steps[0]}" max="{steps[1]}"' if steps else ""
+    count = f", step {steps[0]} of {steps[1]}" if steps else ""
+    return (
+        f'<div class="goca-said" role="status">{escape(text)}{count}'
+        f'<progress class="goca-progress" aria-label="{escape(text)}"{done}></progress></div>'
     )
 
 

@@ -1,4 +1,4 @@
-"""Open a page: drop a picture, type the words, see where they are.
+"""Open a page: drop an image, type the words, see where they are.
 
 goca app
 goca app --model sd15 --pipeline FOLDER --port 8000

@@ -104,6 +104,16 @@ def tokenise(
     return tokens
 
 
+def count_uncut(
+    prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int | None], learnt: LearntTokens | None = None
+) -> int:
+    """How many tokens `tokenise` would find in the last sequence of a prompt, and before it, if nothing were cut."""
+    uncut: list[int | None] = [UNLIMITED] * len(tokenizers)
+    for index in SEQUENCES[_families(tokenizers)][:-1]:
+        uncut[index] = max_lengths[index]
+    return len(tokenise(prompt, tokenizers, uncut, learnt))
+
+
 def _families(tokenizers: Sequence[Any]) -> tuple[str, ...]:
     families = tuple(family_of(tokenizer) for tokenizer in tokenizers)
     if families not in SEQUENCES:

@@ -17,7 +17,7 @@ from goca.errors import GocaError
 from .annotation import PromptAnnotation
 from .grammar import is_background, is_mark
 from .learnt import LearntTokens
-from .tokens import tokenise
+from .tokens import count_uncut, tokenise
 from .weighting import blanked
 
 # words that name nothing that could be seen
@@ -55,7 +55,8 @@ class PromptWords:
         self.learnt = LearntTokens(tokenizers)
         hidden = self.learnt.hide(prompt)
         self.read = blanked(hidden)  # a letter for each learnt token, blanks for weights
-        self.tokens = tokenise(hidden, tokenizers, [max_length, max_length_2], self.learnt)
+        self._given = hidden, tokenizers, [max_length, max_length_2], self.learnt
+        self.tokens = tokenise(*self._given)
 
     @cached_property
     def content(self) -> dict[str, list[int]]:
@@ -66,6 +67,10 @@ class PromptWords:
     def lost(self) -> list[str]:
         """Words that name something and have no token: they were cut off."""
         return [word for word, tokens in self._named.items() if not tokens]
+
+    def token_counts(self) -> tuple[int, int]:
+        """Tokens of the whole prompt, and those left where it was cut; both with what the tokenizer adds."""
+        return count_uncut(*self._given), len(self.tokens)
 
     @cached_property
     def _named(self) -> dict[str, list[int]]:
