@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -38,19 +40,28 @@ def main(config: DictConfig) -> None:
 
 def evaluate(values: dict[str, Any]) -> None:
     from goca.benchmark import Benchmark  # only now: a misspelt choice is answered before torch is loaded
+    from goca.benchmark.checks import NothingCounted
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     name = "{model} on {dataset}".format(**values["choices"])
     bar = partial(tqdm, desc=name, unit="image", disable=rank > 0)
-    results = Benchmark.of(values).run(rank=rank, world=world, progress=lambda ids: interruptible(bar(ids)))
+    benchmark = Benchmark.of(values)
+    try:
+        results = benchmark.run(rank=rank, world=world, progress=lambda ids: interruptible(bar(ids)))
+    except NothingCounted as error:
+        report(error.results, values["run_dir"])
+        raise
     if results is None:
         print(f"Process {rank} has counted its images; the last process, or another run, writes the results.")
         return
-    print(f"\n{table(results)}\nresults: {values['run_dir']}")
-    if not results["images"]["counted"]:
-        sys.exit(f"no image was counted: all {results['images']['listed']} were skipped; {values['run_dir']} says why")
+    report(results, values["run_dir"])
     if values["strict"] and results["images"]["skipped"]:
         sys.exit(f"strict=true, and {len(results['images']['skipped'])} images were skipped")
+
+
+def report(results: Mapping[str, Any], run_dir: str) -> None:
+    """The closing table under the run's name: a sweep prints several."""
+    print(f"\n{Path(run_dir).name}\n{table(results)}\nresults: {run_dir}")
 
 
 if __name__ == "__main__":

@@ -166,6 +166,15 @@ def test_an_unknown_format_lists_the_known_ones(no_model, capsys):
     assert said.startswith("FormatError") and "labelme" in said
 
 
+@pytest.mark.parametrize("command", ["segment a.png --prompt star --out o", "label . --tags t.csv --out o", "doctor"])
+def test_a_device_that_is_not_here_is_said_first(no_model, capsys, tmp_path, command):
+    before = sorted(tmp_path.iterdir())
+    assert main([*command.split(), "--device", "cuda:99"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("DeviceNotFound") and "auto, cpu" in said.err and not said.out
+    assert sorted(tmp_path.iterdir()) == before
+
+
 # --- settings ----------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from commands import MAIN
 from goca.benchmark import Benchmark
+from goca.benchmark.checks import NothingCounted
 from goca.benchmark.fingerprints import MadeFrom, of_pipeline
 from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunMismatch, RunStore
@@ -392,9 +393,13 @@ def test_a_run_that_counted_nothing_fails_and_says_why_first(scenes, tmp_path, m
     ]
     done = commands.main(monkeypatch, capsys, tmp_path, *given)
     assert done.code and "no image was counted" in done.err
-    first, second = done.out.strip().splitlines()[:2]
-    assert first == "3 of 3 images were skipped: no image was counted"
+    name, first, second = done.out.strip().splitlines()[:3]
+    assert name == "run" and first == "3 of 3 images were skipped: no image was counted"
     assert second.startswith("  3 x label <image>.png has mode RGB and other colours")
+    with pytest.raises(NothingCounted, match=r"all 3 were skipped, the first because: label .* mode RGB") as error:
+        Benchmark.of(commands.values(*given[:-1], f"run_dir={tmp_path / 'library'}")).run()
+    assert error.value.results["mIoU"]["best"]["mIoU"] is None
+    assert (tmp_path / "library" / "results.json").is_file()
 
 
 def test_interrupted_it_ends_without_a_traceback_and_goes_on(scenes, tmp_path):

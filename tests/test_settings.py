@@ -204,6 +204,9 @@ def test_every_data_set_s_file_is_of_the_schema(name):
         ("dataset.rot=/data", r"no key dataset.rot \(nearest: dataset.root\)"),
         ("protocol.nose=nominal", r"no key protocol.nose \(nearest: protocol.noise\)"),
         ("merging.treshold=1", r"nearest: merging.threshold"),
+        ("model=minisd", r"no model 'minisd' \(nearest: mini-sd\); there are: auraflow"),
+        ("dataset=vox", r"no dataset 'vox' \(nearest: voc\)"),
+        ("model=sd15,sdlx", r"no model 'sdlx' \(nearest: sdxl\)"),
         ("seed=" + "9" * 5000, "cannot be read"),
     ],
 )
@@ -233,7 +236,7 @@ def test_hydra_s_own_arguments_are_left_to_it():
             "a=b",
             "hydra/launcher=slurm",
             "hydra.job.name=x",
-            "model=a,b",
+            "model=sd15,sdxl",
             "~limit",
             "model.t=1,2",
             "roots.voc=/a",

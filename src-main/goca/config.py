@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from goca.config_fields import FIELD_READERS, steps_of
+from goca.config_folder import config_folder
 from goca.files.text import read_yaml
 from goca.method.heads import HEAD_RULES
 from goca.method.layers import LAYER_RULES
@@ -229,8 +230,6 @@ def with_bases(own: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-@cache
 def folder() -> Path:
-    """configs/model: inside the package where it is installed, else beside the sources."""
-    here = Path(__file__).parent
-    return next(path for path in (here / "configs" / "model", here.parents[1] / "configs" / "model") if path.is_dir())
+    """configs/model."""
+    return config_folder() / "model"

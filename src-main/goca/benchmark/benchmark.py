@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffusion_feature.loading import pick_device
 
 from goca.benchmark import fingerprints
-from goca.benchmark.checks import checked
+from goca.benchmark.checks import checked, refuse_empty
 from goca.benchmark.counting import CountedRun, collect, count_images
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
@@ -82,6 +82,7 @@ class Benchmark(RunSettings):
 
         rank, world  this process's number among all of them; images are dealt out one by one
         progress     wraps the ids of the images that are left
+        raises       NothingCounted where every image was skipped; DeviceNotFound before anything is written
         """
         pick_device(self.device)
         dataset = load_dataset(self.dataset)
@@ -94,7 +95,8 @@ class Benchmark(RunSettings):
             counted.keep_thumbnails(self.strategy.ranking_threshold, class_labels(dataset))
             load = partial(self.predictor, dataset, source, noise, store)
             count_images(dataset, own, [counted], load, batch_size=self.batch_size, progress=progress)
-            return self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
+            results = self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
+        return refuse_empty(results, self.run_dir)
 
     def store(self, dataset: Dataset, rank: int = 0) -> RunStore:
         """The run's folder, opened. Raises RunMismatch for counts of other settings or another class table."""

@@ -9,8 +9,29 @@ from goca.benchmark.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
 from goca.benchmark.word_sources import DEFAULT, TaggerConfig
 from goca.config import FIELDS, SegmenterConfig, read_fields
 from goca.datasets import DatasetConfig
+from goca.errors import GocaError
 from goca.protocol import Protocol
 from goca.schema import ConfigError, check, shown
+
+
+class NothingCounted(GocaError, ValueError):
+    """A run that had to skip every image. results: what it wrote, with the reasons"""
+
+    def __init__(self, message: str, results: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+def refuse_empty(results: dict[str, Any] | None, run_dir: Any) -> dict[str, Any] | None:
+    """The results. Raises NothingCounted where images were listed and none of them was counted."""
+    if results is not None and (images := results["images"])["listed"] and not images["counted"]:
+        first = images["skipped"][0]["reason"] if images["skipped"] else "no reason is known"
+        raise NothingCounted(
+            f"no image was counted: all {images['listed']} were skipped, the first because: {first}; {run_dir} has the "
+            "reasons for all",
+            results,
+        )
+    return results
 
 
 def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_feature import FeatureExtractor
+from diffusion_feature.loading import pick_device
 
 from goca.benchmark.benchmark import Benchmark
+from goca.benchmark.checks import NothingCounted
 from goca.benchmark.counting import CountedRun, count_images
 from goca.benchmark.shared_forward import SharedForward
 from goca.datasets import load_dataset
@@ -49,6 +51,8 @@ def run_together(
     others: their images go one by one.
     """
     found: dict[Path, Results | None] = {}
+    for device in {benchmark.device for benchmark in benchmarks}:
+        pick_device(device)  # before any folder is made
     weights = Weights()
     for group in groups(benchmarks):
         first = group[0]
@@ -56,7 +60,10 @@ def run_together(
             found |= run_group(group, weights, rank, world, progress)
         else:
             weights.drop()
-            found[first.run_dir] = first.run(rank=rank, world=world, progress=lambda ids: progress("1 run", ids))
+            try:
+                found[first.run_dir] = first.run(rank=rank, world=world, progress=lambda ids: progress("1 run", ids))
+            except NothingCounted as error:  # the other runs go on, and this one's results say why
+                found[first.run_dir] = error.results
     return [found[benchmark.run_dir] for benchmark in benchmarks]
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "label": "goca.cli.label",
     "synth": "goca.cli.synth",
 }
+AUTO = "auto"
 INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
 
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         with quiet(args.debug):
+            check_device(getattr(args, "device", AUTO))
             return args.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if args.debug:
@@ -49,6 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not explained(error):
             print("This is not one of GoCA's own errors; --debug shows where it came from.", file=sys.stderr)
         return 1
+
+
+def check_device(device: str) -> None:
+    """Raise DeviceNotFound for a named device that is not here, before anything is read or written."""
+    if device == AUTO:
+        return
+    try:
+        from diffusion_feature.loading import pick_device
+    except ImportError:  # of torch: goca doctor says what is missing
+        return
+    pick_device(device)
 
 
 @contextmanager

@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +21,7 @@ from omegaconf.resolvers import oc
 
 from goca.benchmark.settings import GROUPS, KEYS
 from goca.cli import INTERRUPTED
+from goca.config_folder import config_folder
 from goca.errors import explained
 from goca.files.text import read_yaml
 from goca.schema import ConfigError, nearest, shown
@@ -27,6 +30,7 @@ from goca.schema import named as short
 ENVIRONMENT = "oc.env"
 WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
 CONFIG_DIRS = ("--config-dir", "-cd")
+SEARCH_PATH = ("--config-path", "-cp", "hydra.searchpath")
 CHOICES = (*GROUPS, "labeler")
 Names = Callable[[], Iterable[str]]
 
@@ -91,9 +95,10 @@ def interruptible(items: Iterable[Any]) -> Iterator[Any]:
 def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] = RUN_KEYS) -> None:
     """Raise ConfigError for an argument whose key is not known, with the nearest one, or whose value cannot be read.
 
-    What Hydra itself says plainly (a choice that is not there, a bracket that does not close) is left to it.
+    What Hydra itself says plainly (a bracket that does not close) is left to it.
     """
     parser = OverridesParser.create()
+    folders = config_dirs(arguments)
     before = ""
     for argument in arguments:
         flag, before = before, argument
@@ -109,9 +114,35 @@ def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] =
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{shown(argument)} cannot be read: {error}; expected key=value") from None
         check_key(override.key_or_group, keys)
-        plain = not (override.is_sweep_override() or override.is_delete())
-        if plain and override.key_or_group in CHOICES and not isinstance(override.value(), str | list | dict):
-            raise ConfigError(f"{argument}: expected the name of a file in configs/{override.key_or_group}")
+        if override.key_or_group in CHOICES and not override.is_delete():
+            check_choice(argument, override, folders)
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """configs/ and the folders that --config-dir names; empty where other arguments change Hydra's search path."""
+    if any(argument.split("=")[0].lstrip("+") in SEARCH_PATH for argument in arguments):
+        return []
+    given = [argument for flag, argument in pairwise(arguments) if flag in CONFIG_DIRS]
+    given += [
+        value for option, _, value in (each.partition("=") for each in arguments) if value and option in CONFIG_DIRS
+    ]
+    return [config_folder(), *map(Path, given)]
+
+
+def check_choice(argument: str, override: Override, folders: Sequence[Path]) -> None:
+    """Raise ConfigError, with the nearest name, for a choice of a group that none of the folders has a file for."""
+    group, value = override.key_or_group, override.value()
+    sweep = override.is_sweep_override()
+    choices = value.list if isinstance(value, ChoiceSweep) else [] if sweep else [value]
+    if not sweep and not isinstance(value, str | list | dict):
+        raise ConfigError(f"{argument}: expected the name of a file in configs/{group}")
+    known = {file.stem for folder in folders for file in (folder / group).rglob("*.yaml")}
+    for choice in choices:
+        name = choice.text if isinstance(choice, QuotedString) else choice
+        if folders and isinstance(name, str) and Path(name).name.removesuffix(".yaml") not in known:
+            there = sorted(each for each in known if not each.startswith("_"))
+            near = nearest(name, there)
+            raise ConfigError(f"there is no {group} {shown(name)} (nearest: {near}); there are: {', '.join(there)}")
 
 
 def check_files(folder: str) -> None:
