@@ -8,6 +8,7 @@ import goca
 import pytest
 
 SHOWN = {  # functions that users call: each has an example
+    "goca.evaluation.decision": ["count_cells", "pack"],
     "goca.evaluation.matched_iou": ["MatchedIoU"],
     "goca.guidance.rate": ["guidance_rate"],
     "goca.method.heads": ["head_weights"],

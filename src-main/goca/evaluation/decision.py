@@ -2,8 +2,11 @@
 
 Class 0 is the background; its score b(T) depends on a threshold T and never falls when T rises. Every other class
 scores what its map says, and 0 if it has no map. The highest score wins; ties go to the lowest class id; NaN beats
-everything. So one pixel is told by three numbers: its true class, the best class other than background, and `wins`:
-at how many of the ascending thresholds that class beats the background. At threshold i it does so iff i < wins.
+everything. So three numbers say everything about a pixel: its true class, the best class other than background, and
+`wins`: at how many of the ascending thresholds that class beats the background. At threshold i it does so iff i < wins.
+
+An example: the background map says 0.3, the rule is b(T) = T + 0.3, the thresholds are -0.4, 0 and 0.4. A pixel whose
+best class scores 0.5 beats -0.1 and 0.3, and loses to 0.7: its `wins` is 2. `count_cells` shows two pixels.
 
 Nearly all pixels are decided by quick float32 upsampling, whose error is bounded; those where a comparison is closer
 than the bound are decided again by exact upsampling, so that the result is the exact one everywhere.
@@ -49,20 +52,63 @@ def count_cells(
     label       [H, W]       class ids 0..num_classes-1, or ignore_index
     thresholds  ascending
     returns     [cells, 4]   rows (label, class, wins, pixels), pixels > 0
+
+    A cat (class 1) that scores 0.5 at its own pixel and 0.1 at a background pixel; the background map says 0.3 at both:
+
+    >>> cat, background = [[0.5, 0.1]], [[0.3, 0.3]]
+    >>> scores, label = np.array([cat, background], np.float32), np.array([[1, 0]])
+    >>> settings = {"background": "offset", "thresholds": [-0.4, 0, 0.4], "ignore_index": None}
+    >>> count_cells(scores, label, [1], num_classes=2, **settings)
+    array([[0, 1, 1, 1],
+           [1, 1, 2, 1]])
+
+    The background's pixel is taken for the cat at one threshold, the cat's pixel is found at two.
     """
     best, wins, ids = decide(scores, label.shape, class_ids, num_classes, background, thresholds)
     levels = len(thresholds) + 1
-    limit = (num_classes + 1) * levels * len(ids)
-    code = label.astype(np.min_scalar_type(limit))
-    if ignore_index is not None:
-        code[label == ignore_index] = num_classes
-    code *= code.dtype.type(levels * len(ids))
-    code += best.astype(code.dtype) * code.dtype.type(levels)
-    code += wins
-    pixels = np.bincount(code.ravel())[: num_classes * levels * len(ids)]  # what is ignored lies behind
+    codes = pack(label, best, wins, num_classes, len(ids), levels, ignore_index)
+    pixels = np.bincount(codes.ravel())[: num_classes * len(ids) * levels]  # ignored pixels have higher codes
     filled = np.flatnonzero(pixels)
-    labels, rest = np.divmod(filled, levels * len(ids))
-    return np.stack([labels, ids[rest // levels], rest % levels, pixels[filled]], axis=1)
+    labels, places, won = unpack(filled, len(ids), levels)
+    return np.stack([labels, ids[places], won, pixels[filled]], axis=1)
+
+
+def pack(
+    label: NDArray[np.integer],
+    best: Numbers,
+    wins: Numbers,
+    num_classes: int,
+    places: int,
+    levels: int,
+    ignore_index: int | None = None,
+) -> Numbers:
+    """One number per pixel, (label * places + best) * levels + wins, so that one bincount counts all three.
+
+    best     0..places-1
+    wins     0..levels-1
+    returns  of the label's shape, in the smallest dtype that holds them; ignored pixels count as class num_classes
+
+    >>> codes = pack(np.array([1, 2]), np.uint8([0, 1]), np.uint8([2, 3]), num_classes=3, places=2, levels=4)
+    >>> codes.tolist()  # (1 * 2 + 0) * 4 + 2 and (2 * 2 + 1) * 4 + 3
+    [10, 23]
+    >>> [each.tolist() for each in unpack(codes, places=2, levels=4)]
+    [[1, 2], [0, 1], [2, 3]]
+    """
+    codes = label.astype(np.min_scalar_type((num_classes + 1) * places * levels))
+    if ignore_index is not None:
+        codes[label == ignore_index] = num_classes
+    codes *= codes.dtype.type(places * levels)
+    codes += best.astype(codes.dtype) * codes.dtype.type(levels)
+    codes += wins
+    return codes
+
+
+def unpack(
+    codes: NDArray[np.integer], places: int, levels: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:
+    """(label, best, wins) of codes; the inverse of `pack`."""
+    labels, rest = np.divmod(codes, places * levels)
+    return labels, rest // levels, rest % levels
 
 
 def decide(
@@ -87,8 +133,8 @@ def decide(
     largest = np.abs(maps).max() + max(abs(level) for level in levels)
     if largest < LARGE:  # and no NaN
         for rows, block in bilinear.quickly(maps):
-            close = _quick(block, best[rows], wins[rows], rule, levels, np.float32(ERROR * largest))
-            row, column = np.nonzero(close)
+            best[rows], wins[rows], uncertain = _quick(block, rule, levels, np.float32(ERROR * largest))
+            row, column = np.nonzero(uncertain)
             for part in range(0, len(row), POINTS):
                 y, x = row[part : part + POINTS], column[part : part + POINTS]
                 points = bilinear.at(maps, y + rows.start, x)
@@ -108,25 +154,25 @@ def _candidates(class_ids: Sequence[int], num_classes: int) -> list[tuple[int, i
 
 
 def _quick(
-    maps: Floats, best: Numbers, wins: Numbers, rule: BackgroundRule, levels: Sequence[np.float32], error: np.float32
-) -> NDArray[np.bool_]:
-    """Write `best` and `wins`, from maps that may be wrong by `error`; True where that leaves them uncertain."""
+    maps: Floats, rule: BackgroundRule, levels: Sequence[np.float32], error: np.float32
+) -> tuple[Numbers, Numbers, NDArray[np.bool_]]:
+    """(best, wins, uncertain) from maps that may be wrong by `error`; uncertain: where an error could change them."""
     *classes, background = maps
     top = maps[:-1].max(axis=0)
-    floor = top - 2 * error
-    rivals = np.zeros(top.shape, best.dtype)
+    floor, ceiling = top - 2 * error, top + 2 * error
+    best = np.zeros(top.shape, np.min_scalar_type(len(classes)))
+    rivals = np.zeros_like(best)  # classes that may be the best
     for number, score in enumerate(classes):
         near = (score >= floor).view(np.uint8)
         rivals += near
         if number:
-            best += near * best.dtype.type(number)
-    close = rivals != 1
-    ceiling, sure = top + 2 * error, np.zeros(top.shape, wins.dtype)
+            best += near * best.dtype.type(number)  # the best one's number, where it has no rival
+    may, must = (np.zeros(top.shape, np.min_scalar_type(len(levels))) for _ in range(2))
     for level in levels:
         score = rule(background, level)
-        wins += ceiling > score  # thresholds at which the class may win
-        sure += floor > score  # thresholds at which it must
-    return close | (wins != sure)
+        may += ceiling > score  # thresholds at which the class may win
+        must += floor > score  # thresholds at which it wins whatever the error
+    return best, may, (rivals != 1) | (may != must)
 
 
 def _exact(maps: Floats, rule: BackgroundRule, levels: Sequence[np.float32]) -> tuple[Numbers, Numbers]:
