@@ -1,6 +1,5 @@
 """The page of a run, opened and clicked as a reader does; and what a run keeps for it."""
 
-import io
 import json
 import runpy
 import sys
@@ -16,13 +15,12 @@ from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunStore
 from goca.benchmark.tasks import metric_for
 from goca.datasets import DatasetConfig, SampleError
-from goca.drawing.class_colours import class_colours, class_palette
+from goca.drawing.class_colours import class_colours
 from goca.drawing.palettes import as_hex, bright_palette
 from goca.evaluation import Word
 from goca.protocol import Protocol
-from goca.report.gallery import BYTES, GAP, KEPT, SIDE, rank_images, thumbnail, thumbnail_path
+from goca.report.gallery import KEPT, rank_images, thumbnail_path
 from goca.report.html import write_report
-from goca.report.markup import Markup, join, tag
 from goca.report.presence_page import presence
 from goca.report.results import summarise, write_results
 from PIL import Image
@@ -155,6 +153,10 @@ def test_the_page_shows_the_numbers_of_the_results(page, finished):
     for caveat in results["oracle"].values():
         assert caveat[1:] in text
     assert page.locator("svg.chart").nth(1).locator("circle.a").count() == len(CONFIG.thresholds)
+    shown = page.locator("dl.distribution dt").all_inner_texts()
+    assert sorted(shown) == sorted(each["name"] for each in results["per_class"] if each["id"])  # no bar of background
+    share = "all => Math.max(...all.map(each => Number(each.style.getPropertyValue('--share'))))"
+    assert page.locator("dl.distribution .pair i").evaluate_all(share) == 1  # of the largest class
     page.get_by_text("commonest mistakes").click()
     assert page.get_by_text("of the true class").is_visible()
 
@@ -194,6 +196,11 @@ def test_on_a_phone_nothing_hangs_over_the_edge(browser, finished):
     with open_page(browser, width=360, height=740) as page:
         page.goto((finished[0] / "report.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        stacked = "[...document.querySelectorAll('table.stacked')].map(each => [each.parentElement, each])"
+        rooms = f"{stacked}.map(([room, table]) => table.scrollWidth <= room.clientWidth)"
+        assert page.evaluate(rooms) == [True, True]  # the result, and the classes
+        cell = page.locator("#classes tbody td").first
+        assert cell.evaluate("each => getComputedStyle(each, '::before').content") == '"IoU, best"'
 
 
 def test_the_page_is_made_again_from_the_folder(finished, monkeypatch, capsys):
@@ -278,25 +285,3 @@ def test_the_worst_are_the_worst(finished):
     ranks = rank_images(records, metric_for(Toy(), CONFIG, Protocol.of("paper"), extra=[FIXED]), FIXED)
     assert [each["image"] for each in results["extremes"]["worst"]] == [image for _, image in ranks[:KEPT]]
     assert [each["image"] for each in results["extremes"]["best"]] == [image for _, image in ranks[::-1][:KEPT]]
-
-
-@pytest.mark.parametrize("size", [(500, 375), (1, 300), (64, 64), (2048, 1024), (1, 1)])
-def test_a_thumbnail_is_small_and_has_three_panels(size):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8))
-    label = np.zeros(size[::-1], np.uint8)
-    label[:, size[0] // 2 :] = 1
-    content = thumbnail(picture, label, 1 - label, class_palette(["background", "cat"]))
-    strip = Image.open(io.BytesIO(content))
-    panel = (strip.width - 2 * GAP) // 3
-    assert len(content) <= BYTES and max(panel, strip.height) <= SIDE and strip.format == "WEBP"
-    colours = np.asarray(strip.convert("RGB")).astype(int)
-    if size[0] > 1:
-        grey = np.ptp(colours[:, panel + GAP : -panel - GAP], axis=2).mean(axis=0)  # truth: class 1 on the right
-        assert grey[5 : panel // 2 - 5].max() < 40 < grey[panel // 2 + 5 : panel - 5].min()
-
-
-def test_markup_escapes_what_is_not_markup():
-    cell = tag("td", "a < b & c", class_="x", data_value='"')
-    assert cell == '<td class="x" data-value="&quot;">a &lt; b &amp; c</td>'
-    assert tag("p", tag("b", "x"), ["<", Markup("<i></i>")]) == "<p><b>x</b>&lt;<i></i></p>"
-    assert tag("img", alt=None) == "<img>" and join("<", tag("i")) == "&lt;<i></i>"

@@ -119,7 +119,11 @@ def headline(results: Results) -> Markup:
     ]
     head = tag("tr", tag("th", "%", scope="col"), *(tag("th", f"{which} threshold", scope="col") for which in shown))
     rows = [
-        tag("tr", tag("th", name, scope="row"), *(number_cell(metrics[which][key]) for which in shown))
+        tag(
+            "tr",
+            tag("th", name, scope="row"),
+            *(number_cell(metrics[which][key], f"{which} threshold") for which in shown),
+        )
         for key, name in NAMES.items()
     ]
     draws = metrics["bootstrap"]
@@ -131,7 +135,7 @@ def headline(results: Results) -> Markup:
     return section(
         "Result",
         tag("dl", figures, class_="figures"),
-        tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll"),
+        tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="stacked"), class_="scroll"),
         tag("p", how, class_="note", style="margin-top:.75rem"),
         tag("ul", caveats, class_="plain note"),
     )

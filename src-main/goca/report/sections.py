@@ -14,6 +14,7 @@ NAMES = {
     "frequency_weighted_IoU": "frequency-weighted IoU",
     "pixel_accuracy": "pixel accuracy",
 }
+BACKGROUND = 0
 SHOWN = 20  # classes in the distribution, before the rest is folded away
 Results = Mapping[str, Any]
 
@@ -69,14 +70,21 @@ def classes(results: Results) -> Markup:
         tag(
             "tr",
             tag("th", swatch(each["id"], palette), each["name"], scope="row", data_value=each["name"]),
-            value_cell(each["iou_best"], bar(each["iou_best"])),
-            value_cell(each["iou_fixed"]),
-            tag("td", f"{each['images']:,}", data_value=each["images"]),
-            tag("td", f"{percent(each['label_pixels'] / total, 2)} %", data_value=each["label_pixels"]),
+            value_cell("IoU, best", each["iou_best"], bar(each["iou_best"])),
+            value_cell("IoU, fixed", each["iou_fixed"]),
+            tag("td", f"{each['images']:,}", data_value=each["images"], data_label="images"),
+            tag(
+                "td",
+                f"{percent(each['label_pixels'] / total, 2)} %",
+                data_value=each["label_pixels"],
+                data_label="labelled",
+            ),
         )
         for each in results["per_class"]
     ]
-    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="sortable wide", id="classes")
+    table = tag(
+        "table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="sortable wide stacked", id="classes"
+    )
     at = results["metrics"]
     best, fixed = at["best"]["threshold"], at["fixed"]["threshold"]
     note = f"In %, at the best threshold ({best:g}) and the fixed one ({fixed:g})."
@@ -86,10 +94,14 @@ def classes(results: Results) -> Markup:
 
 
 def distribution(results: Results) -> Markup:
-    """How many of the labelled pixels are of each class, and how many were predicted to be."""
+    """How many of the labelled pixels are of each class, and how many were predicted to be.
+
+    The background, which mostly holds more than all classes together, is said in words, and has no bars.
+    """
     palette = colours_of(results)
-    ranked = sorted(results["per_class"], key=lambda each: -each["label_pixels"])
-    total = sum(each["label_pixels"] for each in ranked) or 1
+    total = sum(each["label_pixels"] for each in results["per_class"]) or 1
+    kinds = [each for each in results["per_class"] if each["id"] != BACKGROUND]
+    ranked = sorted(kinds, key=lambda each: -each["label_pixels"])
     largest = max([each[k] for each in ranked for k in ("label_pixels", "predicted_pixels_best")], default=1) or 1
 
     def rows(chosen: list[dict[str, Any]]) -> Markup:
@@ -123,9 +135,19 @@ def distribution(results: Results) -> Markup:
         tag("li", tag("i", class_="block"), "labelled"),
         tag("li", tag("i", class_="outline"), "predicted, at the best threshold"),
     )
+    behind = [
+        tag(
+            "p",
+            f"{percent(each['label_pixels'] / total, 2)} % of the labelled pixels are {each['name']}, and"
+            f" {percent(each['predicted_pixels_best'] / total, 2)} % were predicted to be. The bars leave it out.",
+            class_="note",
+        )
+        for each in results["per_class"]
+        if each["id"] == BACKGROUND
+    ]
     rest = ranked[SHOWN:]
     folded = [tag("details", tag("summary", f"{len(rest)} rarer classes"), rows(rest))] if rest else []
-    return section("Label distribution", tag("ul", key, class_="key"), rows(ranked[:SHOWN]), *folded)
+    return section("Label distribution", *behind, tag("ul", key, class_="key"), rows(ranked[:SHOWN]), *folded)
 
 
 def confusions(results: Results) -> Markup:
@@ -167,9 +189,11 @@ def pair(name: str, value: Any) -> Markup:
     return tag("tr", tag("th", name, scope="row"), tag("td", str(value), class_="text"))
 
 
-def value_cell(share: float | None, *more: str) -> Markup:
-    return tag("td", percent(share, 2), *more, data_value="" if share is None else share)
+def value_cell(label: str, share: float | None, *more: str) -> Markup:
+    """A share that the table is sorted by; `label` stands before it where the table is stacked."""
+    return tag("td", percent(share, 2), *more, data_value="" if share is None else share, data_label=label)
 
 
-def number_cell(number: Mapping[str, Any]) -> Markup:
-    return tag("td", percent(number["value"], 2), " ", tag("small", interval(number["interval"])))
+def number_cell(number: Mapping[str, Any], label: str) -> Markup:
+    """A number with its interval; `label` stands before it where the table is stacked."""
+    return tag("td", percent(number["value"], 2), " ", tag("small", interval(number["interval"])), data_label=label)
