@@ -139,6 +139,8 @@ class Backbone:
     text_comes_last: bool = False  # guidance calls the denoiser twice a step, and the second call has the prompt
     time_is_reversed: bool = False  # rectified flow: timestep 0 is noise, and the velocity points to the image
     text_is_first_half: bool = False  # guidance doubles the batch, and the first half has the prompt
+    # parts, arguments of encode_text -> the text as cross-attention layers are given it [B, N, c]; None: not known
+    attended: Callable[[Parts, Mapping[str, Any]], Tensor] | None = None
 
     @property
     def remedy(self) -> str:

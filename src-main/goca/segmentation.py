@@ -34,6 +34,10 @@ class ClassNotFound(GocaError, KeyError):
         return str(self.args[0])
 
 
+class OutsideImage(GocaError, IndexError):
+    """A pixel that the image does not have."""
+
+
 class ImageUnknown(GocaError, ValueError):
     """What needs the image was asked of a segmentation that does not know it."""
 
@@ -85,6 +89,23 @@ class Segmentation:
         """The score maps as the decision sees them, bilinear   [n, H, W]; size: (height, width), else the image's"""
         h, w = size or self.image_size or tuple(self.scores.shape[-2:])
         return F.interpolate(self.scores[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0]
+
+    def at(self, x: int, y: int, threshold: float = 0.0) -> list[tuple[str, float]]:
+        """The names with their scores at a pixel of the image, highest first; the first is that of `label_map`.
+
+        x, y       columns from the left and rows from the top, from 0
+        threshold  added to the background maps, of which the highest counts
+        raises     OutsideImage
+        """
+        scores = self.resized()
+        h, w = scores.shape[-2:]
+        if not (0 <= x < w and 0 <= y < h):
+            raise OutsideImage(f"x={x}, y={y} is outside the image: expected x in 0..{w - 1} and y in 0..{h - 1}")
+        found: dict[str, float] = {}
+        for class_id, name, score in zip(self.class_ids, self.names, scores[:, y, x].tolist()):
+            value = score + threshold * (class_id == BACKGROUND)
+            found[name] = max(value, found.get(name, value))
+        return sorted(found.items(), key=lambda pair: -pair[1])
 
     def masks(self, label: Tensor | None = None) -> dict[int, Tensor]:
         """Where each class is, by its id   [H, W] bool on the CPU; the background only where it holds a pixel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,10 @@ def encode_t5(parts: Parts, prompts: list[str], length: int) -> Conditioning:
     return Conditioning(arguments, length, cut)
 
 
+def projected(parts: Parts, arguments: Mapping[str, Any]) -> Tensor:
+    return parts["transformer"].caption_projection(arguments["encoder_hidden_states"])
+
+
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     transformer = parts["transformer"]
     weight = like(transformer)
@@ -61,6 +66,7 @@ def pixart(name: str, length: int) -> Backbone:
         encode_image=vae_latents,
         noise_level=variance_preserving,
         denoise=denoise,
+        attended=projected,
     )
 
 

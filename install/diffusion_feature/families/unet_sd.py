@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -68,6 +68,10 @@ def encode_clip(parts: Parts, prompts: list[str]) -> Conditioning:
     return Conditioning({"encoder_hidden_states": states}, length=states.shape[1], cut=cut)
 
 
+def given_states(parts: Parts, arguments: Mapping[str, Any]) -> Tensor:
+    return arguments["encoder_hidden_states"]
+
+
 def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Tensor:
     unet = parts["unet"]
     timestep = torch.full((len(latents),), int(level.timestep), device=latents.device)
@@ -91,4 +95,5 @@ UNET_SD = Backbone(
     noise_level=variance_preserving,
     denoise=denoise,
     accepts=accepts,
+    attended=given_states,
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_feature.backbone import Backbone, Conditioning, NoiseLevel, Parts
 from diffusion_feature.devices import like
-from diffusion_feature.families.unet_sd import unet_features, unet_layers
+from diffusion_feature.families.unet_sd import given_states, unet_features, unet_layers
 from diffusion_feature.latents import picture_size, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import clip_penultimate, longest
@@ -60,4 +60,5 @@ UNET_SDXL = Backbone(
     noise_level=variance_preserving,
     denoise=denoise,
     accepts=accepts,
+    attended=given_states,
 )

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from goca.drawing.legend import Entry, painted
-from goca.segmentation import BACKGROUND, Segmentation
+from goca.segmentation import Segmentation
 
 LEAST, MOST = 512, 1024  # longer side of the images shown; labels are decided at that size
 
@@ -63,13 +63,5 @@ def word_maps(segmentation: Segmentation) -> list[tuple[Image.Image, str]]:
 
 
 def ranking(segmentation: Segmentation, x: int, y: int, threshold: float) -> list[tuple[str, float]]:
-    """The words by their scores at a pixel of the image, highest first; the threshold is added to the background's.
-
-    The first one is the class of the label map there; of several background maps the highest counts.
-    """
-    found: dict[str, float] = {}
-    scores = segmentation.resized()[:, y, x].tolist()
-    for class_id, name, score in zip(segmentation.class_ids, segmentation.names, scores):
-        value = score + threshold * (class_id == BACKGROUND)
-        found[name] = max(value, found.get(name, value))
-    return sorted(found.items(), key=lambda pair: -pair[1])
+    """The words by their scores at a pixel of the image, highest first; the threshold is added to the background's."""
+    return segmentation.at(x, y, threshold)

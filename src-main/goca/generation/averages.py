@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusion_feature import Attention
+from diffusion_feature import Attention, Consumer
 from diffusion_feature.calls import Call
 from PIL import Image
 from torch import Tensor
 
 from goca.errors import GocaError
-from goca.method.aggregation import Aggregator
 from goca.method.summary import AttentionSummary
 
 
@@ -29,7 +28,7 @@ class Conditional:
     part   its number among the parts of `count` images; None: the last, under guidance the half with the prompt
     """
 
-    consumer: Aggregator
+    consumer: Consumer
     count: int
     part: int | None = None
 
@@ -154,6 +153,17 @@ def part_of(call: Call, count: int, perturbed: bool) -> int | None:
     if parts == 2 and same(call.text[:count], call.text[count : 2 * count]):
         return 0  # one prompt in both: the second is the perturbed one
     return 1 if parts == 3 else None
+
+
+def negative_part(call: Call, count: int, part: int | None, prompt_first: bool) -> int | None:
+    """Which part of a call's batch has the negative prompt; None: none has.
+
+    part          that of the prompt, as `part_of` says
+    prompt_first  guidance puts the prompt before the negative one
+    """
+    if len(call.latents) == count or (part == 0 and not prompt_first):
+        return None
+    return int(prompt_first)
 
 
 def same(one: Tensor, other: Tensor) -> bool:

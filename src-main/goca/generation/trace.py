@@ -4,6 +4,7 @@
         pipe("a dog on the grass")
     t.word("dog").overlay().save("dog.png")
     t.segment().save("labels.png")
+    t.at(20, 40)                    # the words at a pixel, with their scores
 
 Attention is aggregated as in segmentation, at every chosen denoising step, and averaged over the steps. The pipeline's
 output is the same with and without a trace.
@@ -18,36 +19,44 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from diffusion_feature import AttentionTap, ExtractorError
+from diffusion_feature import AttentionTap, Consumer
 from diffusion_feature.calls import Call, CallNotUnderstood
-from diffusion_feature.chat import PromptReader
 from diffusion_feature.latents import picture_size
 from diffusion_feature.modules import not_compiled
 from PIL import Image
-from torch import Tensor
 
 from goca.config import SegmenterConfig, load_config
 from goca.drawing.palettes import as_picture
 from goca.generation.adapters import PipelineLayers, config_of
-from goca.generation.averages import Conditional, StepAverage, TraceError, WordMap, part_of, repeated, step_rule
+from goca.generation.averages import (
+    Conditional,
+    StepAverage,
+    TraceError,
+    negative_part,
+    part_of,
+    repeated,
+    step_rule,
+)
+from goca.generation.further import NO_NEGATIVE, Beside, FurtherWords, Joining, Several, further_words
+from goca.generation.maps import TextMaps
 from goca.method.aggregation import Aggregator
-from goca.method.rescaling import rescale
-from goca.prompts.positions import positions_in_text
-from goca.prompts.words import PromptWords
-from goca.segmentation import BACKGROUND, Segmentation
 from goca.segmenter import Segmenter
 
 
-class trace:
+class trace(TextMaps):
     """`with trace(pipe) as t: pipe(prompt)`: the words' maps over a generation's denoising steps.
 
     pipe     a diffusers text-to-image pipeline
     config   as for Segmenter.from_pretrained; None: found from the pipeline
     steps    which steps count, from 0: None or "all", a slice, or a list of numbers; calls at one timestep are one step
     prompt   the text, where the pipeline is given embeddings instead of one
+    further  words that are not in the prompt, "mushroom, wall" or a list: the image attends to them unchanged
+    negative whether the negative prompt is traced too
     errors   TraceError, ConfigNotKnown, ConfigError, WrongFamily, LayerNotFound
     A second generation inside the block takes the place of the first. Afterwards the pipeline is as it was.
 
+    t.further     maps of the prompt and the further words together
+    t.negative    maps of the negative prompt, in the denoiser's pass with it
     t.pictures    the generated pictures; `t.pictures = ...` where the pipeline returned none
     t.prompts     their prompts, as the text encoder read them
     """
@@ -58,26 +67,34 @@ class trace:
         config: str | Mapping[str, Any] | SegmenterConfig | None = None,
         steps: str | slice | Iterable[int] | None = None,
         prompt: str | Sequence[str] | None = None,
+        further: str | Sequence[str] | None = None,
+        negative: bool = False,
     ):
         self.pipe, self.config = pipe, load_config(config_of(pipe) if config is None else config)
         self.layers = PipelineLayers(pipe, self.config.version)
         self.segmenter = Segmenter(self.layers, self.config)
         self.chosen = step_rule(steps)
         self.given = None if prompt is None else texts(prompt)
+        words = further_words(further)
+        self._words = FurtherWords.encoded(self.layers, words) if words else None
+        self._with_negative = negative
         self._begin(self.given or [], 1)
         self._told = False  # whether the prompt of the generation to come was seen
         self._tap: AttentionTap | None = None
 
-    def _begin(self, prompts: Sequence[str], each: int) -> None:
+    def _begin(self, prompts: Sequence[str], each: int, negative: Sequence[str] = ()) -> None:
         """A new generation of `each` pictures per prompt."""
         self._told = True
         self.prompts = [prompt for prompt in prompts for _ in range(each)]
+        self._negative = Beside(self, [text for text in negative for _ in range(each)], NO_NEGATIVE)
+        self._further = Beside(self, self.prompts, "nothing was traced", self._words)
         self.step, self.timestep = -1, float("nan")
         self.capture = StepAverage()
         self.latents: tuple[int, int] = (0, 0)
         self._last: Call | None = None  # the last call, of this step or a repetition of it
-        self._held: Aggregator | None = None  # what was seen of the step, while it may call the denoiser again
-        self._mixed = False  # whether two encoders that share their tokens' places were given different prompts
+        # what was seen of the step, while it may call the denoiser again
+        self._held: dict[StepAverage, Aggregator] = {}
+        self.mixed = False
         self._views = False  # whether calls at one timestep were for different latents
         self._drawn_size: tuple[int, int] | None = None
         self.pictures: list[Any] = []
@@ -110,13 +127,18 @@ class trace:
             return
         name = self.layers.backbone.prompt[0][0].replace("tokenizer", "prompt")  # Flux attends to prompt_2
         prompts = arguments.get(name) or arguments.get("prompt") or self.given or []
-        second = arguments.get("prompt_2") if name == "prompt" else None
-        mixed = second is not None and texts(second) != texts(prompts)
+        second = name == "prompt" and arguments.get("prompt_2")
+        mixed = bool(second) and texts(second) != texts(prompts)
         prompts = texts(prompts)
+        negative = texts(arguments.get("negative_prompt") or "")
+        negative = negative * len(prompts) if len(negative) == 1 else negative
         read = getattr(self.pipe, "_text_preprocessing", None)  # PixArt's
-        prompts = read(prompts, clean_caption=arguments.get("clean_caption", False)) if read and prompts else prompts
-        self._begin(prompts, arguments.get("num_images_per_prompt") or 1)
-        self._mixed = mixed
+        if read and prompts:
+            clean = arguments.get("clean_caption", False)
+            prompts, negative = read(prompts, clean_caption=clean), read(negative, clean_caption=clean)
+        self._begin(prompts, arguments.get("num_images_per_prompt") or 1, negative)
+        self.mixed = self._further.mixed = mixed
+        self._negative.mixed = bool(arguments.get("negative_prompt_2"))
 
     def _drawn(self, arguments: Mapping[str, Any], result: Any) -> None:
         pictures = list(result) if not torch.is_tensor(result) else list(result.permute(0, 2, 3, 1))
@@ -135,9 +157,9 @@ class trace:
             raise TraceError(str(error)) from None
         if call.timestep == self.timestep:  # one step calls it again: guidance, or SD 3 with layers left out
             self._views |= self._last is not None and not repeated(self._last, call)
-            if not (family.text_comes_last and self._held is not None):
+            if not (family.text_comes_last and self._held):
                 return
-            self._held = None  # what was seen is the half without the prompt
+            self._held = {}  # what was seen is the half without the prompt
         else:
             self._settle()
             self.step, self.timestep, self._told = self.step + 1, call.timestep, False
@@ -147,11 +169,27 @@ class trace:
         count, self.latents = len(self.prompts) or len(call.latents), call.side
         part = part_of(call, count, bool(getattr(self.pipe, "do_perturbed_attention_guidance", False)))
         part = 0 if family.text_is_first_half else part
-        self._aggregator = Aggregator(dataclasses.replace(self.segmenter.plan(), grid=self._grid()))
-        own = Conditional(self._aggregator, count)
-        consumer = own if part is None else dataclasses.replace(own, part=part)
-        tap = self.layers.tap(consumer, self.latents, call.beside)
+        tap = self.layers.tap(self._consumers(call, count, part), self.latents, call.beside)
         self._tap = tap.__enter__()
+
+    def _consumers(self, call: Call, count: int, part: int | None) -> Several:
+        """What receives the attention of one call: of the prompt, and of the texts beside it that are asked for."""
+        plan = dataclasses.replace(self.segmenter.plan(), grid=self._grid())
+        consumers: list[Consumer] = []
+        self._running = {}
+
+        def add(maps: TextMaps, part: int | None) -> None:
+            self._running[maps.capture] = own = Aggregator(plan)
+            states = None if maps.beyond is None else maps.beyond.states
+            consumers.append(Conditional(own if states is None else Joining(own, states), count, part))
+
+        add(self, part)
+        if self._words is not None:
+            add(self._further, part)
+        other = negative_part(call, count, part, self.layers.backbone.text_is_first_half)
+        if self._with_negative and other is not None:
+            add(self._negative, other)
+        return Several(consumers)
 
     @torch.no_grad()
     def _after(self, denoiser: Any, args: Any, output: Any) -> None:
@@ -161,26 +199,26 @@ class trace:
         failed = None if output is not None else RuntimeError
         tap.__exit__(failed, None, None)
         if failed is None:
-            self._held = self._aggregator
+            self._held = self._running
             if not self.layers.backbone.text_comes_last:
                 self._settle()
-        del self._aggregator
+        self._running = {}
 
     def _settle(self) -> None:
         """What was seen of a step enters the mean, once it is known that the step calls the denoiser no more."""
-        if self._held is not None:
-            self.capture.add(self._held)
-        self._held = None
+        for capture, seen in self._held.items():
+            capture.add(seen)
+        self._held = {}
 
     def _grid(self) -> tuple[int, int]:
         """Cells as large as the config's, as many as the picture has room for; 3 at least, as the blur reflects two."""
         size = self.config.img_size
         usual = size if isinstance(size, tuple) else (size, size)
-        cells = zip(self.config.grid, self._size(), usual)
+        cells = zip(self.config.grid, self.size(), usual)
         h, w = (max(3, round(count * side / full)) for count, side, full in cells)
         return h, w
 
-    def _size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, int]:
         """(height, width) of the pictures."""
         return picture_size(self.layers.parts, torch.empty(0, 1, *self.latents))
 
@@ -191,76 +229,37 @@ class trace:
         """How many steps entered the mean."""
         return self.capture.count
 
-    def attention(self, image: int = 0) -> Tensor:
-        """Mean over the steps, heads and layers aggregated; sums to 1 over tokens   [g, g, N]"""
+    @property
+    def further(self) -> TextMaps:
+        """Maps of the prompt and the further words together, from one softmax over both. Raises TraceError."""
+        if self._words is None:
+            raise TraceError("no further words are traced; name them: trace(pipe, further='mushroom, wall')")
+        return self._further
+
+    @property
+    def negative(self) -> TextMaps:
+        """Maps of the negative prompt, in the pass of the denoiser that has it. Raises TraceError."""
+        if not self._with_negative:
+            raise TraceError("the negative prompt is not traced; ask for it: trace(pipe, negative=True)")
+        return self._negative
+
+    def refuse(self) -> None:
         self._settle()
         if self.capture.count == 0:
             seen = f"{self.step + 1} steps ran, and none of them was chosen" if self.step >= 0 else "no step ran"
             raise TraceError(f"nothing was traced: {seen}; call the pipeline inside the `with` block")
         self._refuse_views()
-        if not 0 <= image < (count := len(maps := self.capture.attention_map())):
-            raise TraceError(f"image {image} is not among the {count} generated pictures, counted from 0")
-        return maps[image]
 
     def _refuse_views(self) -> None:
         """A picture that is not as large as what was denoised was denoised in views; or it was resized afterwards."""
         drawn = self._drawn_size
         resized = "use_resolution_binning" in inspect.signature(type(self.pipe).__call__).parameters
-        if drawn in (None, self._size(), self.latents) or (resized and not self._views):
+        if drawn in (None, self.size(), self.latents) or (resized and not self._views):
             return
         raise TraceError(
             "the pictures are {} x {}, but the denoiser saw them in views of {} x {} (a panorama?); only a generation "
-            "that is denoised whole can be traced".format(*drawn, *self._size())  # type: ignore[misc]
+            "that is denoised whole can be traced".format(*drawn, *self.size())  # type: ignore[misc]
         )
-
-    def words(self, image: int = 0) -> list[str]:
-        """The words of the prompt that name something."""
-        return list(self.prompt_words(image).content)
-
-    def word(self, word: str, image: int = 0) -> WordMap:
-        """The map of a word, or of several in a row: mean over their tokens. Raises WordNotFound, TraceError."""
-        attention, words = self.attention(image), self.prompt_words(image)
-        length = attention.shape[-1]
-        tokens = positions_in_text(words.positions(word), length)
-        content = positions_in_text(sorted({*words.content_tokens, *tokens}), length)
-        shown = rescale(attention, [tokens], content, self.config.rescale_method)[0]
-        return WordMap(word, tuple(tokens), shown, attention[..., tokens].mean(-1), self._picture(image))
-
-    def segment(self, words: str | Sequence[str] | None = None, image: int = 0) -> Segmentation:
-        """The picture segmented by words of its prompt; the others, or nothing, are background.
-
-        words   "dog, grass" or a list; None: every word that names something
-        """
-        wanted = [each for word in words.split(",") if (each := word.strip())] if isinstance(words, str) else words
-        annotation, names = self.prompt_words(image).annotation(wanted)
-        maps = self.segmenter.rescale(self.attention(image), annotation)
-        scores = self.segmenter.refine(maps, self.capture, image, self._picture(image))
-        ids = [*names, *[BACKGROUND] * (len(scores) - len(names))]
-        labels = [names.get(class_id, "background") for class_id in ids]
-        return Segmentation(scores, ids, labels, self._size(), self._picture(image))
-
-    def prompt_words(self, image: int = 0) -> PromptWords:
-        """The words of a prompt and their tokens, among as many as the denoiser was given."""
-        self.attention(image)
-        if image >= len(self.prompts):
-            raise TraceError("the pipeline was given embeddings, so the words are unknown; give trace(pipe, prompt=)")
-        length = self.attention(image).shape[-1]
-        if self._mixed:
-            raise TraceError(
-                "prompt_2 is another text than prompt: each token stands for a word of both, so no word has a map of "
-                "its own. Give one prompt"
-            )
-        family = self.layers.backbone
-        try:
-            known = family.tokenizers(self.layers.parts, length)
-            if isinstance(known["tokenizer"], PromptReader):
-                known["tokenizer"].refuse_other_length(self.prompts, exact=not family.text_is_first_half)
-            return PromptWords(self.prompts[image], **known)
-        except ExtractorError as error:
-            raise TraceError(str(error)) from None
-
-    def _picture(self, image: int) -> Any:
-        return self.pictures[image] if image < len(self.pictures) else None
 
 
 def texts(prompts: str | Sequence[str]) -> list[str]:

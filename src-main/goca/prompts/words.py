@@ -8,7 +8,7 @@ words.positions("dog")    # [2]
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,7 @@ class PromptWords:
 
     prompt         the text as the pipeline is given it; learnt tokens are written out here as the pipeline does it
     tokenizer(s)   as for goca.prompts.annotate
+    further        words that are not in the prompt, in lower case, and their positions after its tokens
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class PromptWords:
         tokenizer_2: Any = None,
         max_length: int | None = None,
         max_length_2: int | None = None,
+        further: Mapping[str, list[int]] | None = None,
     ):
-        self.prompt = prompt
+        self.prompt, self.further = prompt, dict(further or {})
         tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
         self.learnt = LearntTokens(tokenizers)
         hidden = self.learnt.hide(prompt)
@@ -61,7 +63,8 @@ class PromptWords:
     @cached_property
     def content(self) -> dict[str, list[int]]:
         """Every word that names something, in lower case and in the prompt's order -> its tokens, all occurrences."""
-        return {word: tokens for word, tokens in self._named.items() if tokens}
+        own = {word: tokens for word, tokens in self._named.items() if tokens}
+        return own | {word: tokens for word, tokens in self.further.items() if word not in own}
 
     @property
     def lost(self) -> list[str]:
@@ -85,7 +88,7 @@ class PromptWords:
     def positions(self, word: str) -> list[int]:
         """The tokens of a word, or of several words in a row, at every occurrence. Raises WordNotFound."""
         wanted = self.learnt.hide(" ".join(word.split()))
-        found = self._find(wanted) if wanted else []
+        found = (self._find(wanted) if wanted else []) or self.further.get(" ".join(word.lower().split()), [])
         if not found:
             there = ", ".join(self.content) or "(none)"
             why = "was cut off" if wanted and self._spans(wanted) else "is not in the prompt"

@@ -1,0 +1,148 @@
+"""Texts beside the prompt: the negative one, and words that the image attends to without being changed by them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusion_feature import Attention, Consumer
+from torch import Tensor
+
+from goca.generation.adapters import PipelineLayers
+from goca.generation.averages import StepAverage, TraceError
+from goca.generation.maps import TextMaps
+from goca.prompts.words import PromptWords
+
+if TYPE_CHECKING:
+    from goca.generation.trace import trace
+
+NO_NEGATIVE = (
+    "no negative prompt was traced: the pipeline ran without guidance, or guides in a second call of the denoiser, "
+    "which is not supported; Stable Diffusion, SDXL and PixArt run both halves in one call"
+)
+
+
+@dataclass(frozen=True)
+class FurtherWords:
+    """Words that are not in the prompt, each encoded as a text of its own.
+
+    states  of their tokens, without start, end and padding, as cross-attention layers are given them   [n, c]
+    rows    word -> its rows of `states`
+    """
+
+    states: Tensor
+    rows: dict[str, list[int]]
+
+    @classmethod
+    @torch.no_grad()
+    def encoded(cls, layers: PipelineLayers, words: Sequence[str]) -> FurtherWords:
+        """Encode words with a pipeline's own text encoders. Raises TraceError, WordNotFound."""
+        family = layers.backbone
+        if family.attended is None:
+            raise TraceError(
+                f"further words are not supported for the {family.name}: its layers change the text together with the "
+                "image, or where its text goes is not known; they are for Stable Diffusion, SDXL and PixArt"
+            )
+        states = family.attended(layers.parts, family.encode_text(layers.parts, list(words)).arguments)
+        known, found, rows = family.tokenizers(layers.parts), [], dict[str, list[int]]()
+        for word, own in zip(words, states):
+            tokens = PromptWords(word, **known).positions(word)
+            start = sum(map(len, rows.values()))
+            rows[word.lower()] = list(range(start, start + len(tokens)))
+            found.append(own[tokens])
+        return cls(torch.cat(found), rows)
+
+
+def further_words(given: str | Sequence[str] | None) -> list[str]:
+    """ "mushroom, wall" or a list -> each word once. Raises TraceError where none is named."""
+    if given is None:
+        return []
+    texts = given.split(",") if isinstance(given, str) else list(given)
+    words = list({text.lower(): text for each in texts if (text := " ".join(each.split()))}.values())
+    if not words:
+        raise TraceError(f'further={given!r} names nothing; expected e.g. "mushroom, wall"')
+    return words
+
+
+@torch.no_grad()
+def joined(attention: Attention, states: Tensor) -> Attention:
+    """A cross-attention whose queries also meet the keys of further tokens, after the prompt's: one softmax over both.
+
+    states   [n, c]
+    Values and result, which head weights are computed from, stay those of the prompt alone.
+    """
+    module: Any = attention.layer.module
+    key = module.to_k(states.to(attention.key)).unflatten(-1, (attention.heads, -1)).transpose(0, 1)  # [H, n, d]
+    key = key if module.norm_k is None else module.norm_k(key)
+    keys = torch.cat([attention.key, key.expand(len(attention.key), -1, -1, -1)], dim=2)
+    mask = attention.mask
+    if mask is not None:
+        mask = mask.expand(*mask.shape[:-1], attention.key.shape[2])
+        seen = mask.new_full((*mask.shape[:-1], len(states)), True if mask.dtype == torch.bool else 0)
+        mask = torch.cat([mask, seen], dim=-1)
+    return dataclasses.replace(attention, key=keys, mask=mask, text_keys=slice(0, keys.shape[2]))
+
+
+@dataclass
+class Joining:
+    """A consumer of attention to the prompt and further tokens together."""
+
+    consumer: Consumer
+    states: Tensor
+
+    @property
+    def features(self) -> Collection[str]:
+        return self.consumer.features
+
+    def attention(self, attention: Attention) -> None:
+        self.consumer.attention(attention if attention.text_keys is None else joined(attention, self.states))
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        self.consumer.feature(layer, feature)
+
+
+@dataclass
+class Several:
+    """Consumers of one forward pass."""
+
+    consumers: Sequence[Consumer]
+
+    @property
+    def features(self) -> Collection[str]:
+        return {name: None for each in self.consumers for name in each.features}
+
+    def attention(self, attention: Attention) -> None:
+        for each in self.consumers:
+            each.attention(attention)
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        for each in self.consumers:
+            each.feature(layer, feature)
+
+
+class Beside(TextMaps):
+    """The maps of a text beside the prompt, of a generation that `of` traced.
+
+    prompts  the texts, one per image
+    nothing  what to say where the text was never attended to
+    beyond   further words, whose tokens follow those of the text
+    """
+
+    def __init__(self, of: trace, prompts: list[str], nothing: str, beyond: FurtherWords | None = None):
+        self.of, self.prompts, self.nothing, self.beyond = of, prompts, nothing, beyond
+        self.segmenter, self.layers, self.capture = of.segmenter, of.layers, StepAverage()
+
+    @property
+    def pictures(self) -> list[Any]:  # type: ignore[override]
+        return self.of.pictures
+
+    def refuse(self) -> None:
+        self.of.refuse()
+        if not self.capture.count:
+            raise TraceError(self.nothing)
+
+    def size(self) -> tuple[int, int]:
+        return self.of.size()

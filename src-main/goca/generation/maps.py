@@ -1,0 +1,122 @@
+"""`TextMaps`: the words of one text in a generated image. `goca.trace` has them of the prompt, and of further texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusion_feature import ExtractorError
+from diffusion_feature.chat import PromptReader
+from torch import Tensor
+
+from goca.generation.adapters import PipelineLayers
+from goca.generation.averages import StepAverage, TraceError, WordMap
+from goca.method.rescaling import divide, rescale
+from goca.prompts.positions import positions_in_text
+from goca.prompts.words import PromptWords
+from goca.segmentation import BACKGROUND, Segmentation
+from goca.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from goca.generation.further import FurtherWords
+
+
+class TextMaps:
+    """Word maps of one text per image, averaged over the steps of a generation.
+
+    prompts   the texts, one per image
+    capture   their attention
+    pictures  the generated images, as far as they are known
+    beyond    further words, whose tokens follow those of the text
+    mixed     two encoders that share their tokens' places were given different texts
+    """
+
+    beyond: FurtherWords | None = None
+    mixed: bool = False
+
+    segmenter: Segmenter
+    layers: PipelineLayers
+    prompts: list[str]
+    capture: StepAverage
+    pictures: list[Any]
+
+    def refuse(self) -> None:
+        """Raise TraceError where nothing can be read."""
+        raise NotImplementedError
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        raise NotImplementedError
+
+    def attention(self, image: int = 0) -> Tensor:
+        """Mean over the steps, heads and layers aggregated; sums to 1 over tokens   [g, g, N]"""
+        self.refuse()
+        if not 0 <= image < (count := len(maps := self.capture.attention_map())):
+            raise TraceError(f"image {image} is not among the {count} generated pictures, counted from 0")
+        return maps[image]
+
+    def words(self, image: int = 0) -> list[str]:
+        """The words of the text that name something."""
+        return list(self.prompt_words(image).content)
+
+    def word(self, word: str, image: int = 0) -> WordMap:
+        """The map of a word, or of several in a row: mean over their tokens. Raises WordNotFound, TraceError."""
+        attention, words = self.attention(image), self.prompt_words(image)
+        length = attention.shape[-1]
+        tokens = positions_in_text(words.positions(word), length)
+        content = positions_in_text(sorted({*words.content_tokens, *tokens}), length)
+        shown = rescale(attention, [tokens], content, self.segmenter.config.rescale_method)[0]
+        return WordMap(word, tuple(tokens), shown, attention[..., tokens].mean(-1), self._picture(image))
+
+    def segment(self, words: str | Sequence[str] | None = None, image: int = 0) -> Segmentation:
+        """The picture segmented by words of the text; the others, or nothing, are background.
+
+        words   "dog, grass" or a list; None: every word that names something
+        """
+        wanted = [each for word in words.split(",") if (each := word.strip())] if isinstance(words, str) else words
+        annotation, names = self.prompt_words(image).annotation(wanted)
+        maps = self.segmenter.rescale(self.attention(image), annotation)
+        scores = self.segmenter.refine(maps, self.capture, image, self._picture(image))
+        ids = [*names, *[BACKGROUND] * (len(scores) - len(names))]
+        labels = [names.get(class_id, "background") for class_id in ids]
+        return Segmentation(scores, ids, labels, self.size(), self._picture(image))
+
+    def at(self, x: int, y: int, image: int = 0) -> list[tuple[str, float]]:
+        """The words by the attention of a pixel, highest first: a word's share among all words, sum 1.
+
+        A word's attention is the mean over its tokens, bilinear between cells of the grid.
+        x, y    columns from the left and rows from the top, from 0
+        errors  OutsideImage, TraceError
+        """
+        attention, words = self.attention(image), self.prompt_words(image).content
+        maps = torch.stack([attention[..., tokens].mean(-1) for tokens in words.values()])
+        found = dict(
+            Segmentation(divide(maps, maps.sum(0)), [*range(1, len(words) + 1)], [*words], self.size()).at(x, y)
+        )
+        total = sum(found.values())
+        return [(word, share / total) for word, share in found.items()]
+
+    def prompt_words(self, image: int = 0) -> PromptWords:
+        """The words of a text and their tokens, among as many as the denoiser was given."""
+        rows = {} if self.beyond is None else self.beyond.rows
+        length = self.attention(image).shape[-1] - sum(map(len, rows.values()))  # the text's own tokens
+        if image >= len(self.prompts):
+            raise TraceError("the pipeline was given embeddings, so the words are unknown; give trace(pipe, prompt=)")
+        if self.mixed:
+            raise TraceError(
+                "prompt_2 is another text than prompt: each token stands for a word of both, so no word has a map of "
+                "its own. Give one prompt"
+            )
+        family = self.layers.backbone
+        try:
+            known = family.tokenizers(self.layers.parts, length)
+            if isinstance(known["tokenizer"], PromptReader):
+                known["tokenizer"].refuse_other_length(self.prompts, exact=not family.text_is_first_half)
+            further = {word: [length + row for row in own] for word, own in rows.items()}
+            return PromptWords(self.prompts[image], **known, further=further)
+        except ExtractorError as error:
+            raise TraceError(str(error)) from None
+
+    def _picture(self, image: int) -> Any:
+        return self.pictures[image] if image < len(self.pictures) else None
