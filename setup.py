@@ -19,8 +19,6 @@ REQUIRES = [
     "scipy>=1.13",
     "matplotlib>=3.9,<4",
     "tqdm>=4.66",
-    "openai>=3.50,<4",
-    "httpx2>=2.12,<3",
     "psutil>=5",
     "packaging>=23",
 ]
@@ -28,6 +26,7 @@ REQUIRES = [
 EXTRAS = {
     "crf": ["pydensecrf2>=1.1,<2"],  # DenseCRF; compiles with gcc
     "formats": ["pycocotools>=2.0.8,<3"],  # COCO files of `goca label` and `goca synth`
+    "label": ["openai>=3.50,<4", "httpx2>=2.12,<3"],  # captions from a vision-language model's server
     "app": ["gradio>=6,<7"],  # the page of `goca app`
     "int8": ["bitsandbytes>=0.45,<1"],  # Flux's T5 in 8 bit, on CUDA
     "slurm": ["hydra-submitit-launcher>=1.2,<2"],
@@ -82,6 +81,6 @@ setup(
         **EXTRAS,
         "dev": TOOLS,
         "docs": DOCS,
-        "test": [*TOOLS, *DOCS, *EXTRAS["crf"], *EXTRAS["app"], *EXTRAS["formats"], *QUANTISED],
+        "test": [*TOOLS, *DOCS, *EXTRAS["crf"], *EXTRAS["app"], *EXTRAS["formats"], *EXTRAS["label"], *QUANTISED],
     },
 )

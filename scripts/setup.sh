@@ -12,5 +12,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   echo "Setting up .venv (a few minutes the first time) ..."
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${extra:+[$extra]}" \
     2> .venv/pip.log || { cat .venv/pip.log >&2; exit 1; }
+  # a clone called goca must not hide the package from scripts that run in its parent folder (docs/faq.md)
+  packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  printf '%s\n' "$PWD/src-main" "$PWD/install" > "$packages/goca-sources.pth"
   echo "$wanted" > "$stamp"
 fi

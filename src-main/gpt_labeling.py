@@ -24,6 +24,7 @@ from goca.labeling import (
     LabelerConfig,
     LabelingError,
     LabelingSettings,
+    check_libraries,
     check_own,
     dollars,
     vocabulary,
@@ -56,6 +57,7 @@ def label(values: dict[str, Any]) -> None:
         price(labeler, Answers(log_beside(path)).to_ask(labeler.names, values["again"]))
         report_skipped(labeler)
         return
+    check_libraries()
     key = labeler.config.key()
     check_own(path, Answers(log_beside(path)))
     with AnswerLog(log_beside(path), labeler.asked(), mix=values["mix"]) as log:

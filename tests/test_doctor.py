@@ -1,7 +1,11 @@
 """`goca doctor`: each line ends in ok or in a command; what is needed and missing makes the exit status 1."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ from goca.cli import machine, main, places
 from goca.config import load_config, names
 from goca.embedded import resolve
 from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
 
 
 def doctor(capsys, *arguments):
@@ -73,6 +79,29 @@ def test_the_hub_is_asked_with_patience_and_its_silence_is_said(monkeypatch):
     assert "no hub id" in line.found
 
 
+def test_a_folder_that_hides_the_package_is_named(tmp_path, monkeypatch):
+    """A clone called goca, where the package is installed with --editable: no folder of sys.path has it."""
+    (tmp_path / "goca").mkdir()
+    monkeypatch.setattr("sys.path", [str(tmp_path / "elsewhere")])
+    (line,) = places.shadows(tmp_path)
+    assert not line.ok and not line.needed and f"{tmp_path / 'goca'} hides the package" in line.found
+    monkeypatch.setattr("sys.path", [str(ROOT / "src-main")])
+    assert not list(places.shadows(tmp_path))
+    monkeypatch.setattr("sys.path", [])
+    (tmp_path / "goca" / "__init__.py").touch()
+    assert not list(places.shadows(tmp_path)) and not list(places.shadows(tmp_path / "goca"))
+
+
+def test_the_path_that_the_set_up_writes_finds_the_package_beside_such_a_folder(tmp_path):
+    (tmp_path / "goca").mkdir()
+    written = re.search(r"printf '%s\\n' (.*) >", (ROOT / "scripts/setup.sh").read_text())[1]
+    folders = [str(ROOT / Path(each.strip('"')).name) for each in written.split()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    code = "import goca, diffusion_feature; print(goca.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(ROOT / "src-main/goca/__init__.py"), done.stderr
+
+
 def test_a_data_set_is_looked_through(tmp_path):
     (line,) = places.dataset("scenes", None)
     assert line.ok and "200 pictures" in line.found
@@ -119,7 +148,8 @@ def memory(gigabytes):
 
 def test_what_fits_follows_the_memory():
     def fits(gigabytes, dtype="auto"):
-        return {line.what for line in machine.models(memory(gigabytes), dtype) if line.ok}
+        lines = [line for kind in (True, False) for line in machine.models(memory(gigabytes), dtype, kind)]
+        return {line.what for line in lines if line.ok}
 
     assert fits(0.001) == set() and fits(10_000) == {each.model for each in machine.footprints()}
     assert fits(5) == {"mini-sd", "sd15"} and "sd21" in fits(5, "bfloat16")
@@ -131,7 +161,19 @@ def test_the_mending_command_names_what_does_fit(monkeypatch):
     monkeypatch.setattr(machine, "processor_flags", lambda: {"avx2", "amx_bf16"})
     mends = {line.what: line.mend for line in machine.models(memory(15), "auto")}
     assert "--model pixart-sigma --dtype bfloat16" in mends["pixart-sigma"]
-    assert mends["flux"].endswith(("--model hunyuan", "--model sdxl", "--model playground-v2"))
+    assert mends["flux"].endswith(("--model hunyuan", "--model sdxl"))
+
+
+def test_only_models_with_published_settings_are_proposed():
+    """Lumina 2 is the largest that fits 25 GB in float32, and no paper chose its settings."""
+    published = {line.what: line for line in machine.models(memory(25), "auto")}
+    others = {line.what: line for line in machine.models(memory(25), "auto", published=False)}
+    assert {"sd15", "sdxl", "pixart-alpha", "hunyuan", "flux"} <= set(published)
+    assert {"sd21", "playground-v2", "sd3", "kolors", "lumina2"} <= set(others)
+    assert others["lumina2"].ok and not published["flux"].ok
+    for line in [*published.values(), *others.values()]:
+        proposed = (line.mend or "").partition("--model ")[2].split()
+        assert line.ok or proposed[0] in published or proposed[0] == line.what
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ def test_the_console_command_and_the_extras(inside):
     assert dict(commands["console_scripts"]) == {"goca": "goca.cli:main"}
     lines = metadata(inside, "METADATA").splitlines()
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")}
-    assert {"crf", "app", "eval", "dev", "docs", "test"} <= extras
+    assert {"crf", "app", "label", "eval", "dev", "docs", "test"} <= extras
+    assert not {"openai", "httpx2"} & {each.name for each in requirements(inside)}  # 28 MB that few need
 
 
 def requirements(inside, extras=False):

@@ -21,6 +21,7 @@ from goca.cli.models import EMBEDDED, add_model_arguments, chosen_model, load
 if TYPE_CHECKING:
     from goca.cli.machine import Line, Memory
 
+CLONE = Path(__file__).resolve().parents[3]  # where this is one
 PICTURE, PROMPT = "JPEGImages/test_00000.png", "star, wall, snow"  # of the embedded scenes
 
 
@@ -53,8 +54,12 @@ def examined(args: argparse.Namespace, model: str) -> list[Line]:
     found = machine.memory(args.device)
     lines = show("device", [machine.device_line(found), machine.precision_line(found, args.dtype)])
     lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
+    lines += show("models whose settings no paper chose", machine.models(found, args.dtype, False))
     lines += show("programs", machine.programs())
-    found_places = show("places", [*places.pipeline(pipeline), *([places.denoiser(second)] if second else [])])
+    lines += show(
+        "places", [line for folder in dict.fromkeys((Path.cwd(), CLONE.parent)) for line in places.shadows(folder)]
+    )
+    found_places = show("", [*places.pipeline(pipeline), *([places.denoiser(second)] if second else [])])
     lines, readable = lines + found_places, all(line.ok for line in found_places)
     lines += show("", dataset_lines(args))
     return lines + show("one picture", [trial(model, args, found) if readable else not_tried(model, "the pipeline")])

@@ -14,7 +14,12 @@ from typing import Any
 
 GB = 1e9
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
-OPTIONAL = {"pydensecrf": ("crf", "DenseCRF refinement"), "gradio": ("app", "the page")}  # module -> extra, what for
+OPTIONAL = {  # module -> extra, what for
+    "pydensecrf": ("crf", "DenseCRF refinement"),
+    "pycocotools": ("formats", "COCO files"),
+    "gradio": ("app", "the page"),
+    "openai": ("label", "captions from a server"),
+}
 OLDEST = (3, 11)
 MISSING = "not installed"
 MEASURED = Path(__file__).resolve().parents[3] / "docs" / "benchmark.json"  # in a checkout
@@ -172,12 +177,16 @@ def precision_line(found: Memory, dtype: str) -> Line:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one pipeline takes: billions of parameters, bytes of the method, and whether those are measured."""
+    """What one pipeline takes: billions of parameters, bytes of the method, and whether those are measured.
+
+    published  whether its settings are the paper's, or an embedded model's own
+    """
 
     model: str
     parameters: float
     method: float
     measured: bool
+    published: bool = False
 
     def bytes(self, width: int) -> float:
         """Weights of `width` bytes each and the method's own."""
@@ -193,7 +202,11 @@ def footprints() -> list[Footprint]:
     for model, entry in entries.items():
         measured = measured_bytes(model)
         method = entry["method"] * GB if measured is None else measured
-        found.append(Footprint(model, sum(entry["parameters"].values()), method, measured is not None))
+        found.append(
+            Footprint(
+                model, sum(entry["parameters"].values()), method, measured is not None, entry.get("published", False)
+            )
+        )
     return sorted(found, key=lambda each: each.bytes(4))
 
 
@@ -208,15 +221,19 @@ def measured_bytes(model: str, file: Path = MEASURED) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def models(found: Memory, dtype: str) -> Iterator[Line]:
-    """Which model configs fit into the free memory: an estimate from sizes of weights and the method's own memory."""
+def models(found: Memory, dtype: str, published: bool = True) -> Iterator[Line]:
+    """Which models fit into the free memory: an estimate from sizes of weights and the method's own memory.
+
+    published  those whose settings the paper chose, and the embedded ones; False: the others. Only the former are
+               proposed in place of what does not fit
+    """
     width, name = width_of(dtype, found.device)
-    fits = [each for each in footprints() if each.bytes(width) <= found.free]
-    for each in footprints():
+    fits = [each for each in footprints() if each.bytes(width) <= found.free and each.published]
+    for each in (each for each in footprints() if each.published == published):
         what = f"{each.bytes(width) / GB:5.1f} GB in {name}, of it {each.method / GB:.2f} the method's" + (
             "" if each.measured else " at most"
         )
-        yield Line(each.model, what, None if each in fits else remedy(each, found, fits))
+        yield Line(each.model, what, None if each.bytes(width) <= found.free else remedy(each, found, fits))
 
 
 def width_of(dtype: str, device: Any) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,19 @@ PATIENCE = 5  # seconds that the hub is given
 WEIGHTS = ("*.safetensors",)
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "safety_checker")
 ELSEWHERE = "goca segment IMAGE --pipeline FOLDER --model CONFIG"
+
+
+def shadows(folder: Path) -> Iterator[Line]:
+    """Whether a folder called goca in this one hides the package from scripts that run here.
+
+    Python takes it for a package without code, unless the real one lies in a folder of sys.path: an editable install
+    does not.
+    """
+    hidden = folder / "goca"
+    beside = any(Path(place, "goca", "__init__.py").is_file() for place in sys.path if place)
+    if hidden.is_dir() and not (hidden / "__init__.py").is_file() and not beside:
+        found = f"{hidden} hides the package from scripts that run in this folder"
+        yield Line("goca", found, f"pip install {hidden}   (not --editable), or rename the folder")
 
 
 def pipeline(place: str) -> Iterator[Line]:

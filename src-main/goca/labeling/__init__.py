@@ -14,6 +14,7 @@ from goca.labeling.instruction import Vocabulary, vocabularies, vocabulary
 from goca.labeling.labeler import Labeler
 from goca.labeling.pricing import Estimate, Prices, dollars, estimate
 from goca.labeling.published import PUBLISHED, Finding, examine, examine_captions, find_published, import_labels
+from goca.labeling.server import check_libraries
 from goca.labeling.text_answers import read_text_answers, text_files
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Prices",
     "ServerRefused",
     "Vocabulary",
+    "check_libraries",
     "check_own",
     "dollars",
     "estimate",

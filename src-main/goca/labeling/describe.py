@@ -13,7 +13,7 @@ from goca.labeling.config import LabelerConfig
 from goca.labeling.images import as_jpeg
 from goca.labeling.instruction import CAPTION_LEN, FREE, Vocabulary, read_template
 from goca.labeling.labeler import answer
-from goca.labeling.server import Server
+from goca.labeling.server import Server, check_libraries
 
 LOG = "descriptions.jsonl"
 
@@ -23,10 +23,11 @@ class Describer:
 
     config  how the server is reached and asked; the key comes from the environment
     log     the file of answers, as the labeller writes it; made if it is not there
-    Raises KeyMissing, and LabelingError where the log cannot be written.
+    Raises LibrariesMissing, KeyMissing, and LabelingError where the log cannot be written.
     """
 
     def __init__(self, config: LabelerConfig, log: Path) -> None:
+        check_libraries()
         template = FREE if config.instruction is None else read_template(config.instruction)
         self.config, self.instruction = config, Vocabulary(()).instruction(template=template)
         asked = {"dataset": "images", "instruction": self.instruction, **config.asked()}

@@ -13,6 +13,10 @@ class KeyMissing(LabelingError):
     """The environment variable that should hold the server's key is not set."""
 
 
+class LibrariesMissing(LabelingError, ImportError):
+    """openai or httpx2 is not installed."""
+
+
 class ServerRefused(LabelingError):
     """The server turns every request down (key, model, quota); what is answered so far is kept."""
 

@@ -9,10 +9,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from goca.labeling.config import SECRET, LabelerConfig
-from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
+from goca.labeling.errors import LabelingError, LibrariesMissing, NoCaption, ServerRefused
 from goca.labeling.replies import shown
 
 MOST_BYTES = 1 << 20  # of a reply; a caption needs a few hundred
@@ -20,6 +21,13 @@ ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")  # as JSON writes a character
 TRANSIENT = (408, 409, 425, 429)  # and every 5xx
 FATAL = (401, 402, 403, 404, 407)  # the key, the account, the model's name, the address
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # a 429 that waiting does not cure
+
+
+def check_libraries() -> None:
+    """Raises LibrariesMissing where what asks a server is not installed."""
+    for name in ("openai", "httpx2"):
+        if find_spec(name) is None:
+            raise LibrariesMissing(f"asking a server needs {name}: pip install 'goca[label]' (in a clone '.[label]')")
 
 
 class Server:
