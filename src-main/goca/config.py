@@ -81,6 +81,7 @@ class SegmenterConfig:
     ref_layer       dense feature that the reference affinity is made of
     cross_layers    cross maps that are aggregated: "all", ids, or patterns with braces {0..2} {1,3}
     self_layers     self maps that make the space map
+    rows            approximate: layers are weighted by so many rows of the reference affinity; None: by all of them
     token_method    what the map of a class of several tokens is: their mean or their sum
     refine          steps of refinement, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
     affinity_order  how often the step `affinity` applies the space map; 0: not at all
@@ -115,6 +116,7 @@ class SegmenterConfig:
     cross_layers: Layers = "all"
     head_method: Annotated[str, OneOf(HEAD_RULES)] = "dot-product w/o clamp"
     layer_method: Annotated[str, OneOf(LAYER_RULES)] = "dot-product similarity"
+    rows: Count | None = None
     rescale_method: Annotated[str, OneOf(RESCALE_RULES)] = "sum-1 rescaling + per-token renorm+"
     token_method: Annotated[str, OneOf(TOKEN_RULES)] = "mean"
     refine: tuple[Any, ...] = ("affinity",)

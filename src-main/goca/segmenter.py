@@ -133,6 +133,7 @@ class Segmenter(SegmentationModel):
             first_channel=self.protocol.reference_channels == "first",
             normalised_rows=self.protocol.self_map_rows == "normalised",
             dense=tuple(self.dense.values()),
+            rows=config.rows,
         )
 
     def finder(self) -> Finder:

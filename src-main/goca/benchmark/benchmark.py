@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="SegmentationModel")
 Source = AnnotationFile | WordPrompts
 # fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
-LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None}
+LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None, "rows": None}
 # values of fields that folders of before do not say: their defaults
 ASSUMED = {"model": defaults(SegmenterConfig), "dataset": defaults(DatasetConfig)}
 PROJECT = Path(__file__).resolve().parents[3]  # labels that a config names relative to the project are found here

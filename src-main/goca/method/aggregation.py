@@ -39,6 +39,7 @@ class Plan:
     first_channel     only its first channel enters the reference affinity
     normalised_rows   rows of resized self maps sum to 1
     dense             ids of dense features that are kept as they are
+    rows              rows of the reference affinity by which layers are compared; None: all, which is exact
     """
 
     blocks: tuple[str, ...]
@@ -50,6 +51,7 @@ class Plan:
     first_channel: bool = False
     normalised_rows: bool = True
     dense: tuple[str, ...] = ()
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Aggregator:
                 self.dense[layer] = feature
                 self._hold([feature])
             if self.compared and layer == self.plan.reference:
-                self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows)
+                self.reference = Reference(feature, self.plan.first_channel, self.plan.normalised_rows, self.plan.rows)
                 for block in list(self.deferred):
                     self._compare_deferred(block, self.reference)
 

@@ -14,24 +14,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goca.method.resizing import Grid, adjoint_keys, among, key_masses, nearest_rows, on_device, self_map
+from goca.method.resizing import (
+    Grid,
+    adjoint_keys,
+    among,
+    key_masses,
+    nearest_rows,
+    on_device,
+    sample_rows,
+    self_map,
+)
 
 
 class Reference:
-    """The reference affinity softmax(F F^T / sqrt(c))   [B, R, R], computed once.
+    """The reference affinity softmax(F F^T / sqrt(c))   [B, R, R], or some of its rows [B, n, R]; computed once.
 
     feature      F                                      [B, c, h, w]
     first_only   only the feature's first channel enters, so c = 1
     normalised   rows of a resized self map are brought back to sum 1
+    count        how many rows (`sample_rows`); None: all
     """
 
-    def __init__(self, feature: Tensor, first_only: bool, normalised: bool):
+    def __init__(self, feature: Tensor, first_only: bool, normalised: bool, count: int | None = None):
         feature = feature[:, :1] if first_only else feature
         F = feature.float().flatten(2)  # [B, c, R]
         self.grid: Grid = (feature.shape[2], feature.shape[3])
-        logits = (F * F.shape[1] ** -0.5).transpose(1, 2) @ F
-        self.affinity = torch.softmax(logits, -1, out=logits)  # [B, R, R]
-        self.normalised = normalised
+        queries = F if count is None else F[..., on_device(sample_rows(F.shape[2], count), F.device)]
+        logits = (queries * F.shape[1] ** -0.5).transpose(1, 2) @ F
+        self.affinity = torch.softmax(logits, -1, out=logits)  # [B, n, R]
+        self.normalised, self.count = normalised, count
         self._adjoints: dict[Grid, Tensor] = {}
         self._masses: dict[Grid, Tensor] = {}
 
@@ -41,9 +52,9 @@ class Reference:
         <Ref, self_map(rows)> = <adjoint, rows>, up to the normalisation of rows.
         """
         if grid not in self._adjoints:
-            keys = adjoint_keys(self.affinity, grid, self.grid)  # [B, R, S]
+            keys = adjoint_keys(self.affinity, grid, self.grid)  # [B, n, S]
             if grid != self.grid:
-                wanted, places = nearest_rows(grid, self.grid)
+                wanted, places = nearest_rows(grid, self.grid, self.count)
                 places = on_device(places, keys.device)
                 keys = keys.new_zeros(len(keys), len(wanted), keys.shape[2]).index_add_(1, places, keys)
             self._adjoints[grid] = keys
@@ -76,7 +87,8 @@ class Similarity:
 
 def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
     """sum Ref * S, without resizing S."""
-    wanted, adjoint, mass = nearest_rows(grid, reference.grid)[0], reference.adjoint(grid), reference.mass(grid)
+    wanted = nearest_rows(grid, reference.grid, reference.count)[0]
+    adjoint, mass = reference.adjoint(grid), reference.mass(grid)
     if not torch.equal(wanted, queries):
         used, places = (on_device(index, rows.device) for index in among(wanted, queries))
         rows, adjoint = rows[:, places], adjoint[:, used]
@@ -86,13 +98,13 @@ def dot_product(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid)
 
 def distance(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
     """sum_i |Ref_i - S_i|"""
-    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised)
+    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised, reference.count)
     return (reference.affinity[:, targets] - resized).norm(dim=-1).sum(-1, keepdim=True)
 
 
 def overlap(reference: Reference, queries: Tensor, rows: Tensor, grid: Grid) -> Tensor:
     """sum min and sum max of Ref and S"""
-    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised)
+    targets, resized = self_map(rows, queries, grid, reference.grid, reference.normalised, reference.count)
     expected = reference.affinity[:, targets]
     return torch.stack([pick(expected, resized).sum((1, 2)) for pick in (torch.minimum, torch.maximum)], dim=-1)
 
@@ -113,7 +125,7 @@ class LayerComparison:
         self.reference, self.grid = reference, grid
         self.rules = {rule: similarity for rule in rules if (similarity := LAYER_RULES[rule]) is not None}
         self.sums: dict[str, Tensor] = {}
-        self.queries = nearest_rows(grid, reference.grid)[0]  # the rows that are needed
+        self.queries = nearest_rows(grid, reference.grid, reference.count)[0]  # the rows that are needed
 
     def add(self, queries: Tensor, rows: Tensor) -> None:
         """Add a chunk: queries [s], ascending, and their rows [B, s, S]; rows that are not needed may be among them."""

@@ -55,9 +55,30 @@ def nearest_index(source: Grid, target: Grid) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def nearest_rows(source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
-    """The source queries that are used, in ascending order, and for each target query its place among them."""
-    return nearest_index(source, target).unique(return_inverse=True)
+def sample_rows(rows: int, count: int) -> Tensor:
+    """Some of the rows 0, 1, ..., ascending: one of each of `count` equally long runs; all, if there are no more [n]
+
+    The seed is fixed, so that every image and machine has the same ones.
+    """
+    edges = torch.arange(min(count, rows) + 1) * rows // min(count, rows)
+    within = torch.rand(len(edges) - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return edges[:-1] + (within * edges.diff()).long()
+
+
+@lru_cache(maxsize=128)
+def nearest_of(source: Grid, target: Grid, count: int | None = None) -> Tensor:
+    """`nearest_index` for `count` target queries (`sample_rows`), or for all   [n]"""
+    index = nearest_index(source, target)
+    return index if count is None else index[sample_rows(len(index), count)]
+
+
+@lru_cache(maxsize=128)
+def nearest_rows(source: Grid, target: Grid, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The source queries that are used, in ascending order, and for each target query its place among them.
+
+    count   only of so many target queries (`sample_rows`)
+    """
+    return nearest_of(source, target, count).unique(return_inverse=True)
 
 
 def among(wanted: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,20 +111,23 @@ def adjoint_keys(maps: Tensor, source: Grid, target: Grid) -> Tensor:
     return (rows.T @ (maps.unflatten(2, target) @ columns)).flatten(2)
 
 
-def self_map(rows: Tensor, queries: Tensor, source: Grid, target: Grid, normalised: bool) -> tuple[Tensor, Tensor]:
+def self_map(
+    rows: Tensor, queries: Tensor, source: Grid, target: Grid, normalised: bool, count: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Rows of a self map on another grid   [B, s, S] -> the target queries that they serve [r], [B, r, R]
 
     queries     of which the rows are, in ascending order, on the CPU   [s]
     normalised  rows brought back to sum 1; otherwise their mass grows with the target's size
+    count       only so many target queries (`sample_rows`), and their places among these
     """
-    if source == target:
+    if source == target and count is None:
         return on_device(queries, rows.device), rows
-    targets, places = among(nearest_index(source, target), queries)
+    targets, places = among(nearest_of(source, target, count), queries)
     if len(targets) == 0:  # a small chunk may lie between the rows that are used
         return on_device(targets, rows.device), rows.new_empty(len(rows), 0, target[0] * target[1])
     used, places = places.unique(return_inverse=True)
     targets, used, places = (on_device(index, rows.device) for index in (targets, used, places))
     maps = resize_keys(rows[:, used], source, target)
-    if normalised:
+    if normalised and source != target:
         maps = maps / maps.sum(-1, keepdim=True)
     return targets, maps[:, places]
