@@ -3,6 +3,7 @@
     python3 scripts/benchmark.py [embedded]     on the embedded model: a table, and JSON with --json FILE
     python3 scripts/benchmark.py denoisers      on full-size denoisers with random weights
     python3 scripts/benchmark.py evaluation     the evaluation alone
+    python3 scripts/benchmark.py summary        summing up a run of 5000 images
 
 Of the embedded model:
 
@@ -36,7 +37,7 @@ from make_scenes import REPOSITORY
 from tqdm import tqdm
 
 WARM_UP = 5  # pictures before the clock starts
-OTHERS = {"denoisers": "benchmarks.of_denoisers", "evaluation": "benchmark_evaluation"}
+OTHERS = {"denoisers": "benchmarks.of_denoisers", "evaluation": "benchmark_evaluation", "summary": "benchmark_summary"}
 FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 
 

@@ -156,7 +156,7 @@ def test_of_several_reasons_the_last_is_kept_and_said_once(tmp_path):
         assert store.records()["a"]["skipped"] == "missing"
         store.append({"image": "a", "cells": [[0, 0, 0, 1]], "again": 1})
         store.append({"image": "a", "cells": []})
-        assert store.records()["a"]["cells"] == [[0, 0, 0, 1]]
+        assert store.records()["a"]["cells"].tolist() == [[0, 0, 0, 1]]
 
 
 def test_several_processes_count_again_what_was_changed(scenes):

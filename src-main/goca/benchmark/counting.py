@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from goca.benchmark.ahead import read_ahead
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.prediction import Case, Outcome, Predictor
@@ -25,6 +27,8 @@ from goca.evaluation.counts import ConfusionCounts, LabelError, as_array
 from goca.evaluation.presence import as_record
 from goca.files.log import Record
 from goca.report.gallery import Gallery
+
+AHEAD = 8  # images
 
 
 class Watcher(Protocol):
@@ -104,7 +108,7 @@ class CountedRun:
         again = earlier.get("again", 0) + (reason is not None)
         if again:
             record |= {"again": again, "changed": earlier.get("changed") if reason is None else reason}
-        if record != earlier:  # the same skip for the same reason is written once
+        if "cells" in record or record != earlier:  # the same skip for the same reason is written once
             self.store.append(record)
 
 
@@ -116,26 +120,29 @@ def count_images(
     *,
     batch_size: int = 1,
     progress: Callable[[list[str]], Iterable[str]] = iter,
+    ahead: int = AHEAD,
 ) -> None:
     """Segment and count those of the images that any run lacks; each is read once for all runs.
 
     load        called once, and only if there is an image to segment
     batch_size  images that are segmented at once
     progress    wraps the ids that are left, such as tqdm
+    ahead       images that are read by threads while others are segmented; results do not depend on it
     An image that cannot be used is recorded with the reason.
     """
     left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
-    readings = (read_image(dataset, image_id, runs) for image_id in left)
+    readings = read_ahead(left, lambda image_id: read_image(dataset, image_id, runs), ahead)
     predictor = cache(load)
     batch: list[Reading] = []
-    for _, reading in zip(progress(left), readings):
-        for number, reason in reading.skipped.items():
-            runs[number].skip(reading.image_id, reason)
-        if reading.cases:
-            batch.append(reading)
-        if len(batch) == batch_size:
-            count_batch(batch, runs, predictor())
-            batch = []
+    with closing(readings):
+        for _, reading in zip(progress(left), readings):
+            for number, reason in reading.skipped.items():
+                runs[number].skip(reading.image_id, reason)
+            if reading.cases:
+                batch.append(reading)
+            if len(batch) == batch_size:
+                count_batch(batch, runs, predictor())
+                batch = []
     if batch:
         count_batch(batch, runs, predictor())
 

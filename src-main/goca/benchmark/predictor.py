@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from diffusion_feature import PromptCut
@@ -213,12 +214,20 @@ def answered(answer: Answer, notes: Sequence[str]) -> Prediction:
 
 @contextmanager
 def recorded_warnings() -> Iterator[list[Warning]]:
-    """The UserWarnings of a block, instead of showing them; the list is filled when the block ends."""
+    """The UserWarnings of a block in this thread, kept instead of shown; those of other threads are shown."""
     messages: list[Warning] = []
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("always")
+        show, thread = warnings.showwarning, threading.get_ident()
+
+        def keep(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+            if threading.get_ident() != thread:
+                show(message, category, *where, **options)
+            elif issubclass(category, UserWarning):
+                messages.append(message)
+
+        warnings.showwarning = keep
         yield messages
-    messages += [each.message for each in caught if issubclass(each.category, UserWarning)]  # type: ignore[misc]
 
 
 def notes_on(sample: Sample, messages: Sequence[Warning], prompts: Iterable[str], cut: dict[str, str]) -> list[str]:

@@ -17,16 +17,19 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from goca.errors import GocaError
+from goca.evaluation.metrics import packed
 from goca.files import atomic
 from goca.files.atomic import FileNotWritten, encoded, sweep
 from goca.files.bounded_json import read_json
-from goca.files.log import Record, append_line, open_log, sealed, sealed_lines
+from goca.files.log import Record, append_line, open_log, sealed, sealed_lines, sealed_lines_from
 
 
 class RunError(GocaError, ValueError):
@@ -37,6 +40,7 @@ class RunMismatch(RunError):
     """A run folder that holds counts made with other settings; the message shows the difference."""
 
 
+CELLS = b'"cells":[['  # before the counts in a line
 OURS = ("counts*.jsonl", "results.json", "evaluation.txt", "report.html", "gallery", "label_maps")  # what a run writes
 LATER = ("class_names", "weights", "denoiser weights")  # settings that folders of earlier versions do not hold
 PER_IMAGE = ("annotations", "labels")  # files of prompts: what of them was changed is counted again
@@ -67,6 +71,9 @@ class RunStore:
         except OSError as error:
             raise RunError(f"run_dir={folder} cannot be made: {error}") from None
         self._origin: str | None = None
+        self._known: dict[str, Record] = {}
+        self._origins: dict[str, Record] = {}
+        self._ends: dict[Path, int] = {}  # how far each log was read
         self._path = self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")
         try:
             self._file = open_log(self._path)
@@ -81,20 +88,17 @@ class RunStore:
     def records(self) -> dict[str, Record]:
         """Everything known by now, of all processes, by image; counts beat a "skipped", a later one an earlier one.
 
+        "cells" is an array (see `packed`). What was read before is not read again.
         Raises RunError if the folder is gone.
         """
         self._check_there()
-        known: dict[str, Record] = {}
-        for record in self._lines("image"):
-            earlier = known.get(record["image"])
-            order = _order(record)
-            if earlier is None or order > _order(earlier) or (order == _order(earlier) and "skipped" in record):
-                known[record["image"]] = record
-        return known
+        self._read()
+        return dict(self._known)
 
     def origins(self) -> dict[str, Record]:
         """Where counts come from, by the id that their records have under "by"."""
-        return {record.pop("origin"): record for record in self._lines("origin")}
+        self._read()
+        return dict(self._origins)
 
     def declare(self, origin: Mapping[str, Any]) -> None:
         """Say where the counts come from that are appended after this: device, versions, ..."""
@@ -105,7 +109,11 @@ class RunStore:
 
     def append(self, record: Record) -> None:
         """Add one image; on disk when this returns. Raises RunError if it cannot be; the file is then as it was."""
-        self._write({**record, "by": self._origin} if self._origin and "cells" in record else record)
+        if "cells" in record:
+            cells = record["cells"]
+            record = {**record, "cells": cells.tolist() if isinstance(cells, np.ndarray) else cells}
+            record |= {"by": self._origin} if self._origin else {}
+        self._write(record)
 
     def close(self) -> None:
         self._file.close()
@@ -180,11 +188,27 @@ class RunStore:
 
     def _say_prompts(self) -> bool:
         """Whether all counts say which prompt they were made with, so that changed ones are found."""
-        return all("prompt" in record for record in self._lines("image") if "cells" in record)
+        lines = (record for path in self._logs() for record in sealed_lines(path))
+        return all("prompt" in record for record in lines if "cells" in record)
 
-    def _lines(self, kind: str) -> Iterator[Record]:
-        for path in sorted(self.folder.glob("counts*.jsonl")):
-            yield from (record for record in sealed_lines(path) if kind in record)
+    def _logs(self) -> list[Path]:
+        return sorted(self.folder.glob("counts*.jsonl"))
+
+    def _read(self) -> None:
+        """Read what was added to the logs since the last time."""
+        for path in self._logs():
+            for end, record in sealed_lines_from(path, self._ends.get(path, 0), parse_record):
+                self._ends[path] = end
+                if "origin" in record:
+                    self._origins[record.pop("origin")] = record
+                elif "image" in record:
+                    self._take(record)
+
+    def _take(self, record: Record) -> None:
+        """Keep a record, unless a known one beats it."""
+        earlier, order = self._known.get(record["image"]), _order(record)
+        if earlier is None or order > _order(earlier) or (order == _order(earlier) and "skipped" in record):
+            self._known[record["image"]] = record | ({"cells": packed(record["cells"])} if "cells" in record else {})
 
     def _write(self, record: Record) -> None:
         self._check_there()
@@ -194,6 +218,20 @@ class RunStore:
             raise RunError(
                 f"{self._file.name} cannot be written ({error}); make room and run again: what is counted stays counted"
             ) from error
+
+
+def parse_record(line: bytes) -> Any:
+    """A record from its JSON. Counts are read into an array at once, which takes a quarter of the time."""
+    start = line.find(CELLS) + len(CELLS)
+    end = line.find(b"]]", start)
+    rows = line[start:end].split(b"],[") if start >= len(CELLS) and end > 0 else []
+    text = b",".join(rows)
+    if not rows or any(row.count(b",") != 3 for row in rows) or text.translate(None, b"0123456789,"):
+        return json.loads(line)
+    numbers = np.fromstring(text, np.int64, sep=",")
+    if len(numbers) != 4 * len(rows):
+        return json.loads(line)
+    return json.loads(line[: start - 2] + b"[]" + line[end + 2 :]) | {"cells": numbers.reshape(-1, 4)}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -82,7 +83,12 @@ def as_palette(colours: Mapping[int, tuple[int, int, int]]) -> Array:
 
 def class_palette(names: Mapping[int, str] | Sequence[str]) -> Array:
     """The palette in which these classes are drawn everywhere: id -> name, or names by id   uint8 [256, 3]"""
-    return as_palette(class_colours(names if isinstance(names, Mapping) else dict(enumerate(names))))
+    return _class_palette(tuple(names.items() if isinstance(names, Mapping) else enumerate(names))).copy()
+
+
+@lru_cache(maxsize=8)  # a report asks for the same one many times
+def _class_palette(names: tuple[tuple[int, str], ...]) -> Array:
+    return as_palette(class_colours(dict(names)))
 
 
 def _as_tuple(colour: Array) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from colorsys import hsv_to_rgb
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ def voc_palette(size: int = 256) -> Array:
 
 def bright_palette(size: int = 256) -> Array:
     """Colours for a white page: hues a golden angle apart; class 0 light grey, void white. uint8 [size, 3]."""
+    return _bright_palette(size).copy()
+
+
+@lru_cache(maxsize=8)
+def _bright_palette(size: int) -> Array:
     ids = np.arange(max(size, VOID + 1))
     hue = (0.02 + 0.618034 * (ids - 1)) % 1
     saturation, value = np.choose(ids // 12 % 3, [0.72, 0.5, 0.9]), np.choose(ids // 6 % 2, [0.9, 0.72])

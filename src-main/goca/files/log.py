@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,28 @@ def sealed(record: Record) -> bytes:
 
 def sealed_lines(path: Path) -> Iterator[Record]:
     """The records of a file whose checksum is right; whatever else is in it was never finished."""
-    for line in path.read_bytes().splitlines(keepends=True):
-        head, _, checksum = line.rpartition(SEAL)
-        body = head.removesuffix(b",") + b"}"
-        if checksum != b"%d}\n" % zlib.crc32(body):
-            continue
-        try:
-            record = json.loads(body)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            yield record
+    return (record for _, record in sealed_lines_from(path, 0))
+
+
+def sealed_lines_from(
+    path: Path, start: int, parse: Callable[[bytes], Any] = json.loads
+) -> Iterator[tuple[int, Record]]:
+    """The same from a place on, each with the place of its line's end; no more than a line is in memory.
+
+    parse   makes a record of a line without its checksum; ValueError where it is none
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        end = start
+        for line in file:
+            end += len(line)
+            head, _, checksum = line.rpartition(SEAL)
+            body = head.removesuffix(b",") + b"}"
+            if checksum != b"%d}\n" % zlib.crc32(body):
+                continue
+            try:
+                record = parse(body)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict):
+                yield end, record

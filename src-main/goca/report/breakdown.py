@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from goca.evaluation import ConfusionCounts
-from goca.evaluation.metrics import ImageCounts, bootstrap, metrics, resampling
+from goca.evaluation.metrics import ImageCounts, as_cells, bootstrap, metrics, resampling
 from goca.files.log import Record
 from goca.report.gallery import KEPT, rank_images
 
@@ -90,7 +90,7 @@ def extremes(
     best = ranks[len(worst) :][::-1][:kept]
 
     def entry(iou: float, image_id: str) -> dict[str, Any]:
-        shown = sorted({cell[0] for cell in counted[image_id]["cells"]})
+        shown = np.unique(as_cells(counted[image_id]["cells"])[:, 0]).tolist()
         return {"image": image_id, "iou": iou, "classes": [{"id": each, "name": names[each]} for each in shown]}
 
     return {
