@@ -64,7 +64,7 @@ def test_a_file_that_is_read_for_its_own_sake_is_strict(tmp_path):
         ("[" * 100_000, "nested deeper than 100"),
         ('{"a.png": ' + "[" * 150 + "]" * 150 + "}", "nested deeper than 100"),
         ('{"a.png": {"caption": ' + "9" * 5000 + "}}", "has 5000 digits"),
-        ('{"a.png": 1, "a.png": 2}', "'a.png' is there twice"),
+        ('{"a.png": 1, "a.png": 2}', "duplicate key 'a.png'"),
         ("\ufeff{", "is not JSON"),
         ("[]", "expected an object"),
     ],

@@ -129,8 +129,8 @@ def test_tokenizers_come_with_the_length_of_their_pipeline(goldens):
 @pytest.mark.parametrize(
     "index, message",
     [
-        ({"_class_name": "WavePipeline"}, "known are pipelines named StableDiffusion3,"),
-        ({"_class_name": "StableDiffusionPipeline"}, "names no tokenizer"),
+        ({"_class_name": "WavePipeline"}, "expected a pipeline named StableDiffusion3,"),
+        ({"_class_name": "StableDiffusionPipeline"}, "has no tokenizer"),
         ({"_class_name": "StableDiffusionPipeline", "tokenizer": ["os", "system"]}, "os.system"),
     ],
 )

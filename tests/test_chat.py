@@ -104,7 +104,7 @@ def test_what_is_cut_is_told(tokenizer):
 
 
 def test_a_bare_tokenizer_of_a_language_model_is_refused(tokenizer):
-    with pytest.raises(CaptionError, match="depends on the template around the prompt"):
+    with pytest.raises(CaptionError, match="depend on the template around the prompt"):
         annotate("cat", [[], ["cat"]], [1], tokenizer, add_background=False, add_missing=False)
 
 

@@ -76,16 +76,16 @@ def test_each_kind_of_trouble_is_counted_with_its_fix(stuff, capsys):
     assert not check_dataset.check(config(stuff, encoding="auto"))
     lines = capsys.readouterr().out.splitlines()
     for expected in (
-        "1 with no picture:",
+        "1 with no image:",
         "  000000000001",
-        "1 with picture that cannot be read:",
+        "1 with image that cannot be read:",
         "1 with no label:",
         "  000000000003",
         "2 with label that cannot be used:",
         "  000000000004: the image is 6x4, its label 2x1; they must agree",
     ):
         assert expected in lines
-    assert any("000000000005.png looks like '1-182', and the labels beside it like '0-181'" in line for line in lines)
+    assert any("000000000005.png looks like '1-182', but the other labels look like '0-181'" in line for line in lines)
     assert len(lines[lines.index("not ready:") + 1 :]) == 4
 
 
@@ -93,7 +93,7 @@ def test_many_are_summed_up_and_a_limit_is_said(stuff, capsys):
     for number in range(7, 30):
         write(stuff / f"stuffthingmaps/val2017/{number:012}.png", [[0, 12]])
     assert not check_dataset.check(config(stuff))
-    assert "23 with no picture:" in (out := capsys.readouterr().out) and "  and 13 more" in out
+    assert "23 with no image:" in (out := capsys.readouterr().out) and "  and 13 more" in out
     assert check_dataset.check(config(stuff, labels="nowhere.json"), limit=6)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "ready, as far as the first 6 images go" and "captions: nowhere.json is not there" in lines[-2]
@@ -115,5 +115,5 @@ def test_voc_annotations_and_values_are_looked_at(tmp_path, capsys):
     assert not check_dataset.check(DatasetConfig.of(fields | {"images": {"train": [4, 5]}}))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "voc: 4 images in train (split train); expected: 4 or 5"
-    assert "  1: annotation 1.xml is missing" in lines and "  2: holds [37], which are no classes" in lines
+    assert "  1: annotation 1.xml is missing" in lines and "  2: holds [37], which are not classes" in lines
     assert lines[1] == "classes: 1 of 20 occur; 16.7% of the pixels unlabelled"

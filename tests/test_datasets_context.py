@@ -66,7 +66,7 @@ def test_context_files_that_are_no_label_maps(tmp_path):
     (root / "trainval/2008_000004.mat").unlink()
     savemat(root / "trainval/2008_000005.mat", {"LabelMap": np.full((3, 3), 2, np.uint16)})
     dataset = load("context", root)
-    reasons = ["cannot be read", "no variable LabelMap", "no ids", r"\[500\]", "is missing", "8x6, its label 3x3"]
+    reasons = ["cannot be read", "no variable LabelMap", "not ids", r"\[500\]", "is missing", "8x6, its label 3x3"]
     for image_id, message in zip(dataset.ids, reasons):
         with pytest.raises(SampleError, match=message):
             dataset.sample(image_id).label  # noqa: B018
@@ -84,7 +84,7 @@ def test_splits_have_names(tmp_path):
     with pytest.raises(DatasetNotFound, match="lists there: Segmentation/train, SegmentationContext/val"):
         load("context", root, split="other", splits=splits)
     for wrong in ("../val", "/etc/list", "a\\b"):
-        with pytest.raises(DatasetError, match="is no list"):
+        with pytest.raises(DatasetError, match="is not a list's name"):
             load("context", root, split=wrong)
 
 

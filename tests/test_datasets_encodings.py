@@ -98,7 +98,7 @@ def test_stuff_is_told_apart(files, found):
         ([{0, 5, 100}], r"more than one encoding; set dataset\.encoding to one of: 0-181 .*1-182"),
         ([], "more than one encoding"),
         ([{0, 12, 255}, {1, 11}], "mixed: 0.png looks like '0-181'; 1.png looks like '1-182'"),
-        ([{1, 200}], r"0\.png is no label of stuff: it holds the values \[200\]"),
+        ([{1, 200}], r"0\.png is not a label of stuff: it holds the values \[200\]"),
     ],
 )
 def test_what_cannot_be_told_is_asked(files, message):

@@ -36,14 +36,14 @@ def test_a_file_in_the_form_of_the_class_tables(tmp_path, background):
         (b"[[]]", "holds no name"),
         (b"cat, dog\nhorse\n", "line 1: 'cat, dog' holds ','"),
         (b"cat\n(person, clothes)\n", r"line 2: .* holds ','"),
-        (b"cat\ndog\nCat\n", r"line 3: 'Cat' is there already, in line 1"),
+        (b"cat\ndog\nCat\n", r"line 3: 'Cat' occurs already in line 1"),
         (b"cat\n---\n", "line 2: '---' holds no letter"),
         (b"\xff\xfe\x00cat", "cannot be read as text"),
         (b'{"cat": 1}', r"found \{'cat': 1\}"),
         (b'["cat", "dog"]', "found 'cat'; expected one name per line, or JSON"),
         (b"[[], [3]]", r"found \[3\]"),
         (b'[["cat"], []]', "class 1 has no name"),
-        (b'[["cat"], ["dog", "cat"]]', "class 1: 'cat' is there already, in class 0"),
+        (b'[["cat"], ["dog", "cat"]]', "class 1: 'cat' occurs already in class 0"),
         (b'[["cat"', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b"c\x00at\n", "control characters"),
@@ -57,5 +57,5 @@ def test_a_file_of_another_shape_is_refused_by_name(tmp_path, content, message):
 
 def test_what_is_neither_says_what_there_is(tmp_path):
     for given in ("cocco", str(tmp_path)):
-        with pytest.raises(VocabularyError, match="no vocabulary and no file; there are: ade20k, cityscapes, coco"):
+        with pytest.raises(VocabularyError, match="no vocabulary and no file; expected ade20k, cityscapes, coco"):
             read_vocabulary(given)

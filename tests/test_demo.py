@@ -48,7 +48,7 @@ def test_finished_runs_are_compared_and_drawn(runs):
 
 def test_a_folder_without_results_is_named(runs):
     done = subprocess.run([sys.executable, COMPARE, "x=nowhere"], cwd=runs, capture_output=True, text=True)
-    assert done.returncode != 0 and "nowhere holds no results.json" in done.stderr
+    assert done.returncode != 0 and "nowhere has no results.json" in done.stderr
 
 
 def test_the_study_gives_every_part_under_both_protocols(tmp_path):

@@ -96,10 +96,10 @@ def test_bad_entries_are_named(checkout, command, tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"2007_000001.jpg": {"caption": "ca', "cut off"),
+        ('{"2007_000001.jpg": {"caption": "ca', "incomplete"),
         ('["2007_000001.jpg"]', "expected an object"),
         ("[" * 100_000, "is not JSON"),
-        ('{"2007_000001.jpg": {"caption": "a"}, "2007_000001.jpg": {"caption": "b"}}', "is there twice"),
+        ('{"2007_000001.jpg": {"caption": "a"}, "2007_000001.jpg": {"caption": "b"}}', "duplicate key"),
         ('{"000000000139.jpg": {"caption": "a"}}', "another data set"),
         ("{}", "holds no caption"),
         (b"\xff\xfe\x00", "cannot be read"),
@@ -132,7 +132,7 @@ def test_unknown_data_sets(checkout, command, given):
 
 def test_files_and_folders_that_are_not_there(checkout, command, tmp_path):
     code, said = command(tmp_path / "nowhere", "voc")
-    assert code == 1 and "is no folder" in said
+    assert code == 1 and "is not a folder" in said
     code, said = command(checkout.parents[1], "cityscapes")
     assert code == 1 and "there is no city.json" in said
     code, said = command(checkout.parents[1], "voc", "--root", "voc=/nowhere")
@@ -147,7 +147,7 @@ def test_pictures_of_the_data_set_that_cannot_be_read(checkout, command, tmp_pat
 
 def test_a_target_that_cannot_be_made(checkout, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LabelingError, match="cannot be made"):
+    with pytest.raises(LabelingError, match="cannot be created"):
         import_labels(checkout, tmp_path / "file" / "voc.json")
     with pytest.raises(AnnotationError, match="no such file"):
         examine(tmp_path / "none.json", "voc")
@@ -183,7 +183,7 @@ def test_answers_in_a_folder_of_the_data_sets_name_get_its_ending(command, tmp_p
 @pytest.mark.parametrize(
     ("files", "given", "message"),
     [
-        ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files are about 2007_000001.jpg"),
+        ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files belong to 2007_000001.jpg"),
         ({"2007_000001.txt": "cat"}, [], "for those say the data set"),
         ({"ulm.txt": "cat"}, ["voc"], "holds no image of voc"),
         ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no caption; nothing was written"),

@@ -97,9 +97,9 @@ def test_caption_length(length):
     [
         ({}, "labeler.model is not set"),
         ({"modle": "x"}, "has no field modle; fields: model"),
-        ({"side": 0}, "between 64 and 4096"),
+        ({"side": 0}, "from 64 to 4096"),
         ({"workers": 1.5}, "workers is 1.5; expected a number"),
-        ({"workers": 1000}, "between 1 and 64"),
+        ({"workers": 1000}, "from 1 to 64"),
         ({"timeout": float("nan")}, "timeout is nan"),
         ({"retries": True}, "retries is True"),
         ({"price_in": -1}, "price_in"),
@@ -108,7 +108,7 @@ def test_caption_length(length):
         ({"base_url": "localhost:8000"}, "such as http://"),
         ({"base_url": "http://me:secret@host/v1"}, "keys come from"),
         ({"base_url": "http://host/v1?api_key=secret"}, "keys come from"),
-        ({"key_variable": "sk-secret"}, "give the NAME"),
+        ({"key_variable": "sk-secret"}, "give a NAME"),
     ],
 )
 def test_wrong_settings(fields, message):
@@ -172,7 +172,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("SEE_KEY", " abc \n")
     assert config.key() == "abc" and "abc" not in repr(config) + str(config.asked())
     monkeypatch.setenv("SEE_KEY", "abc\ndef")
-    with pytest.raises(KeyMissing, match="copied whole") as caught:
+    with pytest.raises(KeyMissing, match="copied correctly") as caught:
         config.key()
     assert "abc" not in str(caught.value)
     assert LabelerConfig("see-1", key_variable=None).key() == "none"
@@ -193,7 +193,7 @@ def test_estimate():
     assert (found.images, found.tokens_in, found.tokens_out) == (10, 10 * (255 + 110), 400)
     assert found.cost == pytest.approx((3650 * 2.5 + 400 * 10) / 1e6)
     assert estimate([(9, 9)], "", 20, 1000, 1024, Prices(None, 1)).cost is None
-    assert dollars(None) == "cost not known" and dollars(1.234) == "$1.23" and dollars(0.0042) == "$0.0042"
+    assert dollars(None) == "cost unknown" and dollars(1.234) == "$1.23" and dollars(0.0042) == "$0.0042"
     spent = Prices(1, 2).spent([{"tokens": [10, 5]}, {"tokens": None}, {}])
     assert spent == pytest.approx(20e-6)
 

@@ -113,7 +113,7 @@ def test_published_labels_are_not_overwritten(tree, tmp_path):
     (tmp_path / "out").mkdir()
     published = tmp_path / "out" / "voc.json"
     published.write_text('{"2007_000001.jpg": {"caption": "cow"}}')
-    with ChatServer() as server, pytest.raises(LabelingError, match="did not come from here"):
+    with ChatServer() as server, pytest.raises(LabelingError, match="that are not from this log"):
         label(*tree(server))
     assert not server.asked and "cow" in published.read_text()
     assert [path.name for path in published.parent.iterdir()] == ["voc.json"]

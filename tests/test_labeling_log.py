@@ -88,7 +88,7 @@ def test_a_full_disk(tmp_path):
         before = (tmp_path / "log.jsonl").read_bytes()
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
-            with pytest.raises(LabelingError, match="make room and run again"):
+            with pytest.raises(LabelingError, match="free some space and run again"):
                 log.append(answered("b"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -217,7 +217,7 @@ def test_switches_may_be_mixed(tokenizers):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((None, NAMES, [1]), "a caption is a text"),
+        ((None, NAMES, [1]), "expected a text as caption"),
         (("cat", ["cat"], [0]), "has a list of names"),
         (("cat", NAMES, [7]), "class 7 is present"),
         (("cat", NAMES, [-1]), "class -1 is present"),

@@ -77,12 +77,12 @@ def test_lost_classes_and_last_token():
         ({"rescaling_token_id": "1, 3"}, "rescaling_token_id is '1, 3'"),
         ({"rescaling_token_id": [1, -3]}, "holds -3"),
         ({"global_token_id": [True]}, "holds True"),
-        ({"existent_objects": [[1]]}, "must map ids"),
+        ({"existent_objects": [[1]]}, "expected ids -> lists"),
         ({"existent_objects": {"cat": [1]}}, "'cat'"),
         ({"existent_objects": {"8": 1}}, "existent_objects[8] is 1"),
         ({"existent_objects": {"8": [1], "08": [3]}}, "twice"),
         ({"background_objects": [3]}, "background_objects[0] is 3"),
-        ({"background_objects": {}}, "must hold lists"),
+        ({"background_objects": {}}, "expected lists"),
     ],
 )
 def test_other_shapes_are_refused(changes, message):
@@ -101,9 +101,9 @@ def test_missing_fields_are_named():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"a.jpg": {"caption"', "cut off"),
+        ('{"a.jpg": {"caption"', "incomplete"),
         ("[]", "expected an object"),
-        ('{"a.jpg": {}, "a.jpg": {}}', "'a.jpg' is there twice"),
+        ('{"a.jpg": {}, "a.jpg": {}}', "duplicate key 'a.jpg'"),
         ('{"a.jpg": 3}', "image 'a.jpg'"),
         ('{"../a.jpg": {}}', "without folders"),
     ],

@@ -35,9 +35,9 @@ def test_captions_and_the_reasons_of_those_refused(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"a.jpg": {"caption": "ca', "cut off"),
+        ('{"a.jpg": {"caption": "ca', "incomplete"),
         ("[1]", "expected an object"),
-        ('{"a.jpg": {"caption": "x"}, "a.jpg": {"caption": "y"}}', "there twice"),
+        ('{"a.jpg": {"caption": "x"}, "a.jpg": {"caption": "y"}}', "duplicate key"),
         ("[" * 100_000, "is not JSON"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_learnt_token_can_be_a_class(pipe, protocol, name):
 
 
 def test_tokens_written_inside_one_another_are_refused(pipe):
-    with pytest.raises(CaptionError, match="'<toy>' and '<toy>_1' are written inside one another"):
+    with pytest.raises(CaptionError, match="'<toy>' and '<toy>_1' contain one another"):
         PromptWords("<toy>_1, <toy>", pipe.tokenizer)
 
 

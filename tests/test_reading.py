@@ -66,7 +66,7 @@ def test_a_split_with_a_mark_keeps_its_first_image(tmp_path):
 
 def test_a_list_of_one_class_is_refused(tmp_path):
     (tmp_path / "cat_train.txt").write_text("2008_000008 -1\n2008_000015  1\n")
-    with pytest.raises(DatasetError, match=r"lists '2008_000008 -1', a flag behind the id"):
+    with pytest.raises(DatasetError, match=r"lists '2008_000008 -1', a flag after the id"):
         read_list(tmp_path / "cat_train.txt")
 
 
@@ -109,7 +109,7 @@ def test_every_config_is_read_as_before():
 
 def test_other_encodings_are_named(tmp_path):
     (tmp_path / "utf16.txt").write_bytes("2007_000001\n".encode("utf-16"))
-    with pytest.raises(DatasetError, match="is no text"):
+    with pytest.raises(DatasetError, match="is not text"):
         read_list(tmp_path / "utf16.txt")
     with pytest.raises(UnicodeDecodeError):
         read_text(tmp_path / "utf16.txt")

@@ -157,7 +157,7 @@ def test_the_page_shows_the_numbers_of_the_results(page, finished):
     assert sorted(shown) == sorted(each["name"] for each in results["per_class"] if each["id"])  # no bar of background
     share = "all => Math.max(...all.map(each => Number(each.style.getPropertyValue('--share'))))"
     assert page.locator("dl.distribution .pair i").evaluate_all(share) == 1  # of the largest class
-    page.get_by_text("commonest mistakes").click()
+    page.get_by_text("most frequent confusions").click()
     assert page.get_by_text("of the true class").is_visible()
 
 

@@ -141,7 +141,7 @@ def test_a_label_that_goes_and_comes_back(scenes):
     path.unlink()
     without = benchmark(scenes).run()
     assert [each["image"] for each in without["images"]["skipped"]] == ["test_00001"]
-    assert table(without).splitlines()[0] == "1 of 3 images were skipped; the figures are of the other 2"
+    assert table(without).splitlines()[0] == "1 of 3 images were skipped; the figures cover the other 2"
     path.write_bytes(content)
     assert benchmark(scenes).run()["counts"] == first["counts"]
 
@@ -395,7 +395,7 @@ def test_a_run_that_counted_nothing_fails_and_says_why_first(scenes, tmp_path, m
     assert done.code and "no image was counted" in done.err
     name, first, second = done.out.strip().splitlines()[:3]
     assert name == "run" and first == "3 of 3 images were skipped: no image was counted"
-    assert second.startswith("  3 x label <image>.png has mode RGB and other colours")
+    assert second.startswith("  3 x label <image>.png has mode RGB and colours other")
     with pytest.raises(NothingCounted, match=r"all 3 were skipped, the first because: label .* mode RGB") as error:
         Benchmark.of(commands.values(*given[:-1], f"run_dir={tmp_path / 'library'}")).run()
     assert error.value.results["mIoU"]["best"]["mIoU"] is None

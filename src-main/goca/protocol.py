@@ -1,6 +1,6 @@
-"""Two protocols, eleven switches: what the equations say, and what the released evaluation computes.
+"""The two protocols and their eleven switches: `paper` (the equations) and `released` (the released evaluation).
 
-A protocol is nothing but its switches. Both presets are bundles of them; any switch can be set alone, and every
+A protocol is one value per switch. Both presets are sets of values; each switch can also be set on its own, and every
 result file stores all of them.
 """
 
@@ -17,19 +17,19 @@ from goca.schema import named, nearest, shown
 # switch -> (value under `paper`, value under `released`)
 SWITCHES: dict[str, tuple[str, str]] = {
     "reference_channels": ("all", "first"),  # channels of the reference feature that enter softmax(FF^T / sqrt c)
-    "self_map_rows": ("normalised", "as_resized"),  # rows of a resized self map: brought back to sum 1, or not
-    "noise": ("nominal", "pipeline"),  # the timestep that `t` names, or the img2img strength arithmetic
-    "token_spans": ("offsets", "search"),  # whose tokens: tokenizer offsets, or first occurrence of the text
-    "void": ("ignore", "background"),  # label 255
-    "absent_classes": ("skip", "zero"),  # a class with neither prediction nor label, in the mean
-    "empty_class": ("zero", "nan"),  # a class whose tokens were all lost
+    "self_map_rows": ("normalised", "as_resized"),  # rows of a resized self-attention map: rescaled to sum 1, or not
+    "noise": ("nominal", "pipeline"),  # noise of the timestep `t`, or of the pipelines' img2img strength
+    "token_spans": ("offsets", "search"),  # tokens belong to entities by offsets, or by first occurrence
+    "void": ("ignore", "background"),  # pixels labelled 255
+    "absent_classes": ("skip", "zero"),  # a class neither labelled nor predicted: not in the mean, or 0
+    "empty_class": ("zero", "nan"),  # the map of a class whose tokens were all cut off
     "caption_grammar": ("brackets", "first_group"),  # how "(wheel, car)" is read
-    "posterior": ("mean", "sample"),  # what is taken from the VAE's posterior
-    "seed": ("image", "none"),  # noise seeded from the image's id, or drawn afresh
-    "palette_resize": ("rgb", "nearest"),  # palette images: to RGB and then resized, or resized by nearest neighbour
+    "posterior": ("mean", "sample"),  # latents: mean of the VAE's posterior, or a sample
+    "seed": ("image", "none"),  # noise is seeded from the image's id, or drawn without a seed
+    "palette_resize": ("rgb", "nearest"),  # palette images: resized as RGB, or by nearest neighbour
 }
 PRESETS = ("paper", "released")
-ASK = ("complete", "open")  # whether a prompt names all that is there, or what is looked for: see docs/open.md
+ASK = ("complete", "open")  # the prompt names everything in the image, or what to look for; docs/open.md
 
 
 class ProtocolError(GocaError, ValueError):
@@ -55,11 +55,11 @@ class Protocol:
     def __post_init__(self) -> None:
         for switch, values in SWITCHES.items():
             if (value := getattr(self, switch)) not in values:
-                raise ProtocolError(f"protocol.{switch} is {shown(value)}; it can be one of: {', '.join(values)}")
+                raise ProtocolError(f"protocol.{switch} is {shown(value)}; expected one of: {', '.join(values)}")
 
     @classmethod
     def of(cls, protocol: str | Mapping[str, str] | Protocol) -> Protocol:
-        """From a preset's name, a mapping {"preset": ..., switch: value, ...}, or a Protocol (returned as it is)."""
+        """Make a Protocol from a preset's name or a mapping {"preset": ..., switch: value, ...}."""
         if isinstance(protocol, Protocol):
             return protocol
         if not isinstance(switches := cls.plain(protocol), Mapping):
@@ -67,7 +67,7 @@ class Protocol:
         preset, switches = switches.get("preset", "paper"), {**switches}
         switches.pop("preset", None)
         if preset not in PRESETS:
-            raise ProtocolError(f"protocol {shown(preset)} is not known; there are: {', '.join(PRESETS)}")
+            raise ProtocolError(f"unknown protocol {shown(preset)}; expected one of: {', '.join(PRESETS)}")
         if unknown := [name for name in switches if name not in SWITCHES]:
             word, near = named(unknown[0]), nearest(unknown[0], SWITCHES)
             raise ProtocolError(f"protocol has no switch {word}; switches: {', '.join(SWITCHES)}; nearest: {near}")
@@ -76,7 +76,7 @@ class Protocol:
 
     @classmethod
     def plain(cls, protocol: Any) -> Any:
-        """A preset's name or switches, where a command line has read the value `nan` as a number."""
+        """Return a preset's name or switches, turning a NaN that a command line parsed back into the word `nan`."""
         return words(protocol) if isinstance(protocol, Mapping) else protocol
 
     @property
@@ -85,10 +85,10 @@ class Protocol:
         return next((name for name in PRESETS if Protocol.of(name) == self), None)
 
     def to_dict(self) -> dict[str, str]:
-        """Every switch by name, for result files."""
+        """Return every switch by name, for result files."""
         return dataclasses.asdict(self)
 
 
 def words(switches: Mapping[str, Any]) -> dict[str, Any]:
-    """Switches and their values, where a command line has read the value `nan` as a number."""
+    """Return switches with each NaN that a command line parsed turned back into the word `nan`."""
     return {name: "nan" if isinstance(value, float) and value != value else value for name, value in switches.items()}

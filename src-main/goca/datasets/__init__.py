@@ -1,8 +1,8 @@
-"""Benchmarks as data: pictures, label maps, class names. Loads without torch.
+"""Benchmarks as data: images, label maps, class names. Loads without torch.
 
 dataset = load_dataset({"name": "voc", "reader": "voc", "root": "/data/VOCdevkit/VOC2012", "split": "train"})
 sample = dataset.sample(dataset.ids[0])
-sample.image, sample.label, sample.present      # PIL image, [H, W] class ids, ids of the classes that are there
+sample.image, sample.label, sample.present      # PIL image, [H, W] class ids, ids of the classes in the image
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ __all__ = [
     "vocabularies",
 ]
 
-# a reader by the name that a config gives; each takes a DatasetConfig
+# the config's `reader` -> a function of a DatasetConfig
 READERS: dict[str, Callable[[DatasetConfig], Dataset]] = {
     "voc": VocDataset,
     "context": ContextDataset,
@@ -53,12 +53,12 @@ READERS: dict[str, Callable[[DatasetConfig], Dataset]] = {
 
 
 def load_dataset(config: DatasetConfig | Mapping[str, Any]) -> Dataset:
-    """The data set that a config describes (configs/dataset/*.yaml).
+    """Open the data set that a config describes (configs/dataset/*.yaml).
 
-    Raises DatasetNotFound where the folder lacks something, with the expected tree; DatasetError for unknown fields,
-    readers and class tables, with the known ones.
+    Raises DatasetNotFound, with the expected tree, if something is missing in the folder; DatasetError, with the known
+    ones, for unknown fields, readers and class tables.
     """
     config = config if isinstance(config, DatasetConfig) else DatasetConfig.of(config)
     if config.reader not in READERS:
-        raise DatasetError(f"dataset reader {config.reader!r} is not known; there are: {', '.join(READERS)}")
+        raise DatasetError(f"unknown dataset reader {config.reader!r}; expected one of: {', '.join(READERS)}")
     return READERS[config.reader](config)

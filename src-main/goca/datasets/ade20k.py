@@ -12,7 +12,7 @@ class Ade20kDataset(FolderDataset):
     """ADEChallengeData2016."""
 
     tree = """\
-    images/{list}/<id>.jpg           pictures
+    images/{list}/<id>.jpg           images
     annotations/{list}/<id>.png      0 unlabelled, 1-150 classes (or 255 unlabelled, 0-149 classes)"""
     whole = True
     image_places = (Place("images/{list}", ".jpg"), Place("images/{list}", ".png"))

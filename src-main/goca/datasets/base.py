@@ -1,4 +1,4 @@
-"""What every benchmark gives: ids in the published order, and for each the picture, its label map and its classes."""
+"""The interface of every benchmark: ids in the published order, and for each id the image, label map and classes."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from goca.errors import GocaError
 from goca.files.bounded_json import read_json
 from goca.schema import Different, Filled, OneOf, Text, Threshold, check
 
-VOID = 255  # in every label map: not to be counted, or background; the protocol's switch `void` says which
-CODE = np.array([1 << 16, 1 << 8, 1])  # what makes one number of red, green, blue
+VOID = 255  # in every label map: ignored, or background, by the protocol's switch `void`
+CODE = np.array([1 << 16, 1 << 8, 1])  # packs red, green, blue into one number
 TABLES = Path(__file__).parent / "classes"
 
 
 class DatasetError(GocaError, ValueError):
-    """A data set that is configured or laid out in a way that cannot be read; the message says what is expected."""
+    """A data set whose config or folder layout cannot be used; the message says what is expected."""
 
 
 class DatasetNotFound(DatasetError, FileNotFoundError):
-    """A folder or list that is missing; the message shows the expected tree."""
+    """A folder or list is missing; the message shows the expected tree."""
 
 
 class SampleError(GocaError, ValueError):
-    """One picture, label map or annotation that cannot be used; a run records the reason and goes on."""
+    """One image, label map or annotation cannot be used; a run records the reason and continues."""
 
 
 def readers() -> list[str]:
-    """The readers that are known by now."""
+    """The names of the readers."""
     from goca.datasets import READERS
 
     return list(READERS)
@@ -62,11 +62,11 @@ class DatasetConfig:
     name: Text
     reader: Annotated[str, OneOf(readers)]
     root: Text | None = None  # a folder, or "goca:NAME" for what is embedded
-    split: Text = "train"  # a key of `splits`, or a list of the data set's own
-    splits: Mapping[str, Text] = field(default_factory=dict)  # lists by what they are used for: published, clean
-    images: Mapping[str, int | Sequence[int]] = field(default_factory=dict)  # how many images a list has
-    encoding: Text = "auto"  # what the numbers in label files mean; auto: found out by looking
-    reverse: bool = False  # visit the list from its end, as the released evaluation does
+    split: Text = "train"  # a key of `splits`, or the name of a list in the data set
+    splits: Mapping[str, Text] = field(default_factory=dict)  # use -> name of the list: published, clean
+    images: Mapping[str, int | Sequence[int]] = field(default_factory=dict)  # list -> its number of images
+    encoding: Text = "auto"  # what the numbers in label files mean; auto: detected from the files
+    reverse: bool = False  # read the list from its end, as the released evaluation does
     classes: str = ""  # a packaged table (voc, ...) or a .json file in the root: names per class id, [] for background
     labels: Text | None = None  # captions: image file name -> {"caption": ...}
     add_background: bool = False  # append ", background" to the caption
@@ -78,7 +78,7 @@ class DatasetConfig:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> DatasetConfig:
-        """From a mapping. Raises DatasetError for fields that are unknown, missing, or of another type."""
+        """From a mapping. Raises DatasetError for fields that are unknown, missing or of the wrong type."""
         if isinstance(fields, Mapping):
             unset = next((name for name in ("name", "reader") if fields.get(name) in (None, "")), None)
             if unset:
@@ -88,14 +88,14 @@ class DatasetConfig:
 
     @property
     def listed(self) -> str:
-        """The list that the split stands for. Raises DatasetError for a split that names a place elsewhere."""
+        """The name of the split's list. Raises DatasetError if it is a path out of the data set."""
         name = str(self.splits.get(self.split, self.split))
         if not name or name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
-            raise DatasetError(f"dataset.split={self.split}: {name!r} is no list; expected a name such as train")
+            raise DatasetError(f"dataset.split={self.split}: {name!r} is not a list's name; expected one such as train")
         return name
 
     def folder(self, tree: str) -> Path:
-        """The root as a folder that exists. Raises DatasetNotFound with the expected tree."""
+        """The root as an existing folder. Raises DatasetNotFound, with the expected tree, if it does not exist."""
         if not self.root:
             raise DatasetNotFound(f"dataset.root is not set; give the folder of {self.name!r}, which holds\n{tree}")
         try:
@@ -103,17 +103,17 @@ class DatasetConfig:
         except FileNotFoundError as error:
             raise DatasetNotFound(f"dataset.root={self.root}: {error}") from None
         if not folder.is_dir():
-            raise DatasetNotFound(f"dataset.root={self.root} is no folder; {self.name!r} expects one with\n{tree}")
+            raise DatasetNotFound(f"dataset.root={self.root} is not a folder; {self.name!r} expects one with\n{tree}")
         return folder
 
 
 def read_ids(path: Path) -> NDArray[np.uint8]:
-    """A label file that holds class ids as they are. Raises SampleError if it is missing or of another kind."""
+    """Read a label file whose values are class ids. Raises SampleError if it is missing or has another format."""
     return pixels(path, modes=("P", "L")).astype(np.uint8, copy=False)
 
 
 def ids_of_colours(rgb: NDArray[np.uint8], classes: int) -> NDArray[np.uint8] | None:
-    """Class ids [H, W] of a label in PASCAL VOC's colours [H, W, 3]; None where a colour is neither class nor void."""
+    """Convert a label in PASCAL VOC's colours [H, W, 3] to class ids [H, W]; None if a colour is unknown."""
     from goca.drawing.palettes import voc_palette
 
     known = np.array([*range(min(classes, VOID)), VOID])
@@ -125,7 +125,7 @@ def ids_of_colours(rgb: NDArray[np.uint8], classes: int) -> NDArray[np.uint8] | 
 
 
 def read_ids_or_colours(path: Path, classes: int, notes: list[str]) -> NDArray[np.uint8]:
-    """As `read_ids`; an RGB file in PASCAL VOC's colours is turned into ids, and a note says so. Raises SampleError."""
+    """Like `read_ids`, but convert an RGB file in PASCAL VOC's colours to ids and add a note. Raises SampleError."""
     found = pixels(path, modes=("P", "L", "RGB", "RGBA"))
     if found.ndim == 2:
         return found.astype(np.uint8, copy=False)
@@ -133,8 +133,8 @@ def read_ids_or_colours(path: Path, classes: int, notes: list[str]) -> NDArray[n
     ids = ids_of_colours(found[..., :3], classes) if opaque else None
     if ids is None:
         raise SampleError(
-            f"label {path.name} has mode RGB and other colours than those of PASCAL VOC's {classes} classes and void;"
-            " expected an id per pixel (P, L)"
+            f"label {path.name} has mode RGB and colours other than those of PASCAL VOC's {classes} classes and void;"
+            " expected one id per pixel (P, L)"
         )
     notes[:] = [f"label {path.name} is in PASCAL VOC's colours, not in ids; each colour was read as its class"]
     return ids
@@ -142,15 +142,15 @@ def read_ids_or_colours(path: Path, classes: int, notes: list[str]) -> NDArray[n
 
 @dataclass
 class Sample:
-    """One picture with its truth; files are opened when they are first asked for.
+    """One image with its ground truth; files are opened on first use.
 
-    id, name    the id in the split's list; the image's file name, under which labels and annotations know it
-    objects     ids of the classes that an annotation names; None: those of the label map count
+    id, name    the id in the split's list; the image's file name, the key of captions and annotations
+    objects     ids of the classes that an annotation names; None: the classes of the label map
     read_label  label file -> class ids [H, W]; raises SampleError
-    sources     further files that say what the label means, or which classes are there
+    sources     further files that define the label's values or the present classes
 
-    The image stays as it is stored, whatever its EXIF orientation says, where the label has that size; it is turned
-    upright where only then they agree, or where there is no label. `notes` say so.
+    The EXIF orientation is ignored if the label has the size of the stored image. The image is turned upright if only
+    then the sizes agree, or if there is no label; `notes` say so.
     """
 
     id: str
@@ -159,7 +159,7 @@ class Sample:
     objects: list[int] | None = None
     read_label: Callable[[Path], NDArray[np.uint8]] = read_ids
     sources: Sequence[Path] = ()
-    remarks: list[str] = field(default_factory=list)  # on its label and its caption, by those who read them
+    remarks: list[str] = field(default_factory=list)  # notes on the label and the caption
 
     @property
     def name(self) -> str:
@@ -167,12 +167,12 @@ class Sample:
 
     @cached_property
     def image(self) -> Image.Image:
-        """The picture, decoded, in the mode of its file. Raises SampleError if it cannot be read."""
+        """The decoded image, in the mode of its file. Raises SampleError if it cannot be read."""
         return self._read[0]
 
     @property
     def notes(self) -> list[str]:
-        """What was done to the image, and remarks on its label and caption. Raises SampleError as `image`."""
+        """What was changed in the image, and remarks on its label and caption. Raises SampleError like `image`."""
         return [*self._read[1], *self.remarks]
 
     @cached_property
@@ -193,7 +193,7 @@ class Sample:
 
     @cached_property
     def label(self) -> NDArray[np.uint8]:
-        """Class ids [H, W], VOID where there is none. Raises SampleError if it cannot be read or does not fit."""
+        """Class ids [H, W], VOID where unlabelled. Raises SampleError if the file is unreadable or of another size."""
         label = self._label
         height, width = label.shape
         if (width, height) != self.image.size:
@@ -203,7 +203,7 @@ class Sample:
 
     @cached_property
     def present(self) -> list[int]:
-        """Ids of the classes that are in the picture, ascending, without background. Raises SampleError as `label`."""
+        """Ids of the classes in the image, ascending, without background. Raises SampleError like `label`."""
         if self.objects is not None:
             return self.objects
         counts = np.bincount(self.label.ravel(), minlength=VOID + 1)
@@ -211,29 +211,29 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """A benchmark, ready to be read. `class_names[i]` are the names that a caption may use for class i; 0 has none."""
+    """A benchmark. `class_names[i]` are the names that a caption may use for class i; class 0, background, has none."""
 
     name: str
     class_names: list[list[str]]
     ids: list[str]
 
     def sample(self, image_id: str) -> Sample:
-        """The picture of that id. Raises SampleError if what says its classes cannot be read."""
+        """Return the sample of that id. Raises SampleError if the file with its classes cannot be read."""
         ...
 
 
 def class_label(class_names: Sequence[Sequence[str]], class_id: int) -> str:
-    """How a class is called in tables: its first name; class 0 is the background."""
+    """Return a class's name for tables: its first name, and "background" for class 0."""
     names = class_names[class_id]
     return names[0] if names else ("background" if class_id == 0 else f"class {class_id}")
 
 
 def class_table(classes: str, root: Path) -> list[list[str]]:
-    """Names per class id, from the packaged table of that name or a .json file in the root."""
+    """Read names per class id from the packaged table of that name or a .json file in the root."""
     path = root / classes if classes.endswith(".json") else TABLES / f"{classes}.json"
     if not path.is_file():
         known = ", ".join(sorted(table.stem for table in TABLES.glob("*.json") if "." not in table.stem))
-        raise DatasetError(f"dataset.classes={classes!r}: no such table; there are: {known}; or a .json in the root")
+        raise DatasetError(f"dataset.classes={classes!r}: unknown table; expected {known}, or a .json in the root")
     try:
         table = read_json(path)
     except ValueError as error:
@@ -248,15 +248,15 @@ def class_table(classes: str, root: Path) -> list[list[str]]:
 
 
 def pixels(path: Path, modes: Sequence[str]) -> NDArray:
-    """The values of a label file, in one of these modes of Pillow's. Raises SampleError."""
+    """Read a label file whose Pillow mode is one of `modes`. Raises SampleError."""
     found, _ = opened(path, "label")
     if found.mode not in modes:
-        raise SampleError(f"label {path.name} has mode {found.mode}; expected an id per pixel ({', '.join(modes)})")
+        raise SampleError(f"label {path.name} has mode {found.mode}; expected one id per pixel ({', '.join(modes)})")
     return np.array(found)
 
 
 def opened(path: Path, what: str) -> tuple[Image.Image, list[str]]:
-    """An image file, decoded, as it is stored; and notes. Raises SampleError: what is missing or cannot be read."""
+    """Decode an image file as it is stored; return it with notes. Raises SampleError if that fails."""
     if not path.exists():
         raise SampleError(f"{what} {path.name} is missing")
     try:

@@ -1,4 +1,4 @@
-"""Whether a data set's folder is as it should be: every file opened, what is missing or odd named."""
+"""Check a data set's folder: open every file, and list what is missing or wrong."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from goca.datasets.base import VOID, Dataset, DatasetConfig, Sample, SampleError
 
-# what can be wrong with one image -> what helps
+# what can be wrong with one image -> the fix
 FIXES = {
-    "no picture": "unpack the archive of pictures again, or fetch the missing ones",
-    "no label": "unpack the archive of labels again; if most are missing, it is that of another split or year",
-    "no annotation": "unpack the archive again; Annotations/ lacks files, or they are torn",
-    "picture that cannot be read": "fetch these pictures again",
+    "no image": "unpack the archive of images again, or fetch the missing ones",
+    "no label": "unpack the archive of labels again; if most are missing, it belongs to another split or year",
+    "no annotation": "unpack the archive again; files in Annotations/ are missing or incomplete",
+    "image that cannot be read": "fetch these images again",
     "label that cannot be used": "unpack the archive of labels into an empty folder, one kind only, and leave the files"
     " as they are: neither resized nor recoloured",
 }
@@ -23,12 +23,12 @@ FIXES = {
 
 @dataclass
 class Report:
-    """What a look through a data set found.
+    """The result of a check.
 
     listed    images in the list; looked_at  how many of them were opened
-    expected  how many the list should have; empty: not known
-    found     kind of trouble (a key of FIXES) -> "id: reason" of each image
-    classes   class id -> images that it is in, of those that can be used
+    expected  how many the list should have; empty: unknown
+    found     problem (a key of FIXES) -> "id: reason" of each image
+    classes   class id -> number of usable images that show it
     """
 
     listed: int
@@ -36,7 +36,7 @@ class Report:
     looked_at: int = 0
     found: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[int, int] = field(default_factory=dict)
-    void: float = 0.0  # share of the pixels that are not labelled
+    void: float = 0.0  # share of unlabelled pixels
 
     @property
     def counts_match(self) -> bool:
@@ -47,7 +47,7 @@ class Report:
         return self.counts_match and not self.found and self.looked_at > 0
 
     def fixes(self) -> list[str]:
-        """What to do, the first thing first."""
+        """The fixes, most important first."""
         steps = [FIXES[kind] for kind in FIXES if kind in self.found]
         if not self.counts_match:
             wanted = " or ".join(map(str, self.expected))
@@ -65,11 +65,11 @@ def examine(
     limit: int | None = None,
     progress: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> Report:
-    """Open every picture and label of a data set.
+    """Open every image and label of a data set.
 
     limit     only the first images of the list
     progress  wraps the ids
-    Raises DatasetError where it is not clear what the label files hold.
+    Raises DatasetError if it is not clear which encoding the label files use.
     """
     expected: Any = config.images.get(config.listed, ())
     report = Report(len(dataset.ids), (expected,) if isinstance(expected, int) else tuple(expected))
@@ -88,7 +88,7 @@ def examine(
 
 
 def _looked_at(dataset: Dataset, image_id: str) -> tuple[Sample | None, list[tuple[str, str]]]:
-    """One image, and (kind, reason) of whatever is wrong with it."""
+    """One image, and (problem, reason) of everything that is wrong with it."""
     try:
         sample = dataset.sample(image_id)
     except SampleError as error:
@@ -99,14 +99,14 @@ def _looked_at(dataset: Dataset, image_id: str) -> tuple[Sample | None, list[tup
 def _file_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str]]:
     picture, label = sample.image_path.is_file(), sample.label_path.is_file()
     if not picture:
-        yield "no picture", ""
+        yield "no image", ""
     if not label:
         yield "no label", ""
     if picture:
         try:
             sample.image  # noqa: B018
         except SampleError as error:
-            yield "picture that cannot be read", str(error)
+            yield "image that cannot be read", str(error)
             return
     if picture and label:
         yield from _label_troubles(dataset, sample)
@@ -119,4 +119,4 @@ def _label_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str
         yield "label that cannot be used", str(error)
         return
     if unknown := [int(value) for value in values if value != VOID and value >= len(dataset.class_names)]:
-        yield "label that cannot be used", f"holds {unknown[:5]}, which are no classes"
+        yield "label that cannot be used", f"holds {unknown[:5]}, which are not classes"

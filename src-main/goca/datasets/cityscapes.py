@@ -1,4 +1,4 @@
-"""Cityscapes: 19 classes, as labelIds or as trainIds; both circulate, and names do not always tell the truth."""
+"""Cityscapes: 19 classes, as labelIds or trainIds; both circulate, and file names do not always say which it is."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from goca.datasets.encodings import Encoding, by_value, label_values
 from goca.datasets.folders import FolderDataset, Place
 
 LABEL_IDS = by_value(label_values("cityscapes"))
-HIGHEST = 33  # labelIds run to here; those without a class are not evaluated
+HIGHEST = 33  # largest labelId; labelIds without a class are not evaluated
 VOID_IDS = [value for value in range(HIGHEST + 1) if value not in LABEL_IDS]
 
 
 class CityscapesDataset(FolderDataset):
-    """leftImg8bit and gtFine; the kind of ids is found out by looking."""
+    """leftImg8bit and gtFine; the kind of ids is detected from the label files."""
 
     tree = """\
-    leftImg8bit/{list}/<city>/<id>_leftImg8bit.png            pictures
+    leftImg8bit/{list}/<city>/<id>_leftImg8bit.png            images
     gtFine/{list}/<city>/<id>_gtFine_labelIds.png             label ids 0-33, or
     gtFine/{list}/<city>/<id>_gtFine_labelTrainIds.png        train ids 0-18, 255 void"""
     image_places = (Place("leftImg8bit/{list}/*", "_leftImg8bit.png"),)
@@ -28,7 +28,7 @@ class CityscapesDataset(FolderDataset):
         Encoding.of("trainIds", "train ids 0-18, 255 void", {value: value + 1 for value in range(19)}, [255]),
     )
     strays = {  # noqa: RUF012
-        "gtFine/*/*/*_polygons.json": "There are polygons only; make the label images with cityscapesscripts'"
-        " createTrainIdLabelImgs, or unpack gtFine_trainvaltest.zip anew",
+        "gtFine/*/*/*_polygons.json": "There are only polygons; make the label images with cityscapesscripts'"
+        " createTrainIdLabelImgs, or unpack gtFine_trainvaltest.zip again",
         "gtCoarse": "gtCoarse is not evaluated; get gtFine_trainvaltest.zip",
     }

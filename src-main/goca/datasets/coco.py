@@ -1,4 +1,4 @@
-"""COCO val2017 with two sets of labels: 80 things (COCO-Object), and 27 coarse things and stuff (COCO-Stuff)."""
+"""COCO val2017 with two sets of classes: 80 things (COCO-Object), and 27 coarse things and stuff (COCO-Stuff)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from goca.datasets.folders import FolderDataset, Place
 from goca.files.bounded_json import read_json
 
 IMAGES = tuple(Place(folder, ".jpg", r"\d+") for folder in ("{list}", "images/{list}"))
-THINGS = by_value(label_values("coco-object"))  # COCO's category ids, which run to 90 and leave ten out
+THINGS = by_value(label_values("coco-object"))  # COCO's category ids: 1-90, of which ten are unused
 OTHER_CATEGORIES = range(91, 201)  # stuff, in panoptic files
 FINE = label_values("coco-stuff")  # of 0-181
-UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # fine ids, counted from 0, that no picture was labelled with
+UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # fine ids, counted from 0, that no image has
 
 
 class CocoObjectDataset(FolderDataset):
     """80 things, from panoptic files or from PNGs of class ids."""
 
     tree = """\
-    {list}/<id>.jpg (or images/{list}/)                        pictures
+    {list}/<id>.jpg (or images/{list}/)                        images
     annotations/panoptic_{list}/<id>.png                       segment ids R + 256 G + 65536 B, with
     annotations/panoptic_{list}.json                           what each segment is; or
     annotations/{list}/<id>_instanceTrainIds.png               0 background, 1-80 classes, or
@@ -52,19 +52,19 @@ class CocoObjectDataset(FolderDataset):
         ),
     )
     strays = {  # noqa: RUF012
-        "annotations/panoptic_*.zip": "There is an archive inside the archive; unpack annotations/panoptic_val2017.zip",
-        "annotations/instances_*.json": "There are polygons only (instances_*.json); get the panoptic annotations",
+        "annotations/panoptic_*.zip": "The archive holds another archive; unpack annotations/panoptic_val2017.zip",
+        "annotations/instances_*.json": "There are only polygons (instances_*.json); get the panoptic annotations",
     }
 
     def values(self, path: Path) -> NDArray:
-        """Category ids [H, W] of a panoptic file, 0 for none; the numbers in any other. Raises SampleError."""
+        """Read the category ids [H, W] of a panoptic file (0: none), or the numbers in a PNG. Raises SampleError."""
         if "panoptic" not in self.place.encodings:
             return super().values(path)
         listed = self._panoptic_json().name
         if (segments := self.segments.get(path.stem)) is None:
             raise SampleError(f"label {path.name} is not listed in {listed}")
         red, green, blue = np.moveaxis(pixels(path, modes=("RGB",)).astype(np.int32), -1, 0)
-        table = np.zeros(2**24, np.uint8)  # category + 1 per segment id; only the pages that are used take memory
+        table = np.zeros(2**24, np.uint8)  # category + 1 per segment id; only pages that are written take memory
         table[0] = 1
         for segment, category in segments:
             table[segment] = category + 1
@@ -75,20 +75,20 @@ class CocoObjectDataset(FolderDataset):
 
     @cached_property
     def segments(self) -> dict[str, list[tuple[int, int]]]:
-        """Per id, the segments and their categories, as the JSON file lists them. Raises DatasetError."""
+        """Read the JSON file: image id -> its segments and their categories. Raises DatasetError."""
         path = self._panoptic_json()
         try:
             annotations = read_json(path)["annotations"]
             segments = {Path(each["file_name"]).stem: _segments(each) for each in annotations}
         except FileNotFoundError:
-            raise DatasetNotFound(f"{path} is missing; it comes in the same archive as the PNGs beside it") from None
+            raise DatasetNotFound(f"{path} is missing; it comes in the same archive as the PNGs next to it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
                 f"{path} is not COCO's panoptic JSON ({type(error).__name__}: {error}); expected"
                 ' {"annotations": [{"file_name": ..., "segments_info": [{"id": ..., "category_id": ...}]}]}'
             ) from None
         if len(segments) < len(annotations):
-            raise DatasetError(f"{path} lists an image more than once; unpack it anew")
+            raise DatasetError(f"{path} lists an image more than once; unpack it again")
         return segments
 
     def sources(self) -> list[Path]:
@@ -102,10 +102,10 @@ class CocoObjectDataset(FolderDataset):
 
 
 class CocoStuffDataset(FolderDataset):
-    """27 coarse classes, from the 182 fine labels; whether these count from 0 or from 1 is found out by looking."""
+    """27 coarse classes, from the 182 fine labels; whether these count from 0 or 1 is detected from the files."""
 
     tree = """\
-    {list}/<id>.jpg (or images/{list}/)                        pictures
+    {list}/<id>.jpg (or images/{list}/)                        images
     stuffthingmaps/{list}/<id>.png (or annotations/{list}/)    fine labels 0-181 and 255, or 1-182 and 0"""
     image_places = IMAGES
     label_places = tuple(
@@ -124,8 +124,8 @@ class CocoStuffDataset(FolderDataset):
         ),
     )
     strays = {  # noqa: RUF012
-        "*/*/*_labelTrainIds.png": "There are labelTrainIds (171 classes), from which the fine labels cannot be told;"
-        " unpack stuffthingmaps_trainval2017.zip anew",
+        "*/*/*_labelTrainIds.png": "There are labelTrainIds (171 classes), which do not hold the fine labels;"
+        " unpack stuffthingmaps_trainval2017.zip again",
     }
 
 

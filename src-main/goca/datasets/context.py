@@ -1,4 +1,4 @@
-"""PASCAL-Context on VOC 2010's pictures: 59 classes, from LabelMap .mat files or from PNGs of 60 values."""
+"""PASCAL-Context on VOC 2010's images: 59 classes, from LabelMap .mat files or from PNGs of 60 values."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from goca.datasets.folders import FolderDataset, Place, read_list
 from goca.files.text import read_text
 
 RAW = [row[0] for row in label_values("context")]  # raw id per class id
-RAW_CLASSES = 459  # the raw ids that have no class are background, 0 and `unknown` among them
-OBJECT_NAMES = {"diningtable": "table"}  # VOC's word for a class -> Context's; the other nineteen are the same
-OWN_ORDER = "59_labels.txt"  # beside 59_context_labels/: which value is which class
+RAW_CLASSES = 459  # all other raw ids, 0 and `unknown` among them, are background
+OBJECT_NAMES = {"diningtable": "table"}  # VOC's name of a class -> Context's; the other nineteen are the same
+OWN_ORDER = "59_labels.txt"  # next to 59_context_labels/: the class of each value
 
 
 class ContextDataset(FolderDataset):
     """PASCAL-Context. Pixels of the 400 rarer classes are background, as in the usual 60-class evaluation."""
 
     tree = """\
-    JPEGImages/<id>.jpg                       pictures
+    JPEGImages/<id>.jpg                       images
     trainval/<id>.mat                         LabelMap with raw ids 0-459, or
     SegmentationClassContext/<id>.png         0 background, 1-59 classes in the order of their raw ids, or
     59_context_labels/<id>.png                0 background, 1-59 classes in the order of 59_labels.txt
@@ -52,16 +52,16 @@ class ContextDataset(FolderDataset):
         super().__init__(config)
 
     def values(self, path: Path) -> NDArray:
-        """Raw ids [H, W] of a .mat file, or the numbers in a PNG. Raises SampleError."""
+        """Read the raw ids [H, W] of a .mat file, or the numbers in a PNG. Raises SampleError."""
         return _label_map(path) if path.suffix == ".mat" else super().values(path)
 
     @cached_property
     def encoding(self) -> Encoding:
-        """As for every folder; the order of 60-class PNGs is told by VOC's annotations, where they are there."""
+        """Like every folder, but VOC's annotations, if they are there, decide the class order of 60-class PNGs."""
         possible = self._possible()
         if len(possible) < 2:
             return super().encoding
-        hits = [0] * len(possible)  # objects of the annotations that are in the labels
+        hits = [0] * len(possible)  # annotated objects that are in the labels
         for objects, values in self._annotated():
             for index, each in enumerate(possible):
                 hits[index] += len(objects & {int(each.table[value]) for value in values})
@@ -72,7 +72,7 @@ class ContextDataset(FolderDataset):
         return [self.folder / OWN_ORDER] if OWN_ORDER in self.place.encodings else []
 
     def _annotated(self) -> Iterator[tuple[set[int], list[int]]]:
-        """Of some images, the classes that VOC's XML names and the values in the label."""
+        """For some images, the classes that VOC's XML names and the values in the label."""
         ids = {names[0]: class_id for class_id, names in enumerate(self.class_names) if names}
         for path, values in self._looked_at():
             try:
@@ -83,7 +83,7 @@ class ContextDataset(FolderDataset):
             yield {ids[name] for name in (OBJECT_NAMES.get(name, name) for name in names) if name in ids}, [*values]
 
     def _ids(self) -> list[str]:
-        """Those of the list, in ImageSets/ or in the root."""
+        """Read the ids of the list, in ImageSets/ or in the root."""
         name = f"{self.listed}.txt"
         places = [
             self.folder / "ImageSets" / name,
@@ -95,7 +95,7 @@ class ContextDataset(FolderDataset):
         if path is None:
             known = sorted((self.folder / "ImageSets").glob("Seg*/*.txt"))
             lists = ", ".join(f"{found.parent.name}/{found.stem}" for found in known) or "none"
-            raise DatasetNotFound(f"dataset.split={self.config.split}: there is no {places[0]}; lists there: {lists}")
+            raise DatasetNotFound(f"dataset.split={self.config.split}: {places[0]} is missing; lists there: {lists}")
         return read_list(path)
 
 
@@ -107,7 +107,7 @@ def _label_map(path: Path) -> NDArray:
             label = loadmat(file, variable_names=["LabelMap"]).get("LabelMap")
     except FileNotFoundError:
         raise SampleError(f"label {path.name} is missing") from None
-    except Exception as error:  # of zlib, of scipy's parser, of numpy: torn files end in many ways
+    except Exception as error:  # by zlib, scipy's parser or numpy: damaged files fail in many ways
         raise SampleError(f"label {path.name} cannot be read: {type(error).__name__}: {error}") from None
     if label is None:
         raise SampleError(f"label {path.name} has no variable LabelMap")
@@ -116,17 +116,17 @@ def _label_map(path: Path) -> NDArray:
     if label.dtype not in (np.uint8, np.uint16):
         whole = np.clip(label, 0, 2**16 - 1).astype(np.uint16)
         if not (whole == label).all():
-            raise SampleError(f"label {path.name}: LabelMap holds numbers that are no ids")
+            raise SampleError(f"label {path.name}: LabelMap holds numbers that are not ids")
         return whole
     return label
 
 
 def _named_order(path: Path, class_names: list[list[str]]) -> dict[int, int]:
-    """Value -> class id, from lines such as `1: aeroplane`. Raises DatasetError if they are not the 59 classes."""
+    """Read value -> class id from lines such as `1: aeroplane`. Raises DatasetError if they are not the 59 classes."""
     try:
         lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", read_text(path), re.MULTILINE)
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text: {error}; expected lines such as 1: aeroplane") from None
+        raise DatasetError(f"{path} is not text: {error}; expected lines such as 1: aeroplane") from None
     ids = {name: class_id for class_id, names in enumerate(class_names) for name in names}
     classes = {int(value): ids.get(name.lower(), 0) for value, name in lines}
     if sorted(classes) != list(range(1, 60)) or sorted(classes.values()) != list(range(1, 60)):

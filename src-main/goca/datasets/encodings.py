@@ -1,4 +1,4 @@
-"""What the numbers in label files mean: a table per way in which they circulate, and finding out which one it is."""
+"""What the numbers in label files mean: one table per encoding in circulation, and how it is detected."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 
 from goca.datasets.base import TABLES, VOID, DatasetError, SampleError
 
-UNKNOWN = 254  # in a table: a value that such a file does not hold
+UNKNOWN = 254  # in a table: a value that does not occur in this encoding
 SIZE = 2**16  # label files hold eight or sixteen bits
-FEW = 0.05  # the share of files that may speak against what all of them are taken for
-ENOUGH = 12  # files whose values leave no choice, until no more are looked at
+FEW = 0.05  # share of files that may contradict the encoding chosen for all
+ENOUGH = 12  # stop after this many files whose values fit a single encoding
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """One way of writing classes as numbers.
+    """One encoding of classes as numbers.
 
-    name, about  how `dataset.encoding` calls it; what it is, for people
+    name, about  its name in `dataset.encoding`; a description for messages
     table        [65536] value -> class id, VOID or UNKNOWN
-    unused       values that have a meaning but that no published file holds; finding one speaks against this encoding
-    unusual      the same, of less weight
-    usual        values that nearly every file holds; one that is missing speaks against this encoding, as little
+    unused       values with a meaning that no published file holds; finding one counts against this encoding
+    unusual      the same, with less weight
+    usual        values that nearly every file holds; a missing one counts against this encoding, with less weight
     """
 
     name: str
@@ -48,14 +48,14 @@ class Encoding:
         unusual: Iterable[int] = (),
         usual: Iterable[int] = (),
     ) -> Encoding:
-        """From value -> class id, and the values that mean nothing."""
+        """Make an encoding from value -> class id, and the values without a class."""
         table = np.full(SIZE, UNKNOWN, np.uint8)
         table[list(void)] = VOID
         table[list(classes)] = list(classes.values())
         return cls(name, about, table, frozenset(unused), frozenset(unusual), frozenset(usual))
 
     def __call__(self, values: NDArray) -> NDArray[np.uint8]:
-        """Class ids of a label file's values (uint8 or uint16), the same shape. Raises SampleError for unknown ones."""
+        """Decode values [H, W] (uint8 or uint16) to class ids [H, W]. Raises SampleError for unknown values."""
         label = np.take(self.table, values)
         if (label == UNKNOWN).any():
             found = sorted({int(value) for value in np.unique(values) if self.table[value] == UNKNOWN})
@@ -63,31 +63,31 @@ class Encoding:
         return label
 
     def against(self, values: Collection[int]) -> tuple[int, int, int]:
-        """What speaks against it where a file holds these values: how many are unknown, unused, unusual."""
+        """Evidence against this encoding in a file with these values: how many are unknown, unused, unusual."""
         known = {value for value in values if self.table[value] != UNKNOWN}
         odd = len(known & self.unusual) + len(self.usual.difference(values))
         return len(values) - len(known), len(known & self.unused), odd
 
 
 def label_values(table: str) -> list[list[int]]:
-    """The values of each class id in label files, from the packaged table of that name."""
+    """Read class id -> its values in label files, from the packaged table of that name."""
     return json.loads((TABLES / f"{table}.values.json").read_text(encoding="utf-8"))
 
 
 def by_value(values: Sequence[Sequence[int]], shift: int = 0) -> dict[int, int]:
-    """Value -> class id, from the values of each class id."""
+    """Invert class id -> values to value -> class id."""
     return {value + shift: class_id for class_id, row in enumerate(values) for value in row}
 
 
 def find_encoding(
     encodings: Sequence[Encoding], files: Iterable[tuple[Path, Collection[int]]], what: str, promised: str | None = None
 ) -> Encoding:
-    """Which of a few encodings label files are in, by the values that they hold.
+    """Detect which of several encodings label files use, from the values that they hold.
 
-    files     a path and the values in it, taken until it is clear
-    what      whose files they are, for errors
-    promised  the encoding to believe in where the values fit several
-    Raises DatasetError if many files disagree, if most fit none of them, or if nothing decides.
+    files     paths and the values in them, read until the answer is clear
+    what      the data set's name, for messages
+    promised  the encoding to choose where the values fit several
+    Raises DatasetError if many files disagree, if most fit no encoding, or if the values leave it open.
     """
     strong: dict[str, list[Path]] = {}
     weak: set[str] = set()
@@ -113,7 +113,7 @@ def find_encoding(
 
 
 def _voted(votes: Mapping[str, list[Path]], what: str) -> str | None:
-    """What nearly all files say; a few others are matters of their images. Raises DatasetError if they are mixed."""
+    """The encoding of nearly all files; a few others count as errors of those images. Raises DatasetError if mixed."""
     name = max(votes, key=lambda each: len(votes[each]), default=None)
     if name and len(votes[name]) * 4 < sum(map(len, votes.values())) * 3:
         ordered = sorted(votes, key=lambda each: each != name)
@@ -124,13 +124,13 @@ def _voted(votes: Mapping[str, list[Path]], what: str) -> str | None:
 def agreed_encoding(
     encodings: Sequence[Encoding], files: Iterable[tuple[Path, Collection[int]]], what: str, promised: str | None = None
 ) -> Encoding:
-    """The one encoding in which all label files are; arguments as of `find_encoding`.
+    """Detect the one encoding that all label files use; arguments as for `find_encoding`.
 
-    Where several are left, files without what nearly every file holds (`Encoding.usual`) speak for the others, and then
-    `promised` is believed. Raises DatasetError if no encoding fits all files, or if files speak for different ones.
+    If several are left, files that lack the usual values of an encoding (`Encoding.usual`) count against it; after that
+    `promised` decides. Raises DatasetError if no encoding fits all files, or if files point to different ones.
     """
     left = {each.name: each for each in encodings}
-    narrowed: dict[str, Path] = {}  # encodings that are out -> the first file that they do not fit
+    narrowed: dict[str, Path] = {}  # excluded encodings -> the first file that they do not fit
     votes: list[tuple[Path, list[str]]] = []
     unfitting: list[tuple[Path, Collection[int]]] = []
     looked_at = 0
@@ -166,7 +166,7 @@ def agreed_encoding(
 def _mixed(what: str, seen: Mapping[str, Path]) -> DatasetError:
     said = "; ".join(f"{path.name} looks like {name!r}" for name, path in seen.items())
     return DatasetError(
-        f"the labels of {what} are mixed: {said}. Unpack one kind into an empty folder, or, if you know better, set"
+        f"the labels of {what} are mixed: {said}. Unpack one kind into an empty folder, or, if you are sure, set"
         f" dataset.encoding={next(iter(seen))}"
     )
 
@@ -177,7 +177,7 @@ def _unclear(encodings: Sequence[Encoding], what: str) -> DatasetError:
 
 
 def candidates(encodings: Sequence[Encoding], values: Collection[int]) -> tuple[list[str], bool]:
-    """The encodings that one file's values fit best, and whether that rests on more than what is merely unusual."""
+    """The encodings that one file's values fit best, and whether more than unusual values supports them."""
     marks = {each.name: each.against(values) for each in encodings}
     fitting = _least({name: unused for name, (unknown, unused, _) in marks.items() if not unknown})
     if len(fitting) < 2:
@@ -192,5 +192,5 @@ def _least(marks: Mapping[str, int]) -> list[str]:
 def _unfitting(path: Path, values: Collection[int], encodings: Sequence[Encoding], what: str) -> str:
     kinds = "; ".join(f"{each.name} ({each.about})" for each in encodings)
     odd = sorted(value for value in values if all(each.table[value] == UNKNOWN for each in encodings))
-    because = f"the values {odd[:5]}, which no kind of them has" if odd else "values that no one kind of them has all"
-    return f"{path} is no label of {what}: it holds {because}; kinds: {kinds}"
+    because = f"the values {odd[:5]}, which no known encoding has" if odd else "values that no single encoding has"
+    return f"{path} is not a label of {what}: it holds {because}; known encodings: {kinds}"

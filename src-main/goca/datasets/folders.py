@@ -1,4 +1,4 @@
-"""Benchmarks whose labels name the classes: pictures and label files in two folders, matched by name."""
+"""Benchmarks in two folders, images and label files, matched by name; the labels define the present classes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from goca.datasets.memory import remembered
 from goca.files.text import read_lines
 
 ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
-READERS = 8  # label files that are read at a time, where all are
-LOOKED_AT = 48  # label files that are opened, at most, to find out their encoding
+READERS = 8  # label files that are read in parallel where all are read
+LOOKED_AT = 48  # most label files that are opened to detect their encoding
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where files of one kind may lie, and how they are named: folder/ID + ending.
+    """A folder in which files of one kind may lie, and their naming: folder/ID + ending.
 
-    folder     relative to the root; {list} stands for the split's list, a last part `*` for any folder
-    ids        the form of an id
-    encodings  of label files: the names of those that they may be in; the first is the one that the place promises
-    sure       whether to believe the promise where the values fit several encodings
+    folder     relative to the root; {list} is the split's list, a last part `*` matches any folder
+    ids        pattern of an id
+    encodings  of label files: names of the possible encodings; the first is the one that the folder's name suggests
+    sure       whether the first is chosen where the values fit several encodings
     """
 
     folder: str
@@ -39,7 +39,7 @@ class Place:
     sure: bool = True
 
     def files(self, root: Path, listed: str) -> dict[str, Path]:
-        """Id -> file. Hidden files, as some archives leave them, do not count. Raises DatasetError for twins."""
+        """Map ids to files, ignoring hidden files as some archives hold. Raises DatasetError for duplicate ids."""
         pattern = f"{self.folder.format(list=listed)}/*{self.ending}"
         found = ((path.name.removesuffix(self.ending), path) for path in root.glob(pattern) if path.name[0] != ".")
         files: dict[str, Path] = {}
@@ -47,29 +47,29 @@ class Place:
             if not re.fullmatch(self.ids, image_id):
                 continue
             if image_id in files:
-                raise DatasetError(f"{path} and {files[image_id]} have the same name; keep one")
+                raise DatasetError(f"{path} and {files[image_id]} have the same name; remove one")
             files[image_id] = path
         return files
 
     def path(self, root: Path, listed: str, image_id: str) -> Path:
-        """Where the file of that id is expected."""
-        group = image_id.split("_")[0]  # Cityscapes: a folder per city
+        """The path at which the file of that id is expected."""
+        group = image_id.split("_")[0]  # Cityscapes: one folder per city
         return root / self.folder.format(list=listed).replace("*", group) / f"{image_id}{self.ending}"
 
 
 class FolderDataset:
     """A benchmark in two folders. Raises DatasetNotFound with the expected tree.
 
-    A kind of data set says where its files lie and what their numbers mean; the classes that are present are those of
-    the label map. `place` and `encoding` tell what was found.
+    Subclasses say where files lie and what their numbers mean; the present classes are those of the label map.
+    `place` and `encoding` hold what was found.
     """
 
     tree: str
     image_places: tuple[Place, ...]
     label_places: tuple[Place, ...]
     encodings: tuple[Encoding, ...]
-    whole: bool = False  # the encoding is decided by all label files, for a few of them do not tell
-    strays: dict[str, str] = {}  # noqa: RUF012  files whose presence explains that labels are missing -> the fix
+    whole: bool = False  # whether all label files are read to decide the encoding
+    strays: dict[str, str] = {}  # noqa: RUF012  files whose presence explains missing labels -> the fix
 
     def __init__(self, config: DatasetConfig) -> None:
         self.name, self.config = config.name, config
@@ -86,7 +86,7 @@ class FolderDataset:
             self.ids.reverse()
 
     def sample(self, image_id: str) -> Sample:
-        """The picture of that id; its files are opened when they are asked for."""
+        """Return the sample of that id; its files are opened on first use."""
         return Sample(
             id=image_id,
             image_path=self.images.get(image_id) or self.image_place.path(self.folder, self.listed, image_id),
@@ -96,11 +96,11 @@ class FolderDataset:
         )
 
     def sources(self) -> list[Path]:
-        """Files besides an image's own that say what its label means."""
+        """Further files that define what a label means."""
         return []
 
     def read_label(self, path: Path) -> NDArray[np.uint8]:
-        """A label file as class ids [H, W]. Raises SampleError; DatasetError if it is not clear what the files hold."""
+        """Read a label file as class ids [H, W]. Raises SampleError; DatasetError if the encoding is not clear."""
         encoding, values = self.encoding, self.values(path)
         try:
             label = encoding(values)
@@ -111,14 +111,14 @@ class FolderDataset:
             likely, certain = candidates(possible, _held(values))
             if certain and encoding.name not in likely:
                 raise SampleError(
-                    f"label {path.name} looks like {likely[0]!r}, and the labels beside it like {encoding.name!r};"
-                    f" if it is one of them, set dataset.encoding={encoding.name}"
+                    f"label {path.name} looks like {likely[0]!r}, but the other labels look like {encoding.name!r};"
+                    f" if it has the same encoding, set dataset.encoding={encoding.name}"
                 )
         return label
 
     @cached_property
     def encoding(self) -> Encoding:
-        """What the numbers in the label files mean: as `dataset.encoding` says, or by looking at some of them."""
+        """The encoding of the label files: `dataset.encoding`, or detected from some of them."""
         possible = self._possible()
         if self.config.encoding != "auto":
             return possible[0]
@@ -135,11 +135,11 @@ class FolderDataset:
 
     @property
     def found(self) -> str:
-        """What kind of label files there are, for people. Raises DatasetError as `encoding`."""
+        """A description of the label files, for messages. Raises DatasetError like `encoding`."""
         return f"{self.place.folder.format(list=self.listed)}/*{self.place.ending}: {self.encoding.about}"
 
     def values(self, path: Path) -> NDArray:
-        """The numbers in a label file. Raises SampleError."""
+        """Read the numbers in a label file. Raises SampleError."""
         return pixels(path, modes=("P", "L"))
 
     def _ids(self) -> list[str]:
@@ -151,7 +151,7 @@ class FolderDataset:
         return [known[name] for name in names]
 
     def _looked_at(self) -> Iterator[tuple[Path, Collection[int]]]:
-        """Some label files and the values in them; one that cannot be read is a matter of its image alone."""
+        """Some label files and the values in them; unreadable ones are skipped, as errors of single images."""
         paths, readable, reason = sorted(self.labels.values()), 0, ""
         for path in paths[:: max(1, len(paths) // LOOKED_AT)][:LOOKED_AT]:
             try:
@@ -162,10 +162,10 @@ class FolderDataset:
             readable += 1
             yield path, values
         if not readable and not self.place.sure:
-            raise DatasetError(f"none of the labels of {self.name!r} that were looked at can be used: {reason}")
+            raise DatasetError(f"none of the labels of {self.name!r} that were opened can be used: {reason}")
 
     def _held_by(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Collection[int]]]:
-        """Label files and the values in them, several read at a time; those that cannot be read are left out."""
+        """All label files and the values in them, read in parallel; unreadable ones are skipped."""
 
         def held(path: Path) -> Collection[int] | None:
             try:
@@ -182,8 +182,8 @@ class FolderDataset:
         names = [each.name for each in self.encodings]
         if self.config.encoding not in ["auto", *names]:
             raise DatasetError(
-                f"dataset.encoding={self.config.encoding!r} is not known to {self.name!r};"
-                f" there are: {', '.join(['auto', *names])}"
+                f"dataset.encoding={self.config.encoding!r} is not an encoding of {self.name!r};"
+                f" expected one of: {', '.join(['auto', *names])}"
             )
 
     def _find(self, places: Sequence[Place], what: str) -> tuple[Place, dict[str, Path]]:
@@ -198,7 +198,7 @@ class FolderDataset:
         )
 
     def _deeper(self, places: Sequence[Place]) -> str:
-        """A hint where the tree begins a folder or two further in, or further out."""
+        """A hint if the tree begins a folder or two above or below the root."""
         around = [self.folder.parent, *(path for path in sorted(self.folder.glob("*")) if path.is_dir())]
         for folder in around:
             if any(place.files(folder, self.listed) for place in places):
@@ -211,17 +211,17 @@ def _held(values: NDArray) -> list[int]:
 
 
 def read_list(path: Path) -> list[str]:
-    """The ids in a list file, one a line; an image's ending behind an id is left out.
+    """Read the ids in a list file, one per line; an image's file extension is dropped.
 
-    Raises DatasetError for ids with folders or flags in them, twins, and none at all.
+    Raises DatasetError for ids with folders or flags, duplicate ids, and an empty list.
     """
     try:
         ids = read_lines(path)
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text: {error}; expected one id per line") from None
+        raise DatasetError(f"{path} is not text: {error}; expected one id per line") from None
     if flagged := next((line for line in ids if re.fullmatch(r"\S+\s+(-1|0|1)", line)), None):
         raise DatasetError(
-            f"{path} lists {flagged!r}, a flag behind the id, as in the lists of single classes (VOC's ImageSets/Main);"
+            f"{path} lists {flagged!r}, a flag after the id, as in the lists of single classes (VOC's ImageSets/Main);"
             " expected bare ids, as in ImageSets/Segmentation/train.txt"
         )
     ids = [ENDING.sub("", each) for each in ids]
@@ -229,7 +229,7 @@ def read_list(path: Path) -> list[str]:
         raise DatasetError(f"{path} lists {wrong!r}; expected bare ids, such as 2007_000027")
     if len(set(ids)) < len(ids):
         twin = next(each for each in ids if ids.count(each) > 1)
-        raise DatasetError(f"{path} lists {twin!r} more than once; keep one")
+        raise DatasetError(f"{path} lists {twin!r} more than once; remove one")
     if not ids:
         raise DatasetError(f"{path} is empty; expected one id per line")
     return ids

@@ -1,4 +1,4 @@
-"""What was found out about many files, kept until one of them changes: in the user's cache folder."""
+"""A cache in the user's cache folder for answers about many files, valid until one of them changes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from goca.files.atomic import whole_file
 
 
 def cache_folder() -> Path:
-    """$GOCA_CACHE; where that is not set $XDG_CACHE_HOME/goca, or ~/.cache/goca."""
+    """Return $GOCA_CACHE if set, else $XDG_CACHE_HOME/goca or ~/.cache/goca."""
     own, shared = os.environ.get("GOCA_CACHE"), os.environ.get("XDG_CACHE_HOME")
     return Path(own) if own else Path(shared or Path.home() / ".cache") / "goca"
 
 
 def remembered(question: Sequence[str], files: Iterable[Path], answer: Callable[[], str]) -> str:
-    """The answer to a question about files; asked again when the size or time of one has changed.
+    """Return the cached answer to a question about files; compute it again if a file's size or time has changed.
 
-    A cache folder that cannot be written is no hindrance: the answer is then found out every time.
+    If the cache folder cannot be written, the answer is computed every time.
     """
     key = hashlib.sha256("\0".join(question).encode("utf-8", "surrogateescape"))
     for path in files:

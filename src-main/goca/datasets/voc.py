@@ -10,9 +10,9 @@ from goca.datasets.base import DatasetConfig, DatasetNotFound, Sample, SampleErr
 from goca.datasets.folders import read_list
 
 TREE = """\
-    JPEGImages/<id>.jpg (or .png)         pictures
+    JPEGImages/<id>.jpg (or .png)         images
     SegmentationClass/<id>.png            palette images: class ids, 255 at the borders
-    Annotations/<id>.xml                  which objects are there
+    Annotations/<id>.xml                  objects in the image
     ImageSets/Segmentation/<split>.txt    one id per line"""
 SUFFIXES = (".jpg", ".png")
 
@@ -34,7 +34,7 @@ class VocDataset:
             self.ids.reverse()
 
     def sample(self, image_id: str) -> Sample:
-        """The picture of that id; its present classes are the objects of its XML file."""
+        """Return the sample of that id; its present classes are the objects of its XML file."""
         images = [self.folder / "JPEGImages" / f"{image_id}{suffix}" for suffix in SUFFIXES]
         objects = self.folder / "Annotations" / f"{image_id}.xml"
         notes: list[str] = []
@@ -61,12 +61,12 @@ class VocDataset:
         for class_id, names in enumerate(self.class_names):
             if name in names:
                 return class_id
-        raise SampleError(f"annotation {path.name} names the object {name!r}, which is no class of {self.name!r}")
+        raise SampleError(f"annotation {path.name} names the object {name!r}, which is not a class of {self.name!r}")
 
     def _listed(self, config: DatasetConfig) -> list[str]:
         folder = self.folder / "ImageSets" / "Segmentation"
         path = folder / f"{config.listed}.txt"
         if not path.is_file():
             splits = ", ".join(sorted(found.stem for found in folder.glob("*.txt"))) or "none"
-            raise DatasetNotFound(f"dataset.split={config.split}: there is no {path}; splits there: {splits}")
+            raise DatasetNotFound(f"dataset.split={config.split}: {path} does not exist; splits there: {splits}")
         return read_list(path)

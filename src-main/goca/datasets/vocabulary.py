@@ -1,4 +1,4 @@
-"""Lists of names to look for: the packaged class tables, or a file of one's own."""
+"""Vocabularies, lists of names to look for: the packaged class tables, or a file of your own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from goca.files.bounded_json import JSONUnreadable, parse_json
 from goca.files.text import read_text
 
 ALIASES = {"coco": "coco-object"}
-MARKS = ",;()[]{}"  # what separates or groups words in a prompt, and so is in no name
+MARKS = ",;()[]{}"  # these separate or group words in a prompt, so no name may hold them
 FORM = 'one name per line, or JSON with a list of names per class: [[], ["cat"], ["person", "man"]]'
 
 
 class VocabularyError(DatasetError):
-    """A vocabulary that is not known, or a file of another shape; the message says what is expected."""
+    """An unknown vocabulary, or a file of another form; the message says what is expected."""
 
 
 def vocabularies() -> list[str]:
@@ -26,35 +26,35 @@ def vocabularies() -> list[str]:
 
 
 def read_vocabulary(given: str) -> list[list[str]]:
-    """Names per class id, [] for id 0, the background. Raises VocabularyError.
+    """Read names per class id, [] for id 0, the background. Raises VocabularyError.
 
     given  a packaged vocabulary (coco, ade20k, voc, ...), or a file: one name per line in UTF-8, or JSON in the form
-           of the class tables: a list with a list of names per class, an empty one standing for the background
+           of the class tables: a list with a list of names per class, an empty one for the background
     """
     if given in vocabularies():
         return class_table(ALIASES.get(given, given), TABLES)
     path = Path(given).expanduser()
     if not path.is_file():
         known = ", ".join(vocabularies())
-        raise VocabularyError(f"{given!r} is no vocabulary and no file; there are: {known}; or a file: {FORM}")
+        raise VocabularyError(f"{given!r} is no vocabulary and no file; expected {known}, or a file: {FORM}")
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise VocabularyError(f"{path} cannot be read as text: {error}; expected {FORM}") from None
     table = from_json(path, text) if text.lstrip()[:1] in ("[", "{") else from_lines(path, text)
     if not any(table):
-        raise VocabularyError(f"{path} holds no name; expected {FORM}")
+        raise VocabularyError(f"{path} holds no names; expected {FORM}")
     return table if not table[0] else [[], *table]
 
 
 def from_lines(path: Path, text: str) -> list[list[str]]:
-    """One name per line; empty lines are left out."""
+    """Read one name per line; empty lines are skipped."""
     numbered = [(number, " ".join(line.split())) for number, line in enumerate(text.splitlines(), start=1)]
     return checked(path, [(f"line {number}", [name]) for number, name in numbered if name])
 
 
 def from_json(path: Path, text: str) -> list[list[str]]:
-    """A list with a list of names per class, lower case not needed; an empty list may stand first alone."""
+    """Read a list with a list of names per class, in any case; only the first list may be empty."""
     try:
         table = parse_json(text)
     except JSONUnreadable as error:
@@ -74,19 +74,19 @@ def is_names(names: Any) -> bool:
 
 
 def checked(path: Path, places: Sequence[tuple[str, list[str]]]) -> list[list[str]]:
-    """The names, if each is a word and none is there twice. Raises VocabularyError with the place."""
+    """Return the names if each is a word and none occurs twice. Raises VocabularyError with the position."""
     seen: dict[str, str] = {}
     for place, names in places:
         for name in names:
             if wrong := next(faults(name), ""):
                 raise VocabularyError(f"{path}, {place}: {shown(name)} {wrong}; expected {FORM}")
             if (first := seen.setdefault(name.lower(), place)) != place:
-                raise VocabularyError(f"{path}, {place}: {shown(name)} is there already, in {first}; keep one of them")
+                raise VocabularyError(f"{path}, {place}: {shown(name)} occurs already in {first}; remove one of them")
     return [names for _, names in places]
 
 
 def faults(name: str) -> Iterator[str]:
-    """Why a text is no name."""
+    """Yield the reasons why a text cannot be a name."""
     if mark := next((mark for mark in MARKS if mark in name), ""):
         yield f"holds {mark!r}"
     if not any(character.isalnum() for character in name):

@@ -1,4 +1,4 @@
-"""Captions for a benchmark's pictures: asked of a vision-language model, or imported. Loads without torch and openai.
+"""Captions for a benchmark's images: from a vision-language model, or imported. Loads without torch and openai.
 
 labeler = Labeler(LabelerConfig.of({"model": "gpt-4o"}), dataset, vocabulary("voc", dataset.class_names))
 with AnswerLog(Path("voc.answers.jsonl"), labeler.asked()) as log:

@@ -1,11 +1,11 @@
-"""The log of answers: one checksummed line each, on disk before the next picture is asked.
+"""The log of answers: one checksummed line per answer, written before the next image is requested.
 
-    {"setting": id, "dataset": ..., "instruction": ..., "model": ..., ...}     how the answers after it were asked for
+    {"setting": id, "dataset": ..., "instruction": ..., "model": ..., ...}     the settings of the answers that follow
     {"image": name, "by": id, "caption": ..., "reply": ..., "tokens": [in, out], ...}
     {"image": name, "by": id, "failed": kind, "reason": ..., ...}
     {"intent": name, "at": seconds}     a request is about to be made; {"intent": name, "ended": true}: it is over
 
-Lines are only ever added; what a killed process leaves half-written is dropped. The labels file is made from the log.
+Lines are only appended; a line that a killed process left incomplete is dropped. The labels file is made from the log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from goca.prompts import read_captions
 
 
 class Answers:
-    """What a log holds; reading it changes nothing. A log that is not there yet is an empty one.
+    """The content of a log, read without changing it. A missing file counts as an empty log.
 
     Raises LabelingError if it cannot be read.
     """
@@ -32,15 +32,15 @@ class Answers:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[Record] = []
-        self.damaged = 0  # lines that are not what was written: these pictures count as not asked
+        self.damaged = 0  # damaged lines; their images count as not requested
         self._read()
 
     def answers(self) -> list[Record]:
-        """Everything that was asked, in order; a picture may be there more than once."""
+        """All answers in order; an image may occur more than once."""
         return [record for record in list(self.records) if "image" in record]
 
     def latest(self) -> dict[str, Record]:
-        """What is known of each picture: its last caption, or else its last failure."""
+        """The state of each image: its last caption, or else its last failure."""
         known: dict[str, Record] = {}
         for record in self.answers():
             if "caption" in record or "caption" not in known.get(record["image"], {}):
@@ -48,16 +48,16 @@ class Answers:
         return known
 
     def captions(self, order: Iterable[str] = ()) -> dict[str, str]:
-        """The captions, first those of `order`, then the others."""
+        """The captions: first those of `order`, then the others."""
         known = {name: record["caption"] for name, record in self.latest().items() if "caption" in record}
         return {name: known[name] for name in [*(name for name in order if name in known), *known]}
 
     def failures(self) -> dict[str, Record]:
-        """The pictures that have no caption although they were asked."""
+        """The images that were requested and have no caption."""
         return {name: record for name, record in self.latest().items() if "caption" not in record}
 
     def in_flight(self) -> dict[str, float]:
-        """Images that were being asked about when a process was killed -> when that was (seconds since 1970)."""
+        """Images whose request was in flight when a process was killed -> its time (seconds since 1970)."""
         found: dict[str, float] = {}
         for record in list(self.records):
             if "at" in record and "intent" in record:
@@ -67,11 +67,11 @@ class Answers:
         return found
 
     def to_ask(self, names: Iterable[str], again: str | None = None) -> list[str]:
-        """Those of `names` that are to be asked now; those never asked first, then those asked longest ago, and last
-        those that were in flight when a process was killed.
+        """The images of `names` to request now: new ones first, then those requested longest ago, and last those whose
+        request was in flight when a process was killed.
 
-        again  None: what has no answer yet. "failed", or one of KINDS: only what was answered without a caption, for
-               any or that reason. Raises LabelingError for another word.
+        again  None: images without an answer. "failed", or one of KINDS: only images whose answer holds no caption, for
+               any or for that reason. Raises LabelingError for any other word.
         """
         if again is not None and again != "failed" and again not in KINDS:
             raise LabelingError(f"again={again!r}; expected null, failed, or a kind of failure: {', '.join(KINDS)}")
@@ -96,11 +96,11 @@ class Answers:
 
 
 class AnswerLog(Answers):
-    """A log that is added to; threads may share it, a second process is refused.
+    """A log open for appending; threads may share it, a second process is refused.
 
-    path   the log, made if it is not there
-    asked  what the answers depend on: "dataset", "instruction", "model", ...; a log of another data set is refused,
-           one with other values too, unless `mix` is true
+    path   the log file, created if missing
+    asked  the settings that answers depend on: "dataset", "instruction", "model", ...; a log of another data set is
+           refused, and one with other settings unless `mix` is true
     Raises LogMismatch, or LabelingError where it cannot be written.
     """
 
@@ -124,14 +124,14 @@ class AnswerLog(Answers):
             raise
 
     def append(self, record: Record) -> None:
-        """Add one line; it is on disk when this returns. Raises LabelingError if it cannot be; the log is as it was."""
+        """Append one line and flush it to disk. Raises LabelingError if that fails; the log is then unchanged."""
         with self._lock:
             try:
                 append_line(self._file, sealed(record))
             except OSError as error:
                 raise LabelingError(
-                    f"the log {self.path} cannot be written ({error}); make room and run again:"
-                    " what is answered stays answered"
+                    f"the log {self.path} cannot be written ({error}); free some space and run again:"
+                    " existing answers are kept"
                 ) from error
             self.records.append(record)
 
@@ -148,7 +148,7 @@ class AnswerLog(Answers):
         earlier = [record for record in self.records if "setting" in record]
         answered = [record for record in self.records if "image" in record]
         if answered and not earlier:
-            raise LogMismatch(f"{self.path} does not say how its answers were asked for; choose another labels=FILE")
+            raise LogMismatch(f"{self.path} does not hold the settings of its answers; choose another labels=FILE")
         if earlier and (old := earlier[-1])["setting"] != self.setting:
             self._refuse({key: value for key, value in old.items() if key != "setting"}, asked, mix)
         if not earlier or earlier[-1]["setting"] != self.setting:
@@ -161,13 +161,13 @@ class AnswerLog(Answers):
             raise LogMismatch(f"{self.path} belongs to another data set:\n{lines}\nChoose another labels=FILE.")
         if not mix:
             raise LogMismatch(
-                f"{self.path} holds answers that were asked for in another way:\n{lines}\n"
-                "Choose another labels=FILE, ask as before, or set mix=true to add to them (each answer says which)."
+                f"{self.path} holds answers to other settings:\n{lines}\n"
+                "Choose another labels=FILE, use the old settings, or set mix=true to add to them."
             )
 
 
 def write_labels(path: Path, log: Answers, order: Iterable[str] = ()) -> int:
-    """The labels file in the published format, from the log; returns how many captions it holds."""
+    """Write the labels file in the published format from the log; return its number of captions."""
     captions = log.captions(order)
     labels = {name: {"caption": caption} for name, caption in captions.items()}
     write_text(path, json.dumps(labels, indent=1) + "\n")
@@ -175,14 +175,14 @@ def write_labels(path: Path, log: Answers, order: Iterable[str] = ()) -> int:
 
 
 def check_own(path: Path, log: Answers) -> None:
-    """Raises LabelingError if the labels file holds anything that this log did not give, such as published labels."""
+    """Raise LabelingError if the labels file holds captions that are not from this log, such as published labels."""
     if not path.exists():
         return
     captions, refused = read_captions(path)
     known = {(record["image"], record.get("caption")) for record in log.answers()}
     if foreign := [*refused, *(name for name, caption in captions.items() if (name, caption) not in known)]:
         raise LabelingError(
-            f"{path} holds labels that did not come from here ({len(foreign)}, such as {foreign[0]!r}); they would be"
+            f"{path} holds labels that are not from this log ({len(foreign)}, such as {foreign[0]!r}); they would be"
             " lost. Give another file: labels=gpt_output/NAME.json"
         )
 

@@ -1,4 +1,4 @@
-"""How a labeller is set: one dataclass behind configs/labeler/*.yaml."""
+"""The labeller's settings: the dataclass behind configs/labeler/*.yaml."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from goca.schema import Count, OneOf, Place, Range, Text, check_fields, check_na
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 LIKE_A_KEY = re.compile(r"(?<![A-Za-z0-9])(sk|pk|rk|hf|gsk|xai|ghp|gho)[-_][A-Za-z0-9_-]{16,}|AIza[A-Za-z0-9_-]{30,}")
-SECRET = 8  # characters; what is shorter is no key but a word for a local server, such as "EMPTY"
+SECRET = 8  # characters; shorter values are placeholders for local servers, such as "EMPTY"
 MOST_SETTINGS = 20_000
 AMONG_SETTINGS = (  # never followed by the key itself
-    "stands among labeler.model, labeler.detail or labeler.options, which are written into the log; take it out there."
+    "was found in labeler.model, labeler.detail or labeler.options, which are written into the log; remove it there."
     " Keys belong in the environment variable that labeler.key_variable names, and nowhere else"
 )
-NO_KEY = "none"  # what a server that needs no key is sent
+NO_KEY = "none"  # sent to a server that needs no key
 # field -> its kind, least and greatest value
 RANGES: dict[str, tuple[type, float, float]] = {
     "side": (int, 64, 4096),
@@ -48,24 +48,24 @@ class LabelerConfig:
     model: Text
     base_url: Any = None  # of an OpenAI-compatible server, such as http://localhost:8000/v1; None: OpenAI's
     key_variable: Any = "OPENAI_API_KEY"  # NAME of the environment variable with the key; None: no key needed
-    side: int = 1024  # pictures are scaled down to this longer side; smaller ones stay as they are
+    side: int = 1024  # images are scaled down to this longer side; smaller ones stay as they are
     quality: int = 90  # of the JPEG
-    detail: str | None = "high"  # OpenAI's word for how closely a picture is looked at; None: not said
-    instruction: str | None = None  # a text file, with {words}, {caption_len}, {example} where wanted; None: the own
+    detail: str | None = "high"  # OpenAI's setting of image detail; None: not sent
+    instruction: str | None = None  # a text file, may hold {words}, {caption_len}, {example}; None: the packaged one
     options: Mapping[str, Any] = field(default_factory=dict)  # further fields of each request (temperature, ...)
-    workers: int = 4  # requests at a time
+    workers: int = 4  # parallel requests
     retries: int = 6  # after 429, 5xx, a time-out or a dropped connection
     timeout: float = 60  # seconds for one reply
     first_wait: float = 1  # seconds before the first retry; doubled for each further one
-    longest_wait: float = 120  # seconds; a server that asks for more (Retry-After) counts as unreachable
+    longest_wait: float = 120  # seconds; a server that asks for a longer wait (Retry-After) counts as unreachable
     patience: int = 20  # failures in a row that end the run
-    image_tokens: ImageTokens = "tiles"  # how an image is priced: a rule of pricing.IMAGE_TOKENS, or a number of tokens
-    price_in: float | None = None  # dollars per million tokens; None: not known
+    image_tokens: ImageTokens = "tiles"  # tokens per image: a rule of pricing.IMAGE_TOKENS, or a number
+    price_in: float | None = None  # dollars per million tokens; None: unknown
     price_out: float | None = None
 
     def __post_init__(self) -> None:
         if self.model in (None, ""):
-            raise LabelingError("labeler.model is not set; give the server's name of it: labeler.model=gpt-4o")
+            raise LabelingError("labeler.model is not set; give its name on the server: labeler.model=gpt-4o")
         for name, (kind, least, most) in RANGES.items():
             if (value := getattr(self, name)) is not None or not name.startswith("price"):
                 _check_number(name, value, kind, least, most)
@@ -83,34 +83,34 @@ class LabelerConfig:
             _check_url(self.base_url)
         name = self.key_variable
         if name is not None and not (isinstance(name, str) and VARIABLE.fullmatch(name)):
-            raise LabelingError(  # what was given may be the key itself, so it is not repeated
-                "labeler.key_variable is no name of an environment variable; give the NAME, such as OPENAI_API_KEY,"
+            raise LabelingError(  # the value may be the key itself, so it is not repeated
+                "labeler.key_variable is not the name of an environment variable; give a NAME such as OPENAI_API_KEY,"
                 " and put the key into that variable"
             )
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> LabelerConfig:
-        """From a mapping. Raises LabelingError for fields that are unknown."""
+        """Make the settings from a mapping. Raises LabelingError for unknown fields."""
         check_names(cls, fields, LabelingError, "labeler")
         return cls(**{"model": None, **fields})
 
     def key(self) -> str:
-        """The key, from the environment alone. Raises KeyMissing."""
+        """Read the key from the environment. Raises KeyMissing."""
         if self.key_variable is None:
             return NO_KEY
         if not (key := os.environ.get(self.key_variable, "").strip()):
             raise KeyMissing(
-                f"the environment variable {self.key_variable} is not set; export the key in it,"
+                f"the environment variable {self.key_variable} is not set; export the key,"
                 " or set labeler.key_variable=null for a server that needs none"
             )
         if not key.isascii() or not key.isprintable():
-            raise KeyMissing(f"{self.key_variable} holds characters that no key has; was it copied whole?")
+            raise KeyMissing(f"{self.key_variable} holds characters that keys do not have; was it copied correctly?")
         if len(key) >= SECRET and json.dumps(key)[1:-1] in json.dumps(self.asked()):
             raise LabelingError(f"the key of {self.key_variable} {AMONG_SETTINGS}")
         return key
 
     def _check_stored(self) -> None:
-        """What goes into the log holds no key, and can be written."""
+        """Check that the settings for the log hold no key and can be written."""
         try:
             text = json.dumps(self.asked(), allow_nan=False)
         except (ValueError, TypeError, RecursionError):
@@ -121,7 +121,7 @@ class LabelerConfig:
             raise LabelingError(f"what looks like a key {AMONG_SETTINGS}")
 
     def asked(self) -> dict[str, Any]:
-        """What answers depend on, for the log; where the server stands is not of it."""
+        """The settings that answers depend on, for the log; the server's address is not one of them."""
         return {
             "model": self.model,
             "side": self.side,
@@ -133,7 +133,7 @@ class LabelerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelingSettings:
-    """The keys of configs/labeling.yaml, which says what each is for."""
+    """The keys of configs/labeling.yaml, where each is explained."""
 
     labels: Place | None = None
     dry_run: bool = False
@@ -149,7 +149,7 @@ def _check_number(name: str, value: Any, kind: type, least: float, most: float) 
     if not is_number(value) or not isinstance(value, allowed):
         raise LabelingError(f"labeler.{name} is {shown(value)}; expected a number from {least:g} to {most:g}")
     if not least <= value <= most:
-        raise LabelingError(f"labeler.{name} is {shown(value)}; it must lie between {least:g} and {most:g}")
+        raise LabelingError(f"labeler.{name} is {shown(value)}; expected a number from {least:g} to {most:g}")
 
 
 def _check_url(url: Any) -> None:
@@ -159,6 +159,6 @@ def _check_url(url: Any) -> None:
     except ValueError:
         whole = False
     if not whole:
-        raise LabelingError("labeler.base_url is no address; expected one such as http://localhost:8000/v1")
+        raise LabelingError("labeler.base_url is not an address; expected one such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
         raise LabelingError("labeler.base_url holds a name, password or query; keys come from labeler.key_variable")

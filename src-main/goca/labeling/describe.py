@@ -1,4 +1,4 @@
-"""Words for single images: a vision server is asked what is in each, once."""
+"""Class names for single images from a vision-language server; each image is requested once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOG = "descriptions.jsonl"
 
 
 class Describer:
-    """Asks a server what is in an image; what it answered is kept in a log, and not asked again.
+    """Asks a server what an image shows; answers are kept in a log and reused.
 
-    config  how the server is reached and asked; the key comes from the environment
-    log     the file of answers, as the labeller writes it; made if it is not there
-    Raises LibrariesMissing, KeyMissing, and LabelingError where the log cannot be written.
+    config  the server and the request; the key comes from the environment
+    log     the file of answers in the labeller's format; created if missing
+    Raises LibrariesMissing, KeyMissing, and LabelingError if the log cannot be written.
     """
 
     def __init__(self, config: LabelerConfig, log: Path) -> None:
@@ -38,8 +38,8 @@ class Describer:
     def caption(self, image: Image.Image, name: str) -> str:
         """A list of nouns, such as "cat, (person, clothes), grass".
 
-        name  the image's, for the log; an answer counts for this name and these pixels alone
-        Raises NoCaption for this image, ServerRefused where no image will be answered.
+        name  the image's name in the log; an answer is reused only for the same name and pixels
+        Raises NoCaption if this image gets no caption, ServerRefused if no image would.
         """
         jpeg = as_jpeg(image, self.config.side, self.config.quality)
         key = f"{name} {zlib.crc32(jpeg):08x}"

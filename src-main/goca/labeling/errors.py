@@ -1,4 +1,4 @@
-"""What can go wrong while labelling: with the whole job, or with one picture."""
+"""Errors of labelling: of the whole job, or of one image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from goca.errors import GocaError
 
 
 class LabelingError(GocaError, ValueError):
-    """A job that cannot be started or continued; the message says what was found and what to do."""
+    """A job cannot be started or continued; the message says what was found and what to do."""
 
 
 class KeyMissing(LabelingError):
@@ -18,28 +18,28 @@ class LibrariesMissing(LabelingError, ImportError):
 
 
 class ServerRefused(LabelingError):
-    """The server turns every request down (key, model, quota); what is answered so far is kept."""
+    """The server refuses every request (key, model, quota); existing answers are kept."""
 
 
 class LogMismatch(LabelingError):
-    """A log of answers that were asked for in another way; the message shows the difference."""
+    """The log holds answers to other settings; the message shows the difference."""
 
 
 class NoCaption(GocaError):
-    """One picture without a caption. `kind` is one of KINDS, `reason` a sentence for the log."""
+    """One image without a caption. `kind` is one of KINDS, `reason` a sentence for the log."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(f"{kind}: {reason}")
         self.kind, self.reason = kind, reason
 
 
-# why a picture has no caption -> whether the server answered, so that it is asked again only on request
+# why an image has no caption -> whether the server answered; answered images are only repeated on request
 KINDS = {
-    "unreachable": False,  # no answer after the last retry: asked again by the next run
-    "rejected": True,  # the server turned this very request down
-    "refused": True,  # the model does not want to describe the picture
+    "unreachable": False,  # no answer after the last retry: requested again by the next run
+    "rejected": True,  # the server refused this request
+    "refused": True,  # the model declined to describe the image
     "empty": True,
-    "malformed": True,  # no chat completion, or no list of nouns
+    "malformed": True,  # not a chat completion, or not a list of nouns
     "oversized": True,  # more words than allowed
     "cut off": True,  # the model ran into its token limit
 }

@@ -1,4 +1,4 @@
-"""Pictures as they are sent: scaled down, RGB, JPEG."""
+"""Images as they are sent: scaled down, RGB, JPEG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goca.labeling.pricing import scaled
 
 
 def as_jpeg(image: Image.Image, side: int, quality: int) -> bytes:
-    """The picture with its longer side at most `side`, as JPEG; what is transparent becomes white."""
+    """Encode an image as JPEG, its longer side at most `side`; transparent pixels become white."""
     image = read_image(image).image
     if (size := scaled(image.size, side)) != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
@@ -23,7 +23,7 @@ def as_jpeg(image: Image.Image, side: int, quality: int) -> bytes:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height), read from the file's head alone. Raises SampleError if it is no picture."""
+    """Read (width, height) from the file's header alone. Raises SampleError if it is not an image."""
     if not path.exists():
         raise SampleError(f"image {path.name} is missing")
     try:

@@ -1,4 +1,4 @@
-"""What the model is asked: the words of the data set, and the rules for a caption."""
+"""The instruction for the model: the words of the data set, and the rules for a caption."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Vocabulary:
     example: str = EXAMPLE
 
     def instruction(self, caption_len: int | None = None, template: str = TEMPLATE) -> str:
-        """The text that goes with each image. Raises LabelingError for a length outside 1 to 200.
+        """Make the text that is sent with each image. Raises LabelingError for a length outside 1 to 200.
 
-        template  a text in which {words}, {caption_len} and {example} are filled in; each may be left out
+        template  a text that may use {words}, {caption_len} and {example}
         """
         length = self.caption_len if caption_len is None else caption_len
         if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= 200:
@@ -65,7 +65,7 @@ class Vocabulary:
 
 
 def read_template(path: str | os.PathLike[str]) -> str:
-    """An instruction of one's own, from a text file. Raises LabelingError where it cannot be read or is empty."""
+    """Read your own instruction from a text file. Raises LabelingError if it cannot be read or is empty."""
     try:
         text = read_text(Path(path).expanduser()).strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -76,12 +76,12 @@ def read_template(path: str | os.PathLike[str]) -> str:
 
 
 def vocabularies() -> list[str]:
-    """The data sets whose labelling words are packaged."""
+    """The data sets with a packaged vocabulary for labelling."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def vocabulary(name: str, class_names: Sequence[Sequence[str]]) -> Vocabulary:
-    """The packaged words of a class table; for any other table, the class names themselves."""
+    """Return a class table's packaged vocabulary; for any other table, its class names."""
     if name not in vocabularies():
         return Vocabulary(class_names)
     return Vocabulary(**json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))

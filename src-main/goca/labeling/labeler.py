@@ -1,4 +1,4 @@
-"""One labelling job: which pictures are asked about, several at a time, each answer logged before the next."""
+"""One labelling job: sends images to the server in parallel and logs each answer at once."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from goca.labeling.server import Server
 from goca.prompts import AnnotationError
 from goca.prompts.annotation import check_image_name
 
-TOLERANCE = 2  # captions are taken up to this many times the length that was asked for
+TOLERANCE = 2  # captions may be this many times as long as requested
 
 
 class Labeler:
-    """A data set, and how its pictures are asked about.
+    """A data set, and the settings for captioning its images.
 
-    caption_len  words asked for; None: what the vocabulary says
-    limit        only the first pictures of the list
-    Pictures that cannot be used are in `skipped`, id or file name -> reason. Raises LabelingError if two share a name.
+    caption_len  words requested per caption; None: the vocabulary's number
+    limit        only the first images of the list
+    `skipped` maps unusable images, by id or file name, to the reason. Raises LabelingError if two share a name.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Labeler:
 
     @property
     def names(self) -> list[str]:
-        """File names of the pictures, in the order of the list."""
+        """File names of the images, in the order of the list."""
         return list(self.ids)
 
     def asked(self) -> dict[str, Any]:
-        """What the answers depend on, for the log."""
+        """The settings that answers depend on, for the log."""
         return {"dataset": self.dataset.name, "instruction": self.instruction, **self.config.asked()}
 
     def estimate(self, names: Iterable[str]) -> Estimate:
-        """What it costs to ask about these pictures; reads only the heads of their files, asks nothing."""
+        """Estimate the cost of these images from the headers of their files, without any request."""
         sizes = []
         for name in names:
             try:
@@ -73,13 +73,13 @@ class Labeler:
     def run(
         self, names: Iterable[str], log: AnswerLog, key: str, on_answer: Callable[[Record], None] = lambda _: None
     ) -> None:
-        """Ask about these pictures, `workers` at a time. Call it again with what the log says is left to go on.
+        """Request captions for these images, `workers` at a time. To resume, call it again with `log.to_ask(names)`.
 
         key        from LabelerConfig.key()
-        on_answer  called in this thread with each new line of the log, and with {"image", "skipped"} for a picture
-                   that cannot be used
-        Raises ServerRefused where going on makes no sense, LabelingError if the log cannot be written. However it
-        ends, requests in flight are waited for and logged.
+        on_answer  called in this thread with each new line of the log, and with {"image", "skipped"} for an unusable
+                   image
+        Raises ServerRefused if further requests are pointless, LabelingError if the log cannot be written. In every
+        case, requests in flight are awaited and logged.
         """
         stop = Event()
         server = Server(self.config, key, stop)
@@ -96,7 +96,7 @@ class Labeler:
                     if in_a_row >= self.config.patience:
                         raise ServerRefused(
                             f"{in_a_row} failures in a row (labeler.patience), the last: {record['failed']}:"
-                            f" {record['reason']}\nRun again to go on with the pictures that were not asked."
+                            f" {record['reason']}\nRun again to resume with the images that were not requested."
                         )
             finally:
                 stop.set()
@@ -104,14 +104,14 @@ class Labeler:
                 server.close()
 
     def _ask(self, server: Server, log: AnswerLog, name: str) -> Record:
-        """One picture, from the file to its line in the log; one that cannot be used is not logged."""
+        """Process one image, from the file to its line in the log; an unusable one is not logged."""
         try:
             image = self.dataset.sample(self.ids[name]).image
             jpeg = as_jpeg(image, self.config.side, self.config.quality)
         except (SampleError, OSError) as error:
             self.skipped[name] = str(error)
             return {"image": name, "skipped": str(error)}
-        if name in self._in_flight:  # it may still be answered, and paid: not twice at the same time
+        if name in self._in_flight:  # the old request may still be running, and be charged: do not repeat it yet
             server.pause(min(self._in_flight[name] + self.config.timeout - time.time(), self.config.timeout))
         intent = {"intent": name}
         try:
@@ -142,10 +142,10 @@ class Labeler:
 def answer(
     server: Server, instruction: str, jpeg: bytes, caption_len: int, before: Callable[[], None] = lambda: None
 ) -> tuple[Record, NoCaption | None]:
-    """What a server says of one image, as the log keeps it, and why there is no caption in it.
+    """Request one image; return the answer for the log, and why it holds no caption (None if it does).
 
     before  called before each request
-    Raises ServerRefused where it answers nothing at all.
+    Raises ServerRefused if the server refuses every request.
     """
     start, failure = time.monotonic(), None
     record: Record = {}

@@ -1,4 +1,4 @@
-"""What a job costs: tokens of pictures and texts, before it is run, and of the answers as they come."""
+"""The cost of a job: tokens of images and texts, estimated before it runs and counted from the answers."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-CHARACTERS_PER_TOKEN = 4  # of English text; about
-TOKENS_PER_WORD = 2  # of a caption: the word, and its comma or bracket
-OVERHEAD = 10  # tokens of a message's frame
+CHARACTERS_PER_TOKEN = 4  # of English text, roughly
+TOKENS_PER_WORD = 2  # per word of a caption, with its comma or bracket
+OVERHEAD = 10  # tokens around a message
 
 
 def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(width, height) with the longer side at most `side`; the shape is kept, smaller pictures are not enlarged."""
+    """Scale (width, height) down to a longer side of at most `side`, keeping the aspect ratio."""
     factor = min(1.0, side / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def tiles(width: int, height: int) -> int:
-    """GPT-4o at high detail: fit into 2048, shorter side to 768; 170 tokens per 512-pixel tile, and 85."""
+    """GPT-4o at high detail: fit into 2048, shorter side to 768; 85 tokens plus 170 per 512-pixel tile."""
     width, height = scaled((width, height), 2048)
     factor = min(1.0, 768 / min(width, height))
     return 85 + 170 * math.ceil(round(width * factor) / 512) * math.ceil(round(height * factor) / 512)
 
 
 def patches(width: int, height: int) -> int:
-    """One token per 28x28 pixels, as Qwen2-VL and its kin count."""
+    """One token per 28x28 pixels, as for Qwen2-VL and its relatives."""
     return math.ceil(width / 28) * math.ceil(height / 28)
 
 
@@ -35,26 +35,26 @@ IMAGE_TOKENS: dict[str, Callable[[int, int], int]] = {"tiles": tiles, "patches":
 
 @dataclass(frozen=True)
 class Prices:
-    """Dollars per million tokens; None: not known."""
+    """Dollars per million tokens; None: unknown."""
 
     price_in: float | None
     price_out: float | None
 
     def cost(self, tokens_in: int, tokens_out: int) -> float | None:
-        """Dollars, or None where a price is not known."""
+        """Dollars, or None if a price is unknown."""
         if self.price_in is None or self.price_out is None:
             return None
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
     def spent(self, records: Iterable[Mapping[str, Any]]) -> float | None:
-        """Dollars for recorded answers; those whose server did not count tokens are not in it."""
+        """Dollars for recorded answers, without those for which the server counted no tokens."""
         counted = [record["tokens"] for record in records if record.get("tokens")]
         return self.cost(sum(each[0] for each in counted), sum(each[1] for each in counted))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is still to be asked, and about what it costs."""
+    """The remaining requests and their estimated cost."""
 
     images: int
     tokens_in: int
@@ -65,11 +65,11 @@ class Estimate:
 def estimate(
     sizes: Iterable[tuple[int, int]], instruction: str, caption_len: int, rule: str | int, side: int, prices: Prices
 ) -> Estimate:
-    """The price of asking once for every picture of these sizes; retries and refusals are not foreseen.
+    """Estimate the cost of one request per image; retries and refusals are not included.
 
-    sizes        (width, height) of the pictures as they are; they are scaled down to `side` first
-    caption_len  words of a caption; every caption is taken to be that long
-    rule         of IMAGE_TOKENS, or a number of tokens per picture
+    sizes        (width, height) of the original images; they are scaled down to `side` first
+    caption_len  words of a caption; every caption is assumed to have this length
+    rule         a key of IMAGE_TOKENS, or a number of tokens per image
     """
     text = math.ceil(len(instruction) / CHARACTERS_PER_TOKEN) + OVERHEAD
     pictures = [rule if isinstance(rule, int) else IMAGE_TOKENS[rule](*scaled(size, side)) for size in sizes]
@@ -78,5 +78,5 @@ def estimate(
 
 
 def dollars(cost: float | None) -> str:
-    """For people: "$1.23", or "cost not known"."""
-    return "cost not known" if cost is None else f"${cost:.2f}" if cost >= 0.1 or not cost else f"${cost:.4f}"
+    """Format a cost: "$1.23", or "cost unknown"."""
+    return "cost unknown" if cost is None else f"${cost:.2f}" if cost >= 0.1 or not cost else f"${cost:.4f}"

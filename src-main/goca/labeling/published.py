@@ -1,4 +1,4 @@
-"""Labels made elsewhere: found in a checkout, looked through, compared with the data set's own list, copied."""
+"""Labels made elsewhere: find them in a checkout, check them against the data set's list, copy them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from goca.files.atomic import write_text
 from goca.labeling.errors import LabelingError
 from goca.prompts import parse_brackets, read_captions
 
-LONG = 60  # words; tokenizers keep 77 tokens, so that the end of a longer caption may be lost
+LONG = 60  # words; tokenizers keep 77 tokens, so the end of a longer caption may be cut off
 _VOC, _COCO = r"\d{4}_\d{6}\.jpg", r"\d{12}\.jpg"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published labels file: what it is called there, how many captions it has, what its image names look like."""
+    """A published labels file: its name, its number of captions, and the pattern of its image names."""
 
     file: str
     captions: int
@@ -38,13 +38,13 @@ PUBLISHED = {
 
 @dataclass
 class Finding:
-    """What a labels file holds: usable captions, and lists of images where something is odd.
+    """The content of a labels file: usable captions, and lists of images with problems.
 
-    listed    images in the data set's list; None: it was not compared
-    refused   image -> why its entry is no caption (another shape, a name with folders in it)
+    listed    images in the data set's list; None: not compared
+    refused   image -> why its entry is not a caption (another form, a name with folders in it)
     wordless  captions without a single word
     missing   images of the data set's list without a caption
-    further   captions of images that are not in the list
+    further   captions for images that are not in the list
     """
 
     captions: dict[str, str]
@@ -52,9 +52,9 @@ class Finding:
     listed: int | None
     refused: dict[str, str] = field(default_factory=dict)
     wordless: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)  # names of another form than this data set's
-    unclosed: list[str] = field(default_factory=list)  # a bracket without its partner; such captions can be used
-    long: list[str] = field(default_factory=list)  # more than LONG words; such captions can be used
+    foreign: list[str] = field(default_factory=list)  # image names that do not have this data set's pattern
+    unclosed: list[str] = field(default_factory=list)  # captions with an unmatched bracket; they can be used
+    long: list[str] = field(default_factory=list)  # captions of more than LONG words; they can be used
     missing: list[str] = field(default_factory=list)
     further: list[str] = field(default_factory=list)
 
@@ -66,23 +66,23 @@ class Finding:
 
 
 def find_published(folder: Path, name: str) -> Path | None:
-    """The data set's published file: in the folder, in its gpt_output/, or in that of a folder inside.
+    """Find the data set's published file: in the folder, its gpt_output/, or that of a subfolder.
 
-    Raises LabelingError if the folder is none.
+    Raises LabelingError if `folder` is not a folder.
     """
     if not folder.is_dir():
-        raise LabelingError(f"{folder} is no folder; give a checkout of the authors' repository, or its gpt_output/")
+        raise LabelingError(f"{folder} is not a folder; give a checkout of the authors' repository, or its gpt_output/")
     file = PUBLISHED[name].file
     places = [folder / file, folder / "gpt_output" / file, *sorted(folder.glob(f"*/gpt_output/{file}"))]
     return next((path for path in places if path.is_file()), None)
 
 
 def examine(path: Path, name: str, listed: Iterable[str] | None = None) -> Finding:
-    """Look through a labels file of the data set called `name`.
+    """Check a labels file of the data set called `name`.
 
-    listed  file names of the data set's images; None: only the number of captions is compared, with the published one
-    Raises AnnotationError if the file is cut off, no JSON object, or names an image twice; LabelingError if its image
-    names are those of another data set.
+    listed  file names of the data set's images; None: only the number of captions is compared with the published number
+    Raises AnnotationError if the file is incomplete, not a JSON object, or has duplicate names; LabelingError
+    if its image names belong to another data set.
     """
     return examine_captions(*read_captions(path), name, listed, str(path))
 
@@ -90,7 +90,7 @@ def examine(path: Path, name: str, listed: Iterable[str] | None = None) -> Findi
 def examine_captions(
     captions: dict[str, str], refused: dict[str, str], name: str, listed: Iterable[str] | None, source: str
 ) -> Finding:
-    """`examine` for captions that have been read; `source` names them in errors."""
+    """Like `examine`, for captions that are already read; `source` names them in errors."""
     published, images = PUBLISHED.get(name), None if listed is None else set(listed)
     wordless = [image for image, caption in captions.items() if not any(map(str.isalpha, _words(caption)))]
     form = re.compile(published.pattern if published else ".*")
@@ -99,7 +99,7 @@ def examine_captions(
     strangers = foreign if images is None else [image for image in captions if image not in images]
     if captions and len(strangers) == len(captions):
         first = strangers[0]
-        raise LabelingError(f"{source} holds no image of {name}; its first is {first!r}. Is it of another data set?")
+        raise LabelingError(f"{source} holds no image of {name}; its first is {first!r}. Is it for another data set?")
     return Finding(
         captions=usable,
         expected=published.captions if published else None,
@@ -115,9 +115,9 @@ def examine_captions(
 
 
 def import_labels(source: Path | dict[str, str], target: Path, replace: bool = False) -> bool:
-    """Copy a labels file as it is, or write one of captions; False if the same content is there already.
+    """Copy a labels file, or write one from captions; return False if the target already has the same content.
 
-    Raises LabelingError if the target holds something else and `replace` is false, RunError if it cannot be written.
+    Raises LabelingError if the target has other content and `replace` is false, RunError if it cannot be written.
     """
     if isinstance(source, Path):
         text = source.read_bytes().decode("utf-8")
@@ -128,11 +128,11 @@ def import_labels(source: Path | dict[str, str], target: Path, replace: bool = F
         if target.read_bytes() == text.encode("utf-8"):
             return False
         if not replace:
-            raise LabelingError(f"{target} is there with other content; move it away, or give --replace")
+            raise LabelingError(f"{target} exists with other content; move it away, or give --replace")
     try:
         os.makedirs(target.parent, exist_ok=True)
     except OSError as error:
-        raise LabelingError(f"{target.parent} cannot be made: {error}") from None
+        raise LabelingError(f"{target.parent} cannot be created: {error}") from None
     write_text(target, text)
     return True
 

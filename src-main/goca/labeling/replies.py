@@ -1,4 +1,4 @@
-"""From a server's reply to a caption, or to the reason why there is none."""
+"""Read a caption from a server's reply, or the reason why it holds none."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from goca.files.bounded_json import JSONUnreadable, parse_json
 from goca.labeling.errors import NoCaption
 from goca.prompts import parse_brackets
 
-ITEM_WORDS = 6  # a thing with more words is no noun but a sentence
-KEPT = 2000  # characters of a reply that the log keeps
+ITEM_WORDS = 6  # an item with more words is a sentence
+KEPT = 2000  # characters of a reply that are logged
 
 REFUSAL = re.compile(
     r"\W*(i['’]?m (very )?sorry|sorry\b|i (can ?not|can['’]?t|do not|don['’]?t|am not able|am unable|won['’]?t)\b"
@@ -28,7 +28,7 @@ BULLET = re.compile(r"^\s*([-*•]|\d+[.)])\s+")
 
 @dataclass(frozen=True)
 class Reply:
-    """A chat completion, as far as it matters: its text, why it ended, and the tokens (in, out) if they are counted."""
+    """What is read of a chat completion: text, why it ended, and tokens (in, out) if the server counted them."""
 
     text: str
     finish: str | None
@@ -38,9 +38,9 @@ class Reply:
 
 
 def read_reply(body: bytes, without_key: Callable[[Any], Any] = lambda value: value) -> Reply:
-    """The first choice of a chat completion. Raises NoCaption("malformed") for anything else.
+    """Read the first choice of a chat completion. Raises NoCaption("malformed") for anything else.
 
-    without_key  takes out of texts what must not be kept
+    without_key  removes the key from texts
     """
     try:
         reply = without_key(parse_json(body))
@@ -62,30 +62,30 @@ def read_reply(body: bytes, without_key: Callable[[Any], Any] = lambda value: va
 
 
 def read_caption(reply: Reply, most_words: int) -> str:
-    """The caption in a reply, cleaned. Raises NoCaption with the reason where it holds none.
+    """Extract the caption from a reply. Raises NoCaption with the reason if it holds none.
 
-    most_words  longer captions are not taken; models do not count well, so allow more than was asked for
+    most_words  longer captions are rejected; models do not count well, so allow more than requested
     """
     if reply.refusal or reply.finish == "content_filter":
         raise NoCaption("refused", shown(reply.refusal or "the server's content filter"))
     if not (caption := clean(reply.text)):
-        raise NoCaption("cut off" if reply.finish == "length" else "empty", "the reply holds no text")
+        raise NoCaption("cut off" if reply.finish == "length" else "empty", "the reply has no text")
     if REFUSAL.match(caption):
         raise NoCaption("refused", shown(caption))
     if reply.finish == "length":
         raise NoCaption("cut off", f"the model ran into its token limit: {shown(caption)}")
     if (words := len(caption.split())) > most_words:
-        raise NoCaption("oversized", f"{words} words, at most {most_words} are taken: {shown(caption)}")
+        raise NoCaption("oversized", f"{words} words, but at most {most_words} are accepted: {shown(caption)}")
     items = [item for group in parse_brackets(caption) for item in group]
     if not any(character.isalpha() for item in items for character in item):
-        raise NoCaption("malformed", f"no word in it: {shown(caption)}")
+        raise NoCaption("malformed", f"the caption has no words: {shown(caption)}")
     if longest := next((item for item in items if len(item.split()) > ITEM_WORDS), None):
-        raise NoCaption("malformed", f"{shown(longest)!r} is a sentence and no noun")
+        raise NoCaption("malformed", f"{shown(longest)!r} is a sentence, not a noun")
     return caption
 
 
 def clean(text: str) -> str:
-    """One line: thoughts, fences, quotes, a title and bullets are taken off; control characters become spaces."""
+    """Return one line without reasoning, code fences, quotes, title and bullets; control characters become spaces."""
     text = THOUGHT.sub("", text).strip()
     lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith("```")]
     if len(lines) > 1 and TITLE.fullmatch(lines[0].strip() + " "):
@@ -99,18 +99,18 @@ def clean(text: str) -> str:
 
 
 def shown(text: str, length: int = 120) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text on one line."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
 def _text(content: Any) -> str:
-    """A message's content: a text, or a list of parts, as some servers send."""
+    """Return a message's text; some servers send it as a list of parts."""
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         return " ".join(part for part in parts if isinstance(part, str))
     if content is not None and not isinstance(content, str):
-        raise NoCaption("malformed", f"the reply's content is no text: {shown(repr(content))}")
+        raise NoCaption("malformed", f"the reply's content is not text: {shown(repr(content))}")
     return content or ""
 
 

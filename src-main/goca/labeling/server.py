@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server: a picture and an instruction in, a reply out; tries again where that helps."""
+"""A client of one OpenAI-compatible server: sends an image and an instruction, with retries."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from goca.labeling.errors import LabelingError, LibrariesMissing, NoCaption, Ser
 from goca.labeling.replies import shown
 
 MOST_BYTES = 1 << 20  # of a reply; a caption needs a few hundred
-ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")  # as JSON writes a character
+ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")  # an escaped character in JSON
 TRANSIENT = (408, 409, 425, 429)  # and every 5xx
-FATAL = (401, 402, 403, 404, 407)  # the key, the account, the model's name, the address
-QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # a 429 that waiting does not cure
+FATAL = (401, 402, 403, 404, 407)  # a wrong key, account, model name or address
+QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")  # 429s that waiting does not fix
 
 
 def check_libraries() -> None:
@@ -31,10 +31,10 @@ def check_libraries() -> None:
 
 
 class Server:
-    """A server that threads may share. A wait that it asks for holds for all of them.
+    """A server shared by threads. A wait that it requests applies to all of them.
 
-    key   taken from the environment by the caller; appears in no error
-    stop  once set, waiting ends and nothing more is asked
+    key   from the environment, read by the caller; never part of an error
+    stop  once set, waits end and no further request is sent
     """
 
     def __init__(self, config: LabelerConfig, key: str, stop: threading.Event) -> None:
@@ -48,16 +48,16 @@ class Server:
             api_key=key,
             base_url=config.base_url or "https://api.openai.com/v1",
             timeout=config.timeout,
-            max_retries=0,  # counted here, so that every wait is known and can be ended
+            max_retries=0,  # retries are done here, so that every wait can be ended
         )
         self._not_before = 0.0
         self._random = random.Random()
 
     def ask(self, instruction: str, jpeg: bytes, before: Callable[[], None] = lambda: None) -> tuple[bytes, int]:
-        """The reply's body, and how often was tried.
+        """Return the reply's body and the number of tries.
 
         before  called before each request
-        Raises NoCaption ("unreachable", "rejected", "oversized") for this picture, ServerRefused for all of them.
+        Raises NoCaption ("unreachable", "rejected", "oversized") for this image, ServerRefused if all would fail.
         """
         messages = _messages(instruction, jpeg, self.config.detail)
         for attempt in range(self.config.retries + 1):
@@ -70,19 +70,19 @@ class Server:
             except self._dropped as error:
                 reason, pause = self._connection(error), None
             except self._unusable as error:
-                raise ServerRefused(f"{self.where} cannot be asked: {self.said(str(error))}") from None
+                raise ServerRefused(f"{self.where} cannot be reached: {self.said(str(error))}") from None
             if attempt < self.config.retries:
                 self._hold(pause, attempt, reason)
         raise NoCaption("unreachable", f"after {self.config.retries + 1} tries: {reason}")
 
     def said(self, text: str) -> str:
-        """The beginning of a server's words, without the key."""
+        """Return the beginning of a server's message, without the key."""
         return shown(self.without_key(text), 300)
 
     def without_key(self, value: Any) -> Any:
-        """A server may repeat the key that it was sent; what is kept of its words must not.
+        """Remove the key from a server's message: a server may repeat the key that it was sent.
 
-        value  decoded: a text, or lists and mappings with texts in them. In a text, JSON's escapes are seen through.
+        value  a decoded text, or lists and mappings of texts. Keys written with JSON's escapes are found too.
         """
         if isinstance(value, dict):
             return {self.without_key(name): self.without_key(each) for name, each in value.items()}
@@ -106,7 +106,7 @@ class Server:
         self._client.close()
 
     def _once(self, messages: list[dict[str, Any]]) -> bytes:
-        """One request. Read as it comes, so that neither a drip nor a flood of bytes goes on for ever."""
+        """Send one request and read the reply in parts, so that neither its duration nor its size is unbounded."""
         deadline = time.monotonic() + self.config.timeout
         body = bytearray()
         with self._client.chat.completions.with_streaming_response.create(
@@ -123,14 +123,14 @@ class Server:
         return bytes(body)
 
     def _turned_down(self, error: Any) -> str:
-        """Why, where another try may help. Raises NoCaption or ServerRefused where it will not."""
+        """Return the reason if another try may help. Raises NoCaption or ServerRefused if not."""
         code = error.status_code
         reason = f"{code} {self.said(_message(error.body) or error.response.text)}"
         if code in FATAL or _code(error.body) in QUOTA:
             raise ServerRefused(
                 f"{self.where} answers {reason}\n"
                 f"Check the key ({self.config.key_variable}), the account, labeler.model={self.config.model}"
-                " and labeler.base_url; then run again: what is answered stays answered."
+                " and labeler.base_url; then run again: existing answers are kept."
             ) from None
         if code not in TRANSIENT and code < 500:
             raise NoCaption("rejected", reason) from None
@@ -141,14 +141,14 @@ class Server:
         return self.said(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
 
     def _hold(self, asked: float | None, attempt: int, reason: str) -> None:
-        """Wait before another try: at least what the server asks for, else twice as long as the last time, about."""
+        """Wait before another try: at least as long as the server asks, else about twice as long as the last time."""
         if asked is not None and asked > self.config.longest_wait:
             most = f"longer than labeler.longest_wait={self.config.longest_wait:g}"
-            raise NoCaption("unreachable", f"{reason}; the server asks to wait {asked:.0f} s, {most}")
+            raise NoCaption("unreachable", f"{reason}; the server asks for a wait of {asked:.0f} s, {most}")
         own = min(self.config.first_wait * 2**attempt, self.config.longest_wait) * self._random.uniform(0.5, 1)
         if asked is not None:
             self._not_before = max(self._not_before, time.monotonic() + asked)
-            own = asked + 0.1 * own  # a little apart from each other, once the wait is over
+            own = asked + 0.1 * own  # spread the threads' requests after the wait
         self._pause(own)
 
     def _wait_until_allowed(self) -> None:
@@ -166,11 +166,11 @@ def _unescaped(text: str) -> str:
 
 
 class Stopped(LabelingError):
-    """The run was ended while this request was waiting."""
+    """The run ended while this request was waiting."""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: Retry-After as a number or a date, or retry-after-ms; None: not said."""
+    """Seconds that a server asks to wait: Retry-After (number or date) or retry-after-ms; None: neither is sent."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) / unit
@@ -187,7 +187,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _too_slow(seconds: float) -> Exception:
     import httpx2
 
-    return httpx2.ReadTimeout(f"the reply was not whole after {seconds:g} s")
+    return httpx2.ReadTimeout(f"the reply was not complete after {seconds:g} s")
 
 
 def _messages(instruction: str, jpeg: bytes, detail: str | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""From a caption to token positions: grammar, class matching, tokenizers, and the annotation file."""
+"""From a caption to token positions: grammar, class matching, tokenizers, annotation files."""
 
 from .alignment import AlignmentError
 from .annotation import AnnotationError, PromptAnnotation, read_annotations, read_usable_annotations, write_annotations

@@ -1,8 +1,8 @@
-"""Where each piece of a tokenizer without offsets was written in the text.
+"""Character offsets of tokens, for tokenizers that return none.
 
-Pieces are tied to the blank-separated words they came from, by tokenising each word alone and checking that the same
-ids come out; inside a word (or the whole text, if words do not add up) they are laid along its bytes. Unknown pieces
-take what their neighbours leave.
+Each blank-separated word is tokenised alone; if the same ids result, its pieces belong to that word. Inside a word (or
+the whole text, if the words' ids do not add up) pieces are matched along its bytes. Unknown pieces share the bytes that
+their neighbours leave.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Span = tuple[int, int]
 
 
 class AlignmentError(CaptionError):
-    """Pieces that cannot be found in the text they were made from."""
+    """Pieces could not be found in the text that they were made from."""
 
 
 def piece_spans(text: str, tokenizer: Any, family: str, ids: Sequence[int]) -> list[Span]:
-    """[start, end) in `text` for each of `ids`, which may be cut off; (0, 0) for tokens the tokenizer added.
+    """Return [start, end) in `text` for each of `ids`, which may be truncated; (0, 0) for added tokens.
 
-    family  "clip" (byte-level BPE), "t5" (sentencepiece) or "bert" (word pieces): how pieces are spelled
-    Raises AlignmentError when no normalisation known here leads from the text to the pieces.
+    family  "clip" (byte-level BPE), "t5" (sentencepiece) or "bert" (word pieces): the spelling of pieces
+    Raises AlignmentError if no known normalisation leads from the text to the pieces.
     """
     content, added = _ids(tokenizer, text), _ids(tokenizer, "", add_special_tokens=True)
     first = _first_content(ids, content, added)
@@ -44,7 +44,7 @@ def _ids(tokenizer: Any, text: str, add_special_tokens: bool = False) -> list[in
 
 
 def _first_content(ids: Sequence[int], content: list[int], added: list[int]) -> int:
-    """How many of the added tokens stand before the content."""
+    """The number of added tokens before the content."""
     count = len(ids) - len(added)
     for first in range(len(added) + 1):
         if [*added[:first], *content[:count], *added[first:]] == list(ids):
@@ -53,14 +53,14 @@ def _first_content(ids: Sequence[int], content: list[int], added: list[int]) -> 
 
 
 def _words(text: str, tokenizer: Any, content: list[int]) -> list[tuple[int, int, int]]:
-    """(start, end, how many pieces) per blank-separated word; the whole text where words do not add up to it."""
+    """Return (start, end, number of pieces) per blank-separated word, or for the whole text if words do not add up."""
     words = [(word.start(), word.end(), _ids(tokenizer, word[0])) for word in re.finditer(r"\S+", text)]
     if [piece for *_, pieces in words for piece in pieces] == content:
         return [(start, end, len(pieces)) for start, end, pieces in words]
     return [(0, len(text), len(content))]
 
 
-# --- pieces as bytes; None is a piece that the vocabulary does not know ------------------------------------------
+# --- pieces as bytes; None is an unknown piece --------------------------------------------------------------------
 
 
 @cache
@@ -93,7 +93,7 @@ _PIECES: dict[str, Callable[[Any, list[int]], list[bytes | None]]] = {
 }
 
 
-# --- laying pieces along a text ----------------------------------------------------------------------------------
+# --- matching pieces along a text --------------------------------------------------------------------------------
 
 
 def _bare(text: str) -> str:
@@ -101,7 +101,7 @@ def _bare(text: str) -> str:
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
-# what tokenizers do to a text before they cut it, mildest first
+# how tokenizers normalise a text, mildest first
 _NORMALISATIONS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
     lambda text: unicodedata.normalize("NFC", text).lower(),
@@ -112,16 +112,16 @@ _NORMALISATIONS: tuple[Callable[[str], str], ...] = (
 
 
 def lay(pieces: Sequence[bytes | None], text: str) -> list[Span]:
-    """Spans of consecutive pieces that make up `text` without its blanks. Raises AlignmentError."""
+    """Return the spans of consecutive pieces that make up `text` without its blanks. Raises AlignmentError."""
     for normalise in _NORMALISATIONS:
         data, sources = _with_sources(text, normalise)
         if (found := _glob(pieces, data)) is not None:
             return [_source_span(sources, left, right) for left, right in found]
-    raise AlignmentError(f"pieces {pieces!r} do not make up {text!r} in any normalisation known here")
+    raise AlignmentError(f"pieces {pieces!r} do not make up {text!r} under any known normalisation")
 
 
 def _with_sources(text: str, normalise: Callable[[str], str]) -> tuple[bytes, list[Span]]:
-    """The normalised text as bytes without blanks, and for each byte the characters of `text` it came from."""
+    """Return the normalised text as bytes without blanks, and for each byte its characters in `text`."""
     data, sources = bytearray(), []
     starts = [at for at, c in enumerate(text) if at == 0 or not unicodedata.combining(c)]
     for start, end in zip(starts, [*starts[1:], len(text)]):
@@ -132,7 +132,7 @@ def _with_sources(text: str, normalise: Callable[[str], str]) -> tuple[bytes, li
 
 
 def _glob(pieces: Sequence[bytes | None], data: bytes) -> list[Span] | None:
-    """Byte ranges of the pieces: known ones word for word, runs of unknown ones sharing what lies between."""
+    """Return the byte ranges of pieces: known ones match exactly, runs of unknown ones share the bytes in between."""
     spans: list[Span] = []
     here = 0
     runs = _runs(pieces)
@@ -155,7 +155,7 @@ def _glob(pieces: Sequence[bytes | None], data: bytes) -> list[Span] | None:
 
 
 def _runs(pieces: Sequence[bytes | None]) -> list[tuple[int, list[bytes]]]:
-    """(how many unknown pieces, the known ones after them), again and again."""
+    """Yield (number of unknown pieces, the known pieces after them)."""
     runs: list[tuple[int, list[bytes]]] = [(0, [])]
     for piece in pieces:
         unknown, known = runs[-1]

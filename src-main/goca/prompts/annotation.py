@@ -1,8 +1,8 @@
-"""What a prompt says, as token positions: which tokens name which class, and the file that keeps it per image.
+"""PromptAnnotation: which tokens of a prompt name which class, and the file that holds one per image.
 
 annotation = PromptAnnotation.from_json(json.loads(text))
 annotation.existent_objects          # {8: [1], 18: [3]}: class id -> positions in the tokenised caption
-annotation.lost_classes()            # classes that are present but have no token left
+annotation.lost_classes()            # present classes without a token
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from goca.files.atomic import whole_file
 from goca.files.bounded_json import JSONUnreadable, NotText, read_json
 from goca.schema import shown
 
-LARGEST, DIGITS = 2**31, 9  # token positions and class ids lie below it; class ids as text have at most so many digits
+LARGEST, DIGITS = 2**31, 9  # upper bound of token positions and class ids; most digits of class ids as text
 FIELDS = ("caption", "rescaling_token_id", "existent_objects", "global_token_id", "background_objects")
 
 
 class AnnotationError(GocaError, ValueError):
-    """A prompt annotation, or a file of them, that does not have the published form."""
+    """A prompt annotation, or a file of them, does not have the published form."""
 
 
 @dataclass
@@ -31,12 +31,12 @@ class PromptAnnotation:
     """A caption and the token positions of its words, in the published form (positions count from 0, BOS included).
 
     caption             the text given to the text encoder
-    rescaling_token_id  tokens of all entities: what per-pixel rescaling divides by
+    rescaling_token_id  tokens of all entities; per-pixel rescaling divides by their sum
     existent_objects    class id -> its tokens; the order of the keys is the order of the score maps; a list may be
-                        empty: the class is present but its words are lost (see lost_classes)
+                        empty: the class is present but its words were cut off (see lost_classes)
     global_token_id     sentence tokens: BOS for CLIP and BERT, EOS for T5
-    background_objects  one list of tokens per entity that is no class
-    Raises AnnotationError where a field has another shape.
+    background_objects  one list of tokens per entity that is not a class
+    Raises AnnotationError if a field has another form.
     """
 
     caption: str
@@ -47,32 +47,32 @@ class PromptAnnotation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.caption, str):
-            raise AnnotationError(f"caption is {shown(self.caption)}; it must be a text")
+            raise AnnotationError(f"caption is {shown(self.caption)}; expected a text")
         self.rescaling_token_id = _positions("rescaling_token_id", self.rescaling_token_id)
         self.global_token_id = _positions("global_token_id", self.global_token_id)
         if not isinstance(self.existent_objects, Mapping):
-            raise AnnotationError(f"existent_objects is {shown(self.existent_objects)}; it must map ids to lists")
+            raise AnnotationError(f"existent_objects is {shown(self.existent_objects)}; expected ids -> lists")
         self.existent_objects = {
             _class_id(key): _positions(f"existent_objects[{key}]", tokens)
             for key, tokens in self.existent_objects.items()
         }
         if not isinstance(self.background_objects, list | tuple):
-            raise AnnotationError(f"background_objects is {shown(self.background_objects)}; it must hold lists")
+            raise AnnotationError(f"background_objects is {shown(self.background_objects)}; expected lists")
         self.background_objects = [
             _positions(f"background_objects[{i}]", tokens) for i, tokens in enumerate(self.background_objects)
         ]
 
     @property
     def class_ids(self) -> list[int]:
-        """The classes, in the order of their maps."""
+        """The class ids, in the order of their score maps."""
         return list(self.existent_objects)
 
     def lost_classes(self) -> list[int]:
-        """Classes without a single token: cut off by the tokenizer's length, or never found in the caption."""
+        """Classes without a token: cut off by the tokenizer's length, or not found in the caption."""
         return [class_id for class_id, tokens in self.existent_objects.items() if not tokens]
 
     def last_token(self) -> int:
-        """The highest position used, or -1; what a text of a known length can be checked against."""
+        """The highest token position used, or -1; for checks against a text's length."""
         return max(self._used(), default=-1)
 
     def _used(self) -> Iterator[int]:
@@ -83,7 +83,7 @@ class PromptAnnotation:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> PromptAnnotation:
-        """From a decoded JSON object of the published schema; further fields are ignored. Raises AnnotationError."""
+        """Make an annotation from a decoded JSON object; further fields are ignored. Raises AnnotationError."""
         if not isinstance(record, Mapping):
             raise AnnotationError(f"an annotation is an object with {', '.join(FIELDS)}; found {shown(record)}")
         if missing := [name for name in FIELDS if name not in record]:
@@ -94,7 +94,7 @@ class PromptAnnotation:
         return cls(**{name: record[name] for name in FIELDS})
 
     def to_json(self) -> dict[str, Any]:
-        """The published schema, ready for json.dumps: class ids become strings, their order is kept."""
+        """Return the published schema, ready for json.dumps: class ids become strings, their order is kept."""
         return {
             "caption": self.caption,
             "rescaling_token_id": list(self.rescaling_token_id),
@@ -105,7 +105,7 @@ class PromptAnnotation:
 
 
 def read_annotations(path: str | os.PathLike[str]) -> dict[str, PromptAnnotation]:
-    """A whole annotation file, image file name -> annotation, in file order. Raises AnnotationError with the image."""
+    """Read a file, image file name -> annotation, in file order. Raises AnnotationError, naming the image."""
     annotations, refused = read_usable_annotations(path)
     for image, reason in refused.items():
         raise AnnotationError(f"{path}, image {shown(image)}: {reason}")
@@ -113,9 +113,9 @@ def read_annotations(path: str | os.PathLike[str]) -> dict[str, PromptAnnotation
 
 
 def read_usable_annotations(path: str | os.PathLike[str]) -> tuple[dict[str, PromptAnnotation], dict[str, str]]:
-    """The annotations of a file that can be used, and for each other image the reason.
+    """Read the usable annotations of a file, and the reason for each unusable one.
 
-    Raises AnnotationError if the file is missing, cut off, no JSON object, or names an image twice.
+    Raises AnnotationError if the file is missing, incomplete, not a JSON object, or has duplicate keys.
     """
     annotations: dict[str, PromptAnnotation] = {}
     refused: dict[str, str] = {}
@@ -129,37 +129,37 @@ def read_usable_annotations(path: str | os.PathLike[str]) -> tuple[dict[str, Pro
 
 
 def write_annotations(path: str | os.PathLike[str], annotations: Mapping[str, PromptAnnotation]) -> None:
-    """The published file, image file name -> annotation; written beside `path` and renamed, so never half there."""
+    """Write the published file, image file name -> annotation, under a temporary name that is then renamed."""
     text = json.dumps({check_image_name(image): annotation.to_json() for image, annotation in annotations.items()})
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json_object(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
-    """A JSON object from a file. Raises AnnotationError if it is missing, cut off, no object, or names a key twice."""
+    """Read a JSON object. Raises AnnotationError if it is missing, incomplete, no object, or has duplicate keys."""
 
     def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
             names = [name for name, _ in pairs]
             twin = next(name for name in names if names.count(name) > 1)
-            raise AnnotationError(f"{path}: {twin!r} is there twice; keep one of the two")
+            raise AnnotationError(f"{path}: duplicate key {twin!r}; remove one of the two entries")
         return found
 
     try:
         found = read_json(path, no_twins)
     except FileNotFoundError:
-        raise AnnotationError(f"{path}: there is no such file of {what}") from None
+        raise AnnotationError(f"{path}: no such file of {what}") from None
     except (OSError, NotText) as error:
         raise AnnotationError(f"{path}: cannot be read as {what}: {error}") from None
     except JSONUnreadable as error:
-        raise AnnotationError(f"{path}: is not JSON ({error}); was its writing cut off?") from None
+        raise AnnotationError(f"{path}: is not JSON ({error}); is the file incomplete?") from None
     if not isinstance(found, dict):
         raise AnnotationError(f"{path}: expected an object, image file name -> {what}; found {shown(found)}")
     return found
 
 
 def check_image_name(name: str) -> str:
-    """`name` itself if it is a bare file name, the key of labels and annotations; else raises AnnotationError."""
+    """Return `name` if it is a bare file name, as captions and annotations need; otherwise raise AnnotationError."""
     if not isinstance(name, str) or not name or name in (".", "..") or any(c in name for c in "/\\\0"):
         expected = "expected a file name without folders, such as 2007_000027.jpg"
         raise AnnotationError(f"image name {shown(name)}: {expected}")
@@ -168,7 +168,7 @@ def check_image_name(name: str) -> str:
 
 def _positions(name: str, tokens: Any) -> list[int]:
     if not isinstance(tokens, list | tuple):
-        raise AnnotationError(f"{name} is {shown(tokens)}; it must be a list of token positions")
+        raise AnnotationError(f"{name} is {shown(tokens)}; expected a list of token positions")
     for token in tokens:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < LARGEST:
             raise AnnotationError(f"{name} holds {shown(token)}; token positions are whole numbers from 0 up")

@@ -1,4 +1,4 @@
-"""From a caption to a PromptAnnotation: entities, tokens, owners, in this order."""
+"""From a caption to a PromptAnnotation: entities, then tokens, then the entity of each token."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def annotate(
     """Find the tokens of a caption that name each class, and those of background entities.
 
     class_names   class id -> names that stand for it, lower case, the main one first; id 0 is background
-    present       ids of the classes that are in the image; only they are named
+    present       ids of the classes in the image; only these are named
     tokenizer(s)  CLIP, T5, BERT + T5 (HunyuanDiT); CLIP + CLIP counts as CLIP (SDXL), CLIP + T5 as T5 (Flux)
     max_length    tokens kept by each tokenizer; None: the tokenizer's own limit. Classes whose words are cut off stay
-                  in the annotation with an empty list: see PromptAnnotation.lost_classes()
+                  in the annotation with an empty list; see PromptAnnotation.lost_classes()
     add_background, add_missing   append "background"; append the present classes that the caption does not name
-    protocol      its switches caption_grammar and token_spans say how brackets are read and tokens are owned
-    Raises CaptionError for a caption that is not a text, a class id without a name, tokenizers of another kind.
+    protocol      its switches caption_grammar and token_spans decide how brackets are read and tokens assigned
+    Raises CaptionError for a caption that is not a text, a class id without a name, or unknown tokenizers.
 
     >>> from goca.embedded import resolve
     >>> from goca.prompts import load_tokenizers
@@ -68,13 +68,13 @@ def _request(
     learnt: LearntTokens,
 ) -> Request:
     if not isinstance(caption, str):
-        raise CaptionError(f"a caption is a text; found {caption!r}")
+        raise CaptionError(f"expected a text as caption; found {caption!r}")
     if wrong := [names for names in class_names if isinstance(names, str)]:
         raise CaptionError(f"class_names holds the text {wrong[0]!r}; each class has a list of names: [{wrong[0]!r}]")
     present = [int(class_id) for class_id in present]
     if unknown := [class_id for class_id in present if not 0 <= class_id < len(class_names)]:
-        raise CaptionError(f"class {unknown[0]} is present, but there are only the classes 0 to {len(class_names) - 1}")
-    whole = caption.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text for a tokenizer
+        raise CaptionError(f"class {unknown[0]} is present, but the classes are 0 to {len(class_names) - 1}")
+    whole = caption.encode("utf-8", "replace").decode("utf-8")  # tokenizers cannot encode half a surrogate pair
     hidden, ids = learnt.hide(whole, any_case=True), [class_id for class_id in dict.fromkeys(present) if class_id]
     names = [[learnt.hide(name, any_case=True) for name in each] for each in class_names]
     return Request(hidden, names, ids, background, missing)
@@ -106,9 +106,9 @@ def _collect(
 
 
 def read_captions(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """A labels file, image file name -> {"caption": ...}: the captions, and for each refused image the reason.
+    """Read a captions file, image file name -> {"caption": ...}: the captions, and the reason for each refused image.
 
-    Raises AnnotationError if the file is missing, cut off, no JSON object, or names an image twice.
+    Raises AnnotationError if the file is missing, incomplete, not a JSON object, or has duplicate keys.
     """
     captions: dict[str, str] = {}
     refused: dict[str, str] = {}

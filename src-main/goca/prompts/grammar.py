@@ -1,7 +1,7 @@
-"""A caption as entities: what its brackets mean, and which class each entity names.
+"""Split a caption into entities: the meaning of its brackets, and the class of each entity.
 
 A caption is a list of nouns, commas between them, the parts of one object in brackets: "(person, clothes), sky".
-Two readings of it stand in GRAMMARS, by the value of the protocol's switch `caption_grammar`.
+GRAMMARS holds both readings, by the value of the protocol's switch `caption_grammar`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ BACKGROUND = "background"
 
 
 class CaptionError(GocaError, ValueError):
-    """A caption, a class table or a list of present classes from which no prompt can be made."""
+    """No prompt can be made from a caption, a class table or a list of present classes."""
 
 
 @dataclass(frozen=True)
 class Entity:
-    """One thing of the caption: its words, and the class it names, or None for background."""
+    """One item of the caption: its words, and the class that it names, or None for background."""
 
     text: str
     class_id: int | None = None
@@ -31,10 +31,10 @@ class Entity:
 
 @dataclass(frozen=True)
 class Request:
-    """What an image's prompt shall hold: its caption, and the classes that are present in it.
+    """Inputs for one image's prompt: the caption, and the present classes.
 
-    class_names     class id -> the names that stand for it; the first one is written when the class is missing
-    present         ids of the classes that may be named, each once
+    class_names     class id -> the names that stand for it; the first one is added if the class is missing
+    present         ids of the present classes, each once
     add_background  whether the word "background" is appended
     add_missing     whether present classes that no entity names are appended
     """
@@ -46,15 +46,15 @@ class Request:
     add_missing: bool
 
     def class_of(self, item: str) -> int | None:
-        """The lowest present class that has `item` among its names."""
+        """Return the lowest present class that has `item` among its names."""
         return next((class_id for class_id in sorted(self.present) if item in self.class_names[class_id]), None)
 
     def missing(self, class_ids: Iterable[int]) -> list[Entity]:
-        """An entity with the first name of each given class. Raises CaptionError for a class without names."""
+        """Return an entity with the first name of each class. Raises CaptionError for a class without names."""
         found = []
         for class_id in class_ids:
             if not self.class_names[class_id]:
-                raise CaptionError(f"class {class_id} is present and not in the caption, but it has no name to add")
+                raise CaptionError(f"class {class_id} is present but not in the caption, and it has no name to add")
             found.append(Entity(self.class_names[class_id][0], class_id))
         return found
 
@@ -65,17 +65,16 @@ _OPEN, _CLOSE, _BREAK = "([{（［", ")]}）］", ",;\n，、；"
 
 
 def parse_brackets(caption: str) -> list[tuple[str, ...]]:
-    """The caption's groups, each a tuple of items; a thing outside brackets is a group of one.
+    """Return the caption's groups, each a tuple of items; an item outside brackets is a group of one.
 
-    Nested brackets belong to the group around them, words just before a bracket too: "car (wheel, door)" is one group.
-    A bracket without its partner is read as a space, so nothing is lost and nothing is grouped that was not closed.
-    A group that is there twice is returned once.
+    Nested brackets belong to the outer group, and so do words just before a bracket: "car (wheel, door)" is one group.
+    An unmatched bracket is read as a space, so that no word is lost. Duplicate groups are returned once.
     """
     return list(dict.fromkeys(read_groups(caption)))
 
 
 def read_groups(caption: str) -> list[tuple[str, ...]]:
-    """The same with every group as often as it is there."""
+    """The same, with duplicates."""
     partners = balanced(caption)
     groups: list[list[str]] = [[]]
     item = ""
@@ -103,7 +102,7 @@ def read_groups(caption: str) -> list[tuple[str, ...]]:
 
 
 def balanced(text: str) -> set[int]:
-    """Positions of the brackets that have a partner."""
+    """Return the positions of matched brackets."""
     waiting: list[int] = []
     found: set[int] = set()
     for position, character in enumerate(text):
@@ -115,12 +114,12 @@ def balanced(text: str) -> set[int]:
 
 
 def is_mark(character: str) -> bool:
-    """Whether a character is punctuation, space or control: nothing that a word is made of."""
+    """Whether a character is punctuation, space or control, and so not part of a word."""
     return unicodedata.category(character)[0] in "PZC" or character in "$+<=>^`|~"
 
 
 def names_nothing(text: str) -> bool:
-    """Whether a text has no word but articles and "and", of which no token is looked at."""
+    """Whether a text has no words but articles and "and", whose tokens are ignored."""
     return all(_clean(word) in ("", *STOP_WORDS) for word in text.lower().split())
 
 
@@ -130,7 +129,7 @@ def is_background(name: str) -> bool:
 
 
 def _clean(item: str) -> str:
-    """One blank between words, no marks at either end."""
+    """Normalise a text to one blank between words and no punctuation at the ends."""
     start, end = 0, len(item)
     while start < end and is_mark(item[start]):
         start += 1
@@ -140,7 +139,7 @@ def _clean(item: str) -> str:
 
 
 def read_brackets(request: Request) -> list[Entity]:
-    """Entities with the brackets read as written; every class that an item names is found.
+    """Make entities with the brackets read as written; every class that an item names is found.
 
     A group that names two or more classes is replaced by the items that name them; otherwise it is one entity.
     Items match with or without a leading article. Missing classes follow in ascending order.
@@ -171,10 +170,10 @@ def _bare(item: str) -> str:
 
 
 def split_first_group(caption: str) -> list[str]:
-    """The caption's things as the released evaluation splits them, groups with their brackets.
+    """Split a caption as the released evaluation does; groups keep their brackets.
 
-    A group is seen whole only at the very start or right after another one. Elsewhere it is put together from its
-    pieces: one with "(" opens, one with ")" closes. "sky, (truck), road" opens and never closes: the rest is lost.
+    A group is found whole only at the start or right after another one. Elsewhere it is assembled from pieces: a piece
+    with "(" opens it, one with ")" closes it. In "sky, (truck), road" it is never closed, and the rest is lost.
     """
     things: list[str] = []
     open_group = ""
@@ -196,12 +195,12 @@ def split_first_group(caption: str) -> list[str]:
 
 
 def read_first_group(request: Request) -> list[Entity]:
-    """Entities as the released evaluation finds them, in its order of steps.
+    """Make entities in the way and in the order of the released evaluation.
 
-    Only a thing with an opening bracket has several items: ", sport equipment)", the rest of nested brackets, is one.
-    A group with two or more items that name a class, be it the same, is replaced by those items; duplicates go
-    while groups still have their brackets. Missing classes come in the iteration order of a set of ints, as words:
-    where two classes share their name, the word is written a second time and stands for the lower id again.
+    Only a piece with an opening bracket has several items; ", sport equipment)", the rest of nested brackets, is one
+    item. A group with two or more items that name a class, even the same one, is replaced by those items; duplicates
+    are removed while groups still have their brackets. Missing classes are added in the iteration order of a set of
+    ints; if two classes share a name, the word is added twice and stands for the lower id both times.
     """
     caption = request.caption.removesuffix(".") + (f", {BACKGROUND}" if request.add_background else "")
     found: dict[str, int | None] = {}

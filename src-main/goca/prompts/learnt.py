@@ -1,7 +1,7 @@
-"""Learnt tokens (textual inversion) in a prompt: each is one word, however many vectors stand for it.
+"""Learnt tokens (textual inversion) in a prompt: each is one word, whatever its number of vectors.
 
-A pipeline writes "<toy>" of three vectors out as "<toy> <toy>_1 <toy>_2" before it is tokenised. While words are told
-apart, a learnt token is one letter, so that no grammar takes its marks for punctuation.
+A pipeline expands "<toy>" of three vectors to "<toy> <toy>_1 <toy>_2" before it tokenises the prompt. While a prompt is
+split into words, one letter stands for a learnt token, so that its marks are not read as punctuation.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from .grammar import CaptionError
 
 Span = tuple[int, int]
 
-LETTERS = 0x10600  # Linear A: letters that no prompt holds
+LETTERS = 0x10600  # Linear A: letters that do not occur in prompts
 
 
 class LearntTokens:
-    """The tokens that were added to some tokenizers, in texts.
+    """Learnt tokens of some tokenizers, and their places in texts.
 
     learnt = LearntTokens([tokenizer])
     hidden = learnt.hide("a <toy> on grass")    # one letter in place of <toy>
     learnt.show(hidden)                         # "a <toy> on grass"
-    learnt.written_out(hidden, tokenizer)       # "a <toy> <toy>_1 on grass", and where each character comes from
+    learnt.written_out(hidden, tokenizer)       # "a <toy> <toy>_1 on grass", and each character's origin
     """
 
     def __init__(self, tokenizers: Sequence[Any]):
@@ -33,11 +33,11 @@ class LearntTokens:
 
     @classmethod
     def of(cls, tokenizer: Any, tokenizer_2: Any = None, **lengths: int | None) -> LearntTokens:
-        """From what `goca.prompts.annotate` takes."""
+        """Make from the tokenizer arguments of `goca.prompts.annotate`."""
         return cls([tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2])
 
     def hide(self, text: str, any_case: bool = False) -> str:
-        """The text with a letter for each learnt token; `any_case`: also where it is written with other capitals."""
+        """Replace each learnt token by a letter; `any_case`: ignore upper and lower case."""
         if not self.letters:
             return text
         longest_first = "|".join(re.escape(name) for name in sorted(self.letters, key=len, reverse=True))
@@ -50,14 +50,14 @@ class LearntTokens:
         )
 
     def show(self, text: str) -> str:
-        """The text with the learnt tokens in place of their letters."""
+        """Replace the letters by their learnt tokens."""
         return "".join(self.names.get(character, character) for character in text) if self.names else text
 
     def written_out(self, prompt: str, tokenizer: Any) -> tuple[str, list[Span] | None]:
-        """What the pipeline hands to this tokenizer, and for each character its span in the prompt (None: its own).
+        """Return the text that the pipeline gives this tokenizer, and each character's span in the prompt (None: same).
 
-        prompt  hidden or not
-        Raises CaptionError where a learnt token is written inside another one: what diffusers makes of them is chance.
+        prompt  with learnt tokens or with their letters
+        Raises CaptionError if a learnt token's name contains another's: diffusers then expands them unpredictably.
         """
         shown = self.show(prompt)
         several = vectors(shown, tokenizer) if self.letters else {}
@@ -77,7 +77,7 @@ class LearntTokens:
 
 
 def added_tokens(tokenizer: Any) -> dict[str, int]:
-    """Tokens that were added to a tokenizer's vocabulary, without the special ones."""
+    """Return the tokens added to a tokenizer's vocabulary, without special ones."""
     special = set(getattr(tokenizer, "all_special_tokens", ()))
     return {
         name: number for name, number in getattr(tokenizer, "added_tokens_encoder", {}).items() if name not in special
@@ -85,7 +85,7 @@ def added_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def vectors(text: str, tokenizer: Any) -> dict[str, str]:
-    """The text's learnt tokens of several vectors, and how they are written out: as diffusers does it."""
+    """Return the text's learnt tokens of several vectors and their expansions, as diffusers makes them."""
     known = added_tokens(tokenizer)
     if not any(f"{name}_1" in known for name in known):
         return {}
@@ -100,7 +100,7 @@ def vectors(text: str, tokenizer: Any) -> dict[str, str]:
     for name in found:
         if twin := next((other for other in present if other != name and name in found.get(other, other)), None):
             raise CaptionError(
-                f"the learnt tokens {name!r} and {twin!r} are written inside one another, so the pipeline mixes them "
+                f"the learnt tokens {name!r} and {twin!r} contain one another, so the pipeline mixes them "
                 f"up: leave one of them out of the prompt, or load it under another name"
             )
     return found

@@ -1,4 +1,4 @@
-"""A pipeline's tokenizers alone, cut to the length that its text encoders are given."""
+"""Load a pipeline's tokenizers without its weights, limited to the length that its text encoders read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 # start of the pipeline's class name -> tokens per tokenizer, the pipelines' own defaults; None: the tokenizer's limit
 LIMITS: dict[str, tuple[int | None, ...]] = {
-    "StableDiffusion3": (None,),  # entities are looked for among the first CLIP's tokens
+    "StableDiffusion3": (None,),  # entities are searched in the first CLIP's tokens
     "StableDiffusion": (None, None),
     "PixArtSigma": (300,),
     "PixArtAlpha": (120,),
@@ -20,7 +20,7 @@ LIMITS: dict[str, tuple[int | None, ...]] = {
     "BriaPipeline": (128,),
     "AuraFlow": (256,),
 }
-# pipelines whose prompt a language model reads: the family's template says how (see diffusion_feature.chat)
+# pipelines with a language model: the prompt is read inside the family's template (diffusion_feature.chat)
 LANGUAGE = (
     "Kandinsky5T2I",
     "CogView4",
@@ -39,10 +39,10 @@ LIMITS["Flux"] = (None, 512)
 
 
 def load_tokenizers(location: str) -> dict[str, Any]:
-    """{"tokenizer": ...} and, where there is a second one, "tokenizer_2"; weights are not touched.
+    """{"tokenizer": ...} and, if there is a second one, "tokenizer_2"; no weights are loaded.
 
     location  a pipeline folder, a hub id, or "goca:NAME". Each tokenizer's model_max_length is the pipeline's.
-    Raises diffusion_feature's PipelineNotFound or PartMissing, CaptionError for a pipeline of another kind.
+    Raises diffusion_feature's PipelineNotFound or PartMissing, CaptionError for an unknown kind of pipeline.
     """
     import torch  # for the loader's signature only
     import transformers
@@ -68,7 +68,7 @@ def load_tokenizers(location: str) -> dict[str, Any]:
         if limit is not None:
             found[name].model_max_length = limit
     if "tokenizer" not in found:
-        raise CaptionError(f"{location} names no tokenizer in its model_index.json")
+        raise CaptionError(f"{location} has no tokenizer in its model_index.json")
     return found
 
 
@@ -76,5 +76,5 @@ def _limits(class_name: str) -> tuple[int | None, ...]:
     limits = next((limits for prefix, limits in LIMITS.items() if class_name.startswith(prefix)), ())
     if not limits:
         known = ", ".join(prefix for prefix, limits in LIMITS.items() if limits)
-        raise CaptionError(f"the prompt of a {class_name} is not known; known are pipelines named {known}...")
+        raise CaptionError(f"unknown prompt format of a {class_name}; expected a pipeline named {known}...")
     return limits

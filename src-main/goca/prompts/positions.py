@@ -1,4 +1,4 @@
-"""Token positions of an annotation against the text that the encoder really reads."""
+"""Check an annotation's token positions against the text that the encoder reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goca.prompts.annotation import PromptAnnotation
 
 
 class EmptyClass(UserWarning):
-    """A class without a token in the text: its words were cut off, or never found."""
+    """A class has no token in the text: its words were cut off or not found."""
 
 
 class PositionsBeyond(UserWarning):
@@ -20,12 +20,12 @@ class PositionsBeyond(UserWarning):
 
 
 def positions_in_text(positions: Iterable[int], length: int) -> list[int]:
-    """The positions that a text of `length` tokens has."""
+    """Return the positions that exist in a text of `length` tokens."""
     return [position for position in positions if 0 <= position < length]
 
 
 def warn_of_positions(annotation: PromptAnnotation, length: int) -> None:
-    """Warn of positions beyond the text (PositionsBeyond); a class without any other has a warning of its own."""
+    """Warn of positions beyond the text (PositionsBeyond); classes without a token get their own warning."""
     classes = [own for own in annotation.existent_objects.values() if positions_in_text(own, length)]
     fields = {
         "rescaling_token_id": [annotation.rescaling_token_id],
@@ -37,14 +37,14 @@ def warn_of_positions(annotation: PromptAnnotation, length: int) -> None:
             shown = ", ".join(map(str, beyond[:5])) + ", ..." * (len(beyond) > 5)
             warnings.warn(
                 f"{name} names the positions {shown}; the text encoder reads {length} tokens of"
-                f" {annotation.caption!r}, so they are left out",
+                f" {annotation.caption!r}, so they are ignored",
                 PositionsBeyond,
                 stacklevel=4,
             )
 
 
 def zero_empty(maps: Tensor, entities: Sequence[Sequence[int]], annotation: PromptAnnotation) -> Tensor:
-    """Set the maps of entities without a token to 0; for a class, with a warning (EmptyClass).
+    """Set the maps of entities without a token to 0; warn (EmptyClass) if one is a class.
 
     maps      one per entity, the annotation's classes first   [n, g, g]
     entities  token positions of each
@@ -55,7 +55,7 @@ def zero_empty(maps: Tensor, entities: Sequence[Sequence[int]], annotation: Prom
         if not positions:
             warnings.warn(
                 f"class {class_id} has no token left in {annotation.caption!r}, so it scores 0 everywhere: its "
-                "words were cut off or never found. Shorten the caption, or move its words to the front.",
+                "words were cut off or not found. Shorten the caption, or move its words to the front.",
                 EmptyClass,
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""A user's prompt, as an annotation: "cat, (tree, trunk), sky" -> token positions of the classes cat, tree and sky."""
+"""Read a user's prompt: "cat, (tree, trunk), sky" -> token positions of the classes cat, tree and sky."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Prompt = str | Sequence[str] | PromptAnnotation
 
 
 class PromptError(GocaError, ValueError):
-    """A prompt of an unknown kind, or another number of prompts than of images."""
+    """The prompt has an unknown type, or the numbers of prompts and images differ."""
 
 
 def check_prompt(prompt: Any) -> None:
-    """Raises PromptError for anything but a text, a list of texts or an annotation."""
+    """Raise PromptError for anything but a text, a list of texts or an annotation."""
     words = prompt if isinstance(prompt, list | tuple) else [prompt]
     if not isinstance(prompt, PromptAnnotation) and not all(isinstance(word, str) for word in words):
         shown = text if len(text := repr(prompt)) <= 80 else f"{text[:77]}..."
@@ -33,7 +33,7 @@ def check_prompt(prompt: Any) -> None:
 
 
 def prompts_per_image(prompt: Any, images: int) -> list[Any]:
-    """One prompt per image, from a list of them or one for all. Raises PromptError."""
+    """Return one prompt per image, from a list or from one for all. Raises PromptError."""
     prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * images
     if len(prompts) != images:
         raise PromptError(f"{images} images and {len(prompts)} prompts; expected one prompt per image, or one for all")
@@ -45,13 +45,13 @@ def prompts_per_image(prompt: Any, images: int) -> list[Any]:
 def read_prompt(
     prompt: Prompt, tokenizers: dict[str, Any], protocol: Protocol
 ) -> tuple[PromptAnnotation, dict[int, str]]:
-    """The annotation of a prompt, and the names of its classes.
+    """Annotate a prompt and return the names of its classes.
 
-    Every entity of a text becomes a class, but "background", whose tokens count as the background's.
+    Every entity of a text becomes a class, except "background", whose tokens belong to the background.
 
-    prompt      "(tree, trunk), sky" has the classes tree and sky: the words of one class stand in brackets
+    prompt      "(tree, trunk), sky" has the classes tree and sky: brackets hold the words of one class
     tokenizers  the tokenizer arguments of `annotate`
-    errors      PromptError; NoClass where the prompt contains no class names
+    Raises PromptError; NoClass if the prompt contains no class names.
     """
     if isinstance(prompt, PromptAnnotation):
         return prompt, {class_id: f"class {class_id}" for class_id in prompt.existent_objects}
@@ -59,9 +59,9 @@ def read_prompt(
     prompt = prompt if isinstance(prompt, str) else ", ".join(prompt)
     learnt = LearntTokens.of(**tokenizers)
     found = parse_brackets(learnt.hide(blanked(prompt), any_case=True).lower())
-    groups = {group[0]: group for group in found[::-1]}  # of two groups with one name, the first counts
+    groups = {group[0]: group for group in found[::-1]}  # if two groups have the same name, the first counts
     if all(names_nothing(name) or is_background(name) for name in groups):
-        raise NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+        raise NoClass(f"the prompt {prompt!r} contains no class names; expected e.g. 'cat, grass, wall'")
     texts = [", ".join(groups[name]) for name in reversed(groups)]
     class_names = [name for name in reversed(groups) if not is_background(name)]
     names = {class_id: learnt.show(name) for class_id, name in enumerate(class_names, start=1)}

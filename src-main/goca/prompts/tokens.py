@@ -1,4 +1,4 @@
-"""A prompt as the text encoder's tokens, and which entity owns each of them.
+"""Tokenise a prompt as the text encoder does, and assign each token to an entity.
 
 tokens = tokenise("cat, grass", [clip_tokenizer], [77])     # position, piece, span in the prompt, kind
 owners = SPANS["offsets"].own(entities, prompt, tokens)     # index of the entity per token, or None
@@ -16,7 +16,7 @@ from .alignment import piece_spans
 from .grammar import STOP_WORDS, CaptionError, Entity, is_mark
 from .learnt import LearntTokens, added_tokens
 
-UNLIMITED = 1_000_000  # model_max_length of a tokenizer that was told no limit is far above
+UNLIMITED = 1_000_000  # a tokenizer without a limit has a far larger model_max_length
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Token:
     """One token of the prompt.
 
     position  index in the encoder's sequence, BOS included
-    piece     its text as the vocabulary writes it, without word marks ("</w>", "▁"); BERT keeps its "##"
-    span      [start, end) in the prompt; (0, 0) for tokens that the tokenizer added
+    piece     its text in the vocabulary, without word marks ("</w>", "▁"); BERT keeps its "##"
+    span      [start, end) in the prompt; (0, 0) for tokens added by the tokenizer
     kind      "word", "global" (stands for the sentence) or "special" (padding, separators, a lone "▁")
-    learnt    a vector of a learnt token (textual inversion); its span is that of the token as written
+    learnt    whether it is a vector of a learnt token (textual inversion); its span is that of the whole token
     """
 
     position: int
@@ -39,9 +39,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Family:
-    """How one kind of text encoder writes its tokens: the token that stands for the sentence, and the word mark."""
+    """How one kind of text encoder writes tokens: the token for the whole sentence, and the word mark."""
 
-    sentence: str | None  # attribute of the tokenizer; None: the last token, which has read all the others
+    sentence: str | None  # attribute of the tokenizer; None: the last token, which attends to all others
     mark: str
 
 
@@ -52,29 +52,29 @@ FAMILIES = {
     "chat": Family(None, "Ġ"),  # a language model, through diffusion_feature.chat.PromptReader
 }
 
-# families of (tokenizer, tokenizer_2) -> which of the two make the sequence that the denoiser attends to
+# families of (tokenizer, tokenizer_2) -> those whose tokens the denoiser attends to
 SEQUENCES = {
     ("clip",): (0,),
     ("t5",): (0,),
     ("bert",): (0,),
     ("chat",): (0,),
     ("clip", "clip"): (0,),  # SDXL: both encoders share their token positions
-    ("clip", "t5"): (1,),  # Flux: CLIP is only pooled
+    ("clip", "t5"): (1,),  # Flux: of CLIP, only the pooled output is used
     ("bert", "t5"): (0, 1),  # HunyuanDiT: one after the other
 }
 
 
 def family_of(tokenizer: Any) -> str:
-    """ "chat" for a language model's reader, else "clip", "t5" or "bert", from the special tokens that it has.
+    """Return "chat" for a language model's reader, else "clip", "t5" or "bert", by the tokenizer's special tokens.
 
-    Raises CaptionError for any other.
+    Raises CaptionError for any other tokenizer.
     """
     if getattr(tokenizer, "template", None) is not None:
         return "chat"
     if getattr(tokenizer, "chat_template", None):
         raise CaptionError(
-            f"{type(tokenizer).__name__} is a language model's: where words are depends on the template around the "
-            "prompt. Take the tokenizers of `diffusion_feature.families.backbone(version).tokenizers(parts)`"
+            f"{type(tokenizer).__name__} is a language model's: token positions depend on the template around the "
+            "prompt. Use the tokenizers of `diffusion_feature.families.backbone(version).tokenizers(parts)`"
         )
     if getattr(tokenizer, "cls_token", None) and getattr(tokenizer, "sep_token", None):
         return "bert"
@@ -86,11 +86,11 @@ def family_of(tokenizer: Any) -> str:
 def tokenise(
     prompt: str, tokenizers: Sequence[Any], max_lengths: Sequence[int | None], learnt: LearntTokens | None = None
 ) -> list[Token]:
-    """The tokens of the sequence the denoiser attends to; which tokenizers make it is read off their families.
+    """Return the tokens of the sequence that the denoiser attends to, by the tokenizers' families.
 
     max_lengths  one per tokenizer; None is the tokenizer's own. The second sequence starts where the first one,
-                 padded to its length, ends. Raises CaptionError for an unknown pair or a length that is not known.
-    learnt       whose letters the prompt may hold
+                 padded to its length, ends. Raises CaptionError for an unknown pair or a missing length.
+    learnt       the learnt tokens whose letters the prompt may hold
     """
     families, learnt = _families(tokenizers), learnt or LearntTokens(tokenizers)
     tokens: list[Token] = []
@@ -99,7 +99,7 @@ def tokenise(
         length = _length(tokenizers[index], max_lengths[index])
         tokens += _sequence(prompt, tokenizers[index], families[index], length, start, learnt)
         if index != SEQUENCES[families][-1] and length is None:
-            raise CaptionError("the first of two tokenizers needs max_length: the second one's tokens follow after it")
+            raise CaptionError("the first of two tokenizers needs max_length: the second one's tokens come after it")
         start += length or 0
     return tokens
 
@@ -118,14 +118,14 @@ def _families(tokenizers: Sequence[Any]) -> tuple[str, ...]:
     families = tuple(family_of(tokenizer) for tokenizer in tokenizers)
     if families not in SEQUENCES:
         known = ", ".join(" + ".join(pair) for pair in SEQUENCES)
-        raise CaptionError(f"tokenizers {' + '.join(families)} do not make a known prompt; there are: {known}")
+        raise CaptionError(f"tokenizers {' + '.join(families)} are an unknown combination; expected one of: {known}")
     return families
 
 
 def _length(tokenizer: Any, max_length: int | None) -> int | None:
     length = tokenizer.model_max_length if max_length is None else max_length
     if length < 2:
-        raise CaptionError(f"max_length is {length}; a prompt needs 2 tokens at least")
+        raise CaptionError(f"max_length is {length}; a prompt needs at least 2 tokens")
     return int(length) if length < UNLIMITED else None
 
 
@@ -144,7 +144,7 @@ def _sequence(
     for position, (number, text, span) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), spans)):
         piece = text.replace(family.mark, "") if family.mark else text
         kind = "global" if text == sentence else "special" if text in added or not piece else "word"
-        if sentence is None and span[0] == span[1]:  # the template's and padding
+        if sentence is None and span[0] == span[1]:  # the template and padding
             kind = "global" if position == len(ids) - 1 else "special"
         tokens.append(Token(start + position, piece, span, kind, number in learnt_ids))
     return tokens
@@ -159,15 +159,15 @@ def _encode(prompt: str, tokenizer: Any, name: str, length: int | None) -> tuple
     return ids, piece_spans(prompt, tokenizer, name, ids)
 
 
-# --- whose tokens ------------------------------------------------------------------------------------------------
+# --- assigning tokens to entities --------------------------------------------------------------------------------
 
 
 def own_by_offsets(
     entities: Sequence[Entity], prompt: str, tokens: Sequence[Token], separator: str = ", "
 ) -> list[int | None]:
-    """Each token to the entity it was written for; the prompt is the entities joined by the separator.
+    """Assign each token to the entity at its offsets; the prompt is the entities joined by the separator.
 
-    Not owned: special tokens, punctuation, and a, an, the, and where they are whole words.
+    Not assigned: special tokens, punctuation, and the words a, an, the, and.
     """
     entity_at: list[int | None] = []
     for index, entity in enumerate(entities):
@@ -183,11 +183,11 @@ def own_by_offsets(
 
 
 def own_by_search(entities: Sequence[Entity], prompt: str, tokens: Sequence[Token]) -> list[int | None]:
-    """Each token to the first entity whose text, at its FIRST occurrence, holds it; the released evaluation's way.
+    """Assign each token to the first entity whose FIRST occurrence covers it, as the released evaluation does.
 
-    Pieces are searched from left to right. One that is not found counts as starting one character back, and the search
-    still moves on by its length. Exactly at the prompt's end it begins again; where it has not got there by the end of
-    BERT's tokens, or has run past it, T5's are looked for from that place on, and most of them belong to nothing.
+    Pieces are searched from left to right. A piece that is not found counts as starting one character earlier, and the
+    search still advances by its length. Exactly at the prompt's end it starts again. If it has not reached the end
+    after BERT's tokens, or is past it, T5's are searched from that position on, and most of them are not assigned.
     """
     starts = [prompt.find(entity.text) for entity in entities]
     spans = [(start, start + len(entity.text)) for start, entity in zip(starts, entities)]
@@ -212,10 +212,10 @@ def own_by_search(entities: Sequence[Entity], prompt: str, tokens: Sequence[Toke
 
 
 def without_invisible(text: str) -> str:
-    """The text as the slow CLIP tokenizer of the released evaluation reads it.
+    """Normalise a text like the slow CLIP tokenizer of the released evaluation.
 
-    Control and invisible characters (Unicode's C categories, U+FFFD) are dropped, so "per\u00adson" is one word; any
-    white space is a blank, and each Chinese character is a word.
+    Control and invisible characters (Unicode's C categories, U+FFFD) are dropped, so "per\u00adson" is one word; all
+    white space becomes blanks, and each Chinese character is a word.
     """
     read = []
     for character in text:
@@ -233,7 +233,7 @@ def _is_ideograph(character: str) -> bool:
 
 
 def by_entity(positions: list[int]) -> list[int]:
-    """A class's tokens, those of its first entity first."""
+    """Order a class's tokens with those of its first entity first."""
     return positions
 
 
@@ -243,7 +243,7 @@ class TokenSpans:
 
     own    (entities, prompt, tokens) -> index of the entity per token, or None
     order  the tokens of all entities of one class, entity after entity -> as they stand in the annotation
-    read   family of a tokenizer -> what happens to the prompt before it is tokenised, here and for the text encoder
+    read   family of a tokenizer -> normalisation of the prompt before tokenising, here and for the text encoder
     """
 
     own: Callable[[Sequence[Entity], str, Sequence[Token]], list[int | None]]
@@ -258,7 +258,7 @@ SPANS = {
 
 
 def as_read(prompt: str, tokenizers: Sequence[Any], token_spans: str) -> str:
-    """The prompt as its tokenizers are given it, by the protocol's switch `token_spans`. Raises CaptionError."""
+    """Return the prompt as its tokenizers read it, by the protocol's switch `token_spans`. Raises CaptionError."""
     if read := SPANS[token_spans].read:
         families = _families(tokenizers)
         for index in SEQUENCES[families]:

@@ -1,4 +1,4 @@
-"""Weights that people write into prompts, "(star:1.3), [sky:0.8]" or "(star)1.3": read over, for they are no words."""
+"""Weights that people write into prompts, "(star:1.3), [sky:0.8]" or "(star)1.3": ignored, with a warning."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ WEIGHT = re.compile(rf":\s*{NUMBER}\s*(?=[)\]])|(?<=[)\]]){NUMBER}(?!\w)")
 
 
 class PromptWeights(UserWarning):
-    """A prompt with weights; they are not applied."""
+    """The prompt holds weights, which are not applied."""
 
 
 def weight_spans(prompt: str) -> list[tuple[int, int]]:
-    """Where weights are written: a colon and a number before a closing bracket, or a number right after it."""
+    """Find weights: a colon and a number before a closing bracket, or a number right after it."""
     partners = balanced(prompt)
     return [found.span() for found in WEIGHT.finditer(prompt) if {found.start() - 1, found.end()} & partners]
 
 
 def blanked(prompt: str) -> str:
-    """The prompt with blanks in place of its weights, so that places stay. Warns PromptWeights where there are any."""
+    """Replace weights by blanks, so that positions stay the same. Warns with PromptWeights if there are any."""
     read = prompt
     for start, end in weight_spans(prompt):
         read = read[:start] + " " * (end - start) + read[end:]
     if read != prompt:
         start, end = weight_spans(prompt)[0]
         warnings.warn(
-            f"weights in a prompt, such as {prompt[start:end]!r}, are not applied: every word counts alike",
+            f"weights in a prompt, such as {prompt[start:end]!r}, are not applied: all words count equally",
             PromptWeights,
             stacklevel=4,
         )

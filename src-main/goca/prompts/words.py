@@ -1,4 +1,4 @@
-"""The words of a free prompt, and where they are among its tokens.
+"""The words of a free-text prompt and their token positions.
 
 words = PromptWords("a dog on the grass", tokenizer)
 words.content             # {"dog": [2], "grass": [5]}
@@ -20,7 +20,7 @@ from .learnt import LearntTokens
 from .tokens import count_uncut, tokenise
 from .weighting import blanked
 
-# words that name nothing that could be seen
+# words that name nothing visible
 FUNCTION_WORDS = frozenset(
     """
     a an the and or nor but of in on at by to from for with without into onto over under above below behind beside
@@ -32,13 +32,13 @@ FUNCTION_WORDS = frozenset(
 
 
 class WordNotFound(GocaError, ValueError):
-    """A word that is not in the prompt, or whose tokens were cut off; the message names the words that are there."""
+    """A word is not in the prompt, or its tokens were cut off; the message lists the prompt's words."""
 
 
 class PromptWords:
-    """Words of a prompt as token positions in the sequence that the denoiser attends to.
+    """Token positions of a prompt's words in the sequence that the denoiser attends to.
 
-    prompt         the text as the pipeline is given it; learnt tokens are written out here as the pipeline does it
+    prompt         the text given to the pipeline; learnt tokens are expanded here as the pipeline does it
     tokenizer(s)   as for goca.prompts.annotate
     further        words that are not in the prompt, in lower case, and their positions after its tokens
     """
@@ -56,23 +56,23 @@ class PromptWords:
         tokenizers = [tokenizer] if tokenizer_2 is None else [tokenizer, tokenizer_2]
         self.learnt = LearntTokens(tokenizers)
         hidden = self.learnt.hide(prompt)
-        self.read = blanked(hidden)  # a letter for each learnt token, blanks for weights
+        self.read = blanked(hidden)  # with a letter for each learnt token and blanks for weights
         self._given = hidden, tokenizers, [max_length, max_length_2], self.learnt
         self.tokens = tokenise(*self._given)
 
     @cached_property
     def content(self) -> dict[str, list[int]]:
-        """Every word that names something, in lower case and in the prompt's order -> its tokens, all occurrences."""
+        """Content words, in lower case and in the prompt's order -> the tokens of all occurrences."""
         own = {word: tokens for word, tokens in self._named.items() if tokens}
         return own | {word: tokens for word, tokens in self.further.items() if word not in own}
 
     @property
     def lost(self) -> list[str]:
-        """Words that name something and have no token: they were cut off."""
+        """Content words without a token: they were cut off."""
         return [word for word, tokens in self._named.items() if not tokens]
 
     def token_counts(self) -> tuple[int, int]:
-        """Tokens of the whole prompt, and those left where it was cut; both with what the tokenizer adds."""
+        """Count the tokens of the whole prompt and those left after truncation, both including special tokens."""
         return count_uncut(*self._given), len(self.tokens)
 
     @cached_property
@@ -82,11 +82,11 @@ class PromptWords:
 
     @property
     def content_tokens(self) -> list[int]:
-        """What per-pixel rescaling divides by."""
+        """The tokens whose sum per-pixel rescaling divides by."""
         return sorted({token for tokens in self.content.values() for token in tokens})
 
     def positions(self, word: str) -> list[int]:
-        """The tokens of a word, or of several words in a row, at every occurrence. Raises WordNotFound."""
+        """Return the tokens of a word, or of consecutive words, at every occurrence. Raises WordNotFound."""
         wanted = self.learnt.hide(" ".join(word.split()))
         found = (self._find(wanted) if wanted else []) or self.further.get(" ".join(word.lower().split()), [])
         if not found:
@@ -96,7 +96,7 @@ class PromptWords:
         return found
 
     def annotation(self, wanted: Sequence[str] | None = None) -> tuple[PromptAnnotation, dict[int, str]]:
-        """The wanted words as classes 1, 2, ... (None: every content word), the other content words as background.
+        """Annotate the wanted words (None: all content words) as classes 1, 2, ..., all others as background.
 
         The word "background" is never a class.
         """
@@ -109,7 +109,7 @@ class PromptWords:
         return annotation, dict(enumerate(names, start=1))
 
     def _spans(self, word: str) -> list[tuple[int, int]]:
-        pattern = r"[\s_]+".join(map(re.escape, re.split(r"[\s_]+", word)))  # tags have underscores between words
+        pattern = r"[\s_]+".join(map(re.escape, re.split(r"[\s_]+", word)))  # tags join words with underscores
         return [found.span() for found in re.finditer(rf"(?<![^\W_]){pattern}(?![^\W_])", self.read, re.IGNORECASE)]
 
     def _find(self, word: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""A run's counts taken apart, ready for JSON: numbers beside mIoU with intervals, confusions, worst and best images."""
+"""A run's counts broken down, ready for JSON: metrics with confidence intervals, confusions, worst and best images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ CONFUSED_CLASSES, CONFUSED_PAIRS = 10, 20  # at most
 
 
 def number(value: float) -> float | None:
-    """A number for JSON: NaN is None."""
+    """Return a number as JSON can hold it: None for NaN."""
     return None if math.isnan(value) else float(value)
 
 
 def metric_values(
     metric: ConfusionCounts, swept: Sequence[float], best: ImageCounts, fixed: ImageCounts, at: tuple[float, float]
 ) -> dict[str, Any]:
-    """Every number of `goca.evaluation.metrics` at the best and the fixed threshold, with its bootstrap interval.
+    """Compute every metric of `goca.evaluation.metrics` at the best and the fixed threshold, with bootstrap intervals.
 
-    swept        thresholds at which the numbers are given without an interval
+    swept        thresholds whose metrics are given without an interval
     best, fixed  counts of each image at the two thresholds `at`
-    The best threshold stays the one that was found on all images; it is not sought again in each draw.
+    The best threshold is the one found on all images; it is not searched again for each bootstrap sample.
     """
     labelled = best.labelled.sum(axis=0)
     chosen = [metric.thresholds.index(threshold) for threshold in swept]
@@ -47,11 +47,11 @@ def metric_values(
 
 
 def confusions(metric: ConfusionCounts, names: Sequence[str], threshold: float) -> dict[str, Any]:
-    """What was taken for what at a threshold.
+    """Find the most frequent class confusions at one threshold.
 
-    pairs    the commonest mistakes: true class, predicted class, pixels, their share of the true class's pixels
-    classes  ids of those that take part in most mistakes, ascending
-    pixels   [true, predicted] among these classes
+    pairs    the most frequent confusions: true class, predicted class, pixels, their share of the true class's pixels
+    classes  ids of the classes with the most wrong pixels, ascending
+    pixels   [true, predicted] pixel counts among these classes
     """
     confusion = metric.confusion[metric.thresholds.index(threshold)]
     wrong, labelled = confusion[:, : len(names)].copy(), confusion.sum(axis=1)
@@ -80,9 +80,9 @@ def confusions(metric: ConfusionCounts, names: Sequence[str], threshold: float) 
 def extremes(
     metric: ConfusionCounts, names: Sequence[str], records: Sequence[Record], threshold: float, kept: int = KEPT
 ) -> dict[str, Any]:
-    """The images of the lowest and of the highest IoU at a threshold; no image is on both lists.
+    """List the images with the lowest and the highest IoU at one threshold; no image is on both lists.
 
-    An image's IoU is the mean over the classes that it shows or that were predicted in it.
+    An image's IoU is the mean over the classes that are labelled or predicted in it.
     """
     counted = {record["image"]: record for record in records if "cells" in record}
     ranks = rank_images(list(counted.values()), metric, threshold)

@@ -1,4 +1,4 @@
-"""Parts of a report that show numbers: the threshold curve as SVG, bars, swatches, the confusion table."""
+"""Charts of a report: the threshold curve as SVG, bars, swatches, the confusion table."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Point = tuple[float, float | None]
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as per cent; a dash for what is undefined."""
+    """Format a share in 0..1 as a percentage; None becomes a dash."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def interval(ends: Sequence[float] | None, before: str = "") -> str:
-    """Both ends of an interval in per cent: in brackets, or in words after `before`; "" where it is undefined."""
+    """Format an interval in per cent: "[a, b]", or "a to b" after the text `before`; None becomes ""."""
     if ends is None:
         return ""
     low, high = ends
@@ -29,28 +29,28 @@ def interval(ends: Sequence[float] | None, before: str = "") -> str:
 
 
 def bar(share: float | None) -> Markup:
-    """A share 0..1 as a bar; only its room for what is undefined."""
+    """Draw a share in 0..1 as a bar; None leaves an empty bar of the same size."""
     kind = "bar empty" if share is None else "bar"
     return tag("span", tag("i", style=f"--share:{share or 0:.4f}"), class_=kind, aria_hidden="true")
 
 
 def colours_of(results: Mapping[str, Any]) -> Array:
-    """The palette in which a run's thumbnails are drawn; earlier versions wrote no colours, and drew by class id."""
+    """Return the palette of a run's thumbnails. Runs of earlier versions stored no colours and used class ids."""
     kinds = results["per_class"]
     named = all("colour" in each for each in kinds)
     return class_palette({each["id"]: each["name"] for each in kinds}) if named else bright_palette()
 
 
 def swatch(class_id: int, palette: Array) -> Markup:
-    """The colour that a class has in overlays."""
+    """Draw a square in the colour that a class has in overlays."""
     colour = as_hex(colourise([[class_id]], palette)[0, 0])
     return tag("span", class_="swatch", style=f"--colour:{colour}", aria_hidden="true")
 
 
 def curve(lines: Sequence[Sequence[Point]], marks: Mapping[str, Point], label: str) -> Markup:
-    """Shares over thresholds, drawn as lines a and b; marks are named points of the first line.
+    """Draw shares over thresholds as lines a and b; `marks` are named points on the first line.
 
-    Gaps are left where a value is undefined. The vertical axis spans the values, to full steps, and not from zero.
+    Undefined values are left out. The vertical axis spans the values, rounded to full steps; it need not start at zero.
     """
     defined = [(x, y) for line in lines for x, y in line if y is not None]
     xs, ys = [x for x, _ in defined], [y for _, y in defined]
@@ -78,7 +78,7 @@ def curve(lines: Sequence[Sequence[Point]], marks: Mapping[str, Point], label: s
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], label: str) -> Markup:
-    """The share of words that is present over their mean presence, beside the diagonal of a calibrated score."""
+    """Draw the share of words that are present over their mean score, and the diagonal of a calibrated score."""
     points = [(each["mean_presence"], each["present"], each["words"]) for each in bins if each["words"]]
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -96,9 +96,9 @@ def reliability(bins: Sequence[Mapping[str, Any]], label: str) -> Markup:
 
 
 def confusion_table(confusion: Mapping[str, Any], palette: Array) -> Markup:
-    """Rows: true class; columns: predicted class; a cell is the share of all the row's labelled pixels, in per cent.
+    """Make the confusion table: rows are true classes, columns predicted classes, cells per cent of a row's pixels.
 
-    Wrong cells are shaded by the root of the share, so that a tenth can be seen.
+    Wrong cells are shaded by the square root of the share, so that a share of a tenth is visible.
     """
     classes = confusion["classes"]
     names = [join(swatch(each["id"], palette), each["name"]) for each in classes]
@@ -141,7 +141,7 @@ def _mark(name: str, x: float, y: float) -> Markup:
 
 
 def _step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, so that about five steps cover the span."""
+    """Return 1, 2 or 5 times a power of ten such that about five steps cover the span."""
     power = 10.0 ** math.floor(math.log10(max(span, 0.1) / 5))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power * 5 >= max(span, 0.1))
 

@@ -1,8 +1,8 @@
-"""Small pictures of a run's worst and best images: the picture, its truth and its prediction side by side.
+"""Thumbnails of a run's worst and best images: image, ground truth and prediction side by side.
 
     gallery/<sha256 of the palette's name and the image's id, shortened>.webp
 
-A run keeps them as it goes, a few per process; when it is finished, those that the report does not show are removed.
+Each process of a run writes a few as it goes. A finished run removes those that its report does not show.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from goca.evaluation import ConfusionCounts
 from goca.evaluation.metrics import image_iou
 from goca.files.log import Record
 
-KEPT = 8  # images at either end
+KEPT = 8  # worst images, and as many best ones
 SIDE = 192  # pixels of a panel, at most
-QUALITIES = (80, 60, 40, 20)  # of WebP, until a strip fits
+QUALITIES = (80, 60, 40, 20)  # of WebP; the first whose strip fits into BYTES is used
 BYTES = 20_000
 ALPHA = 0.6
-PALETTE = "names"  # colours by the classes' names; "bright": by their ids, as in folders of earlier versions
-FADED = 0.55  # how far the picture under the classes goes to white
+PALETTE = "names"  # colours follow class names; "bright": class ids, as in run folders of earlier versions
+FADED = 0.55  # how much white is mixed into the image under the classes
 GAP = 4  # transparent pixels between panels
 
-OWN = re.compile(r"[0-9a-f]{24}\.webp")  # names of thumbnails; other files are not the run's
+OWN = re.compile(r"[0-9a-f]{24}\.webp")  # names of thumbnails; other files in the folder are never removed
 
-Ranked = tuple[float, str]  # image IoU, image id: an order that does not depend on who counted
+Ranked = tuple[float, str]  # image IoU, image id: an order that does not depend on which process counted
 
 
 class Gallery:
-    """The folder `gallery` of a run, as one process fills it.
+    """Writes one process's thumbnails into the folder `gallery` of a run.
 
-    metric     the run's metric, whose settings decide what is predicted
+    metric     the run's metric, whose settings decide the prediction
     threshold  one of its thresholds, by which images are ranked and drawn
-    names      class id -> name, which says the colours
+    names      class id -> name, from which the colours follow
     known      records of earlier runs in the same folder
     """
 
@@ -67,7 +67,7 @@ class Gallery:
     def offer(
         self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
     ) -> None:
-        """Keep an image's thumbnail if it is among the worst or the best so far. Raises RunError if that cannot be.
+        """Write an image's thumbnail if it is among the worst or the best so far. Raises RunError if that fails.
 
         image, label, scores, class_ids  as in ConfusionCounts.predict
         cells                            what ConfusionCounts.update returned
@@ -86,24 +86,24 @@ class Gallery:
 
 
 def rank_images(records: Sequence[Record], metric: ConfusionCounts, threshold: float) -> list[Ranked]:
-    """(image IoU, id) of each image with counts, worst first; those without a labelled pixel have no rank."""
+    """Sort images as (image IoU, id), worst first; images without a labelled pixel are left out."""
     counts = metric.image_counts([record["cells"] for record in records], threshold)
     pairs = zip(image_iou(counts).tolist(), (record["image"] for record in records))
     return sorted((iou, image_id) for iou, image_id in pairs if iou == iou)
 
 
 def thumbnail_path(run_dir: Path, image_id: str, palette: str = PALETTE) -> Path:
-    """Where an image's thumbnail in these colours lies, whatever characters its id has."""
+    """Return the path of an image's thumbnail; the id may hold any characters, since it is hashed."""
     text = image_id if palette == "bright" else f"{palette}/{image_id}"
     return run_dir / "gallery" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.webp"
 
 
 def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray, palette: Array) -> bytes:
-    """A WebP strip of three panels: picture, truth, prediction; each at most SIDE wide and high, BYTES in all.
+    """Make a WebP strip of image, ground truth and prediction, each at most SIDE wide and high, about BYTES in all.
 
     label, predicted  [H, W] class ids; 255 is void
     palette           uint8 [256, 3]
-    Small pictures are enlarged by a whole factor. Classes lie on the picture in faded grey; background is left at that.
+    Small images are enlarged by a whole factor. Classes are drawn over the image in faded grey; background stays grey.
     """
     small = picture.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -128,7 +128,7 @@ def _coloured(picture: Image.Image, labels: NDArray[np.integer], palette: Array)
 
 
 def prune(run_dir: Path, image_ids: Sequence[str]) -> None:
-    """Remove the thumbnails of all other images."""
+    """Remove the thumbnails of all images but these."""
     wanted = {thumbnail_path(run_dir, image_id).name for image_id in image_ids}
     for path in (run_dir / "gallery").glob("*.webp"):
         if path.name not in wanted and OWN.fullmatch(path.name):

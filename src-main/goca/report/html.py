@@ -1,4 +1,4 @@
-"""report.html: a finished run as one page that needs nothing else, made from results.json and the thumbnails."""
+"""report.html: a finished run as one self-contained page, made from results.json and the thumbnails."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from goca.report.sections import (
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Make RUN_DIR/report.html anew. Raises RunError where results.json is missing or of an older kind."""
+    """Write RUN_DIR/report.html. Raises RunError where results.json is missing or has an older format."""
     run_dir = Path(run_dir)
     try:
         results = read_json(run_dir / "results.json")
     except FileNotFoundError:
-        raise RunError(f"{run_dir} holds no results.json; a run writes it when it is finished") from None
+        raise RunError(f"{run_dir} has no results.json; a run writes it when it is finished") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{run_dir}/results.json cannot be read: {error}") from None
     if not isinstance(results, dict):
-        raise RunError(f"{run_dir}/results.json holds no results of a run")
+        raise RunError(f"{run_dir}/results.json does not hold the results of a run")
     if missing := [key for key in ("metrics", "confusion", "extremes") if key not in results]:
         raise RunError(
             f"{run_dir}/results.json has no {', '.join(missing)}: an older version wrote it."
-            " Give the run's command again; its counts are only summed up."
+            " Run its command again: it only summarises the stored counts."
         )
     try:
         page = report(results, run_dir)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run_dir}/results.json is not what a run writes: {type(error).__name__} {error}") from error
+        raise RunError(f"{run_dir}/results.json has an unknown format: {type(error).__name__} {error}") from error
     write_text(run_dir / "report.html", page)
     return run_dir / "report.html"
 
 
 def report(results: Results, run_dir: Path) -> str:
-    """The page of a run; thumbnails are looked for in its folder."""
+    """Make the page of a run; thumbnails are read from its folder."""
     sections = [
         headline(results),
         presence(results),
@@ -98,7 +98,7 @@ def lead(results: Results) -> str:
 
 
 def headline(results: Results) -> Markup:
-    """mIoU at both thresholds with intervals, the other numbers, and what to know about them."""
+    """mIoU at both thresholds with intervals, the other metrics, and notes on how they were obtained."""
     metrics = results["metrics"]
     swept = len(results["mIoU"]["swept"]) > 1
     heads = {
@@ -128,8 +128,8 @@ def headline(results: Results) -> Markup:
     ]
     draws = metrics["bootstrap"]
     how = (
-        f"In brackets: {100 * draws['confidence']:g} % percentile interval over {draws['resamples']} draws of"
-        f" {draws['images']} images with replacement; it speaks of the choice of images, not of noise seeds."
+        f"In brackets: {100 * draws['confidence']:g} % percentile interval over {draws['resamples']} samples of"
+        f" {draws['images']} images drawn with replacement. It covers the choice of images, not the noise seeds."
     )
     caveats = [tag("li", f"{text[0].upper()}{text[1:]}.") for text in results["oracle"].values()]
     return section(
@@ -142,7 +142,7 @@ def headline(results: Results) -> Markup:
 
 
 def images(heading: str, results: Results, which: str, run_dir: Path) -> Markup | None:
-    """Thumbnails of the images at one end; the id alone where the run kept none."""
+    """Thumbnails of the worst or the best images; the id alone where the run kept none."""
     extremes, palette = results["extremes"], colours_of(results)
     drawn = PALETTE if all("colour" in each for each in results["per_class"]) else "bright"
     if not extremes[which]:
@@ -152,7 +152,7 @@ def images(heading: str, results: Results, which: str, run_dir: Path) -> Markup 
         path = thumbnail_path(run_dir, each["image"], drawn)
         if path.is_file():
             data = f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
-            shown = tag("img", src=data, alt=f"{each['image']}: picture, truth, prediction")
+            shown = tag("img", src=data, alt=f"{each['image']}: image, ground truth, prediction")
         else:
             shown = tag("div", "No thumbnail was kept.", class_="missing")
         named = (tag("span", swatch(kind["id"], palette), kind["name"]) for kind in each["classes"])
@@ -165,26 +165,26 @@ def images(heading: str, results: Results, which: str, run_dir: Path) -> Markup 
         )
         figures.append(tag("li", tag("figure", shown, caption)))
     note = (
-        f"Picture, truth, prediction at the fixed threshold ({extremes['threshold']:g}). An image's IoU is the mean"
-        " over the classes that it shows or that were predicted in it."
+        f"Image, ground truth, prediction at the fixed threshold ({extremes['threshold']:g}). An image's IoU is the"
+        " mean over the classes that are labelled or predicted in it."
     )
     return section(heading, tag("p", note, class_="note"), tag("ul", figures, class_="gallery"))
 
 
 def skipped(results: Results) -> Markup:
-    """What was left out, and what was noticed about the rest."""
+    """Skipped images and the reasons, and warnings about the counted ones."""
     left, warnings = results["images"]["skipped"], results["warnings"]
-    changed = warnings.get("changed", [])  # earlier versions wrote none
+    changed = warnings.get("changed", [])  # earlier versions did not write this key
     lists = {
         f"{len(left)} skipped": [(each["image"], each["reason"]) for each in left],
-        f"{len(warnings['lost_classes'])} whose prompt lost the words of a class": [
+        f"{len(warnings['lost_classes'])} whose prompt was cut before the words of a class": [
             (each["image"], ", ".join(each["classes"])) for each in warnings["lost_classes"]
         ],
         f"{len(warnings['notes'])} notes": [(each["image"], each["text"]) for each in warnings["notes"]],
-        f"{len(warnings['no_class'])} with no class to look for: background everywhere": [
+        f"{len(warnings['no_class'])} without a class to look for: background everywhere": [
             (each, "") for each in warnings["no_class"]
         ],
-        f"{len(changed)} counted again, since what they were counted from had changed": [
+        f"{len(changed)} counted again because their image or label had changed": [
             (each["image"], each["text"]) for each in changed
         ],
     }
@@ -229,7 +229,7 @@ def settings(results: Results) -> Markup:
         as_table(switches),
         tag("h3", "Computed"),
         as_table([*computed, *seconds]),
-        tag("details", tag("summary", "Versions that summed up"), as_table(packages)),
+        tag("details", tag("summary", "Versions at the summary"), as_table(packages)),
         tag("details", tag("summary", "Configuration"), config),
     )
 

@@ -1,4 +1,4 @@
-"""The part of a report on presence: whether what was looked for was told from what is not there."""
+"""The report's section on presence: how well present words were told apart from absent ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from goca.report.charts import colours_of, interval, percent, reliability, swatc
 from goca.report.markup import Markup, section, tag
 
 MEANING = {
-    "precision": "precision: words taken as present that are",
-    "recall": "recall: present classes that were taken",
-    "auc": "AUC: present words scored above absent ones",
+    "precision": "precision: share of the words predicted present that are",
+    "recall": "recall: share of the present classes that were predicted",
+    "auc": "AUC: how often a present word scores above an absent one",
 }
 COLUMNS = ("class", "looked for", "taken", "present", "both")
 
@@ -20,7 +20,7 @@ COLUMNS = ("class", "looked for", "taken", "present", "both")
 def presence(results: Mapping[str, Any]) -> Markup | None:
     """Precision, recall and AUC with intervals, the reliability curve, and counts per class.
 
-    None where the run was told which classes are present.
+    None where the run was given the present classes.
     """
     if (found := results.get("presence")) is None:
         return None
@@ -38,8 +38,8 @@ def presence(results: Mapping[str, Any]) -> Markup | None:
     words = found["words"]
     note = (
         f"{words['offered']:,} words were looked for in {found['bootstrap']['images']:,} images, and"
-        f" {words['taken']:,} of them were taken as present. By the ground truth {words['present']:,} classes are"
-        f" present, of which {words['right']:,} were taken."
+        f" {words['taken']:,} of them were predicted present. By the ground truth {words['present']:,} classes are"
+        f" present, of which {words['right']:,} were found."
     )
     return section(
         "Presence",
@@ -51,7 +51,7 @@ def presence(results: Mapping[str, Any]) -> Markup | None:
 
 
 def curve(bins: list[dict[str, Any]] | None) -> list[Markup]:
-    """The reliability curve, where words have a presence."""
+    """The reliability curve, if words have a presence score."""
     if bins is None or not any(each["words"] for each in bins):
         return []
     key = (
@@ -68,7 +68,7 @@ def curve(bins: list[dict[str, Any]] | None) -> list[Markup]:
 
 
 def per_class(classes: list[dict[str, Any]], palette: Array) -> Markup:
-    """In how many images each class was looked for, taken and present."""
+    """In how many images each class was looked for, predicted and present."""
     head = tag("tr", *(tag("th", name, scope="col") for name in COLUMNS))
     rows = [
         tag(

@@ -1,4 +1,4 @@
-"""Which code made a result: versions of what took part, and the commit."""
+"""Which code made a result: package versions and the git commit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("goca", "torch", "diffusers", "transformers", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what took part, without importing it."""
+    """Package versions, read without importing the packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -23,9 +23,9 @@ def versions() -> dict[str, str]:
 
 
 def revision(file: Path = Path(__file__)) -> str | None:
-    """The commit of the checkout that a file belongs to, with -dirty where files were changed; None without one."""
+    """The git commit of the checkout that a file belongs to, -dirty if files were changed; None outside of one."""
     try:
-        _git(file.parent, "ls-files", "--error-unmatch", file.name)  # not merely installed below somebody's checkout
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)  # tracked, not just below a checkout
         return _git(file.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

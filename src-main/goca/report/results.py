@@ -1,4 +1,4 @@
-"""What a finished run says: results.json, evaluation.txt, and the table that is shown at the end."""
+"""Summaries of a finished run: results.json, evaluation.txt, and the table that is printed at the end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from goca.report.html import write_report
 from goca.report.provenance import revision, versions
 
 SHOWN = 10  # skipped images that the table lists
-MANY = 0.1  # the share of skipped images from which the table begins with them
-KINDS, REASON = 5, 200  # reasons that it begins with, and their characters
+MANY = 0.1  # above this share of skipped images, the table begins with them
+KINDS, REASON = 5, 200  # how many reasons it lists, and their longest text
 ORACLE = {
     "classes": WORD_SOURCES["present"].oracle,
     "thresholds": "the background threshold is swept on the evaluated split, and the best is reported",
@@ -45,12 +45,12 @@ def summarise(
     origins: Mapping[str, Mapping[str, Any]],
     asked: tuple[str, str] = ("complete", "present"),
 ) -> dict[str, Any]:
-    """Everything a reader may ask of a run, ready for JSON; undefined numbers are None.
+    """Summarise a run for results.json; undefined numbers are None.
 
     metric    holds the counts of all records, at the swept thresholds and the fixed one
-    fixed     the threshold that is reported without a choice
+    fixed     the threshold that is reported without a search
     settings  every value of the configuration
-    origins   where the counts come from, by the id that records have under "by"
+    origins   where counts come from, by the id that records hold under "by"
     asked     the run's `ask`, and where its words came from: a key of goca.benchmark.word_sources.WORD_SOURCES
     """
     miou = metric.compute()
@@ -92,7 +92,7 @@ def summarise(
 
 
 def write_results(store: RunStore, results: Mapping[str, Any]) -> None:
-    """evaluation.txt in the published form, results.json, and report.html with the thumbnails that it shows."""
+    """Write evaluation.txt in the published format, results.json, and report.html with its thumbnails."""
     write_text(store.folder / "evaluation.txt", evaluation_text(results))
     write_text(store.folder / "results.json", json.dumps(results, indent=1, allow_nan=False, default=str) + "\n")
     ends = (results["extremes"][which] for which in ("worst", "best"))
@@ -101,36 +101,36 @@ def write_results(store: RunStore, results: Mapping[str, Any]) -> None:
 
 
 def evaluation_text(results: Mapping[str, Any]) -> str:
-    """One line per swept threshold, as published; then the pixel accuracy, where regions were matched."""
+    """Format one line per swept threshold, as published, and the pixel accuracy if regions were matched."""
     lines = ((line["mIoU"], line["threshold"]) for line in results["mIoU"]["swept"])
     shown = "".join(f"mIoU: {'nan' if miou is None else miou} at background_threshold {t}\n" for miou, t in lines)
     return f"{shown}pixel accuracy: {results['pixel_accuracy']}\n" if "pixel_accuracy" in results else shown
 
 
 def remarks(results: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before the figures: many images were skipped, or counted again; in lines."""
+    """Lines that come before the figures: many images were skipped, or some were counted again."""
     listed, counted, skipped = (results["images"][name] for name in ("listed", "counted", "skipped"))
     lines = []
     if len(skipped) > MANY * listed:
-        rest = f"; the figures are of the other {counted}" if counted else ": no image was counted"
+        rest = f"; the figures cover the other {counted}" if counted else ": no image was counted"
         lines.append(f"{len(skipped)} of {listed} images were skipped{rest}")
         reasons = Counter(_reason(**each) for each in skipped)
         lines += [f"  {count} x {reason}" for reason, count in reasons.most_common(KINDS)]
         lines += [f"  and {len(reasons) - KINDS} other reasons"] * (len(reasons) > KINDS)
     if changed := results["warnings"].get("changed"):
-        lines.append(f"{len(changed)} images were counted again, since what they were counted from had changed:")
+        lines.append(f"{len(changed)} images were counted again because their image or label had changed:")
         lines += [f"  {each['image']}: {each['text']}" for each in changed[:KINDS]]
         lines += [f"  and {len(changed) - KINDS} more, in results.json"] * (len(changed) > KINDS)
     return lines
 
 
 def _reason(image: str, reason: str) -> str:
-    """Why an image was skipped, in words that images skipped alike share."""
+    """Why an image was skipped, without its name, so that equal reasons can be counted."""
     return reason.replace(image, "<image>")[:REASON]
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The closing table: mIoU best and fixed, IoU per class at both, and what was left out; first, `remarks`."""
+    """Format the table printed at the end: `remarks`, mIoU and IoU per class at both thresholds, skipped images."""
     best, fixed = results["mIoU"]["best"], results["mIoU"]["fixed"]
     heads = [f"best ({best['threshold']:g})", f"fixed ({fixed['threshold']:g})"]
     rows = [("mIoU", best["mIoU"], fixed["mIoU"])]
@@ -147,11 +147,11 @@ def table(results: Mapping[str, Any]) -> str:
         lines += [f"{len(skipped)} skipped:", *(f"  {each['image']}: {each['reason']}" for each in skipped[:SHOWN])]
     if len(skipped) > SHOWN:
         lines.append(f"  and {len(skipped) - SHOWN} more, in results.json")
-    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may hold other bytes
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")  # file names may hold other bytes
 
 
 def shown_of(results: Mapping[str, Any]) -> list[str]:
-    """The numbers of presence that a run has."""
+    """The names of the presence metrics that a run has."""
     found = results.get("presence", {})
     return [name for name in ("precision", "recall", "auc") if found and found[name]["value"] is not None]
 
@@ -183,7 +183,7 @@ def _images(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _computed(records: Sequence[Record], origins: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Devices, versions and commits that the counts were made with, and how many images each of them did."""
+    """Devices, versions and commits that computed the counts, each with its number of images."""
     images = Counter(each["by"] for each in records if each.get("by") in origins)
     return [{"images": count, **origins[name]} for name, count in images.most_common()]
 

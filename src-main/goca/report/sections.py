@@ -1,4 +1,4 @@
-"""Sections of a report on its numbers: threshold curve, classes, label distribution, confusions."""
+"""Sections of a report: threshold curve, classes, label distribution, confusions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAMES = {
     "pixel_accuracy": "pixel accuracy",
 }
 BACKGROUND = 0
-SHOWN = 20  # classes in the distribution, before the rest is folded away
+SHOWN = 20  # classes in the distribution that are not folded away
 Results = Mapping[str, Any]
 
 
 def thresholds(results: Results) -> Markup | None:
-    """The threshold curve; nothing where there is one threshold only, or nothing was counted."""
+    """The threshold curve; None for a single threshold or without counts."""
     swept, best, fixed = results["metrics"]["swept"], results["mIoU"]["best"], results["mIoU"]["fixed"]
     keys = ["mIoU", "mIoU_without_background"]
     lines = [sorted((each["threshold"], each[key]) for each in swept) for key in keys]
@@ -88,15 +88,15 @@ def classes(results: Results) -> Markup:
     at = results["metrics"]
     best, fixed = at["best"]["threshold"], at["fixed"]["threshold"]
     note = f"In %, at the best threshold ({best:g}) and the fixed one ({fixed:g})."
-    absent = " A dash: neither labelled nor predicted anywhere, and left out of the mean."
+    absent = " A dash marks a class that is neither labelled nor predicted anywhere; it is left out of the mean."
     note += absent if any(each["iou_best"] is None for each in results["per_class"]) else ""
     return section("Classes", tag("p", note, class_="note"), tag("div", table, class_="scroll tall", tabindex=0))
 
 
 def distribution(results: Results) -> Markup:
-    """How many of the labelled pixels are of each class, and how many were predicted to be.
+    """The share of labelled pixels and of predicted pixels per class.
 
-    The background, which mostly holds more than all classes together, is said in words, and has no bars.
+    The background, often larger than all classes together, is given as text, without bars.
     """
     palette = colours_of(results)
     total = sum(each["label_pixels"] for each in results["per_class"]) or 1
@@ -151,10 +151,10 @@ def distribution(results: Results) -> Markup:
 
 
 def confusions(results: Results) -> Markup:
-    """The classes that take part in most mistakes, and the commonest mistakes."""
+    """The classes with the most wrong pixels, and the most frequent confusions."""
     confusion = results["confusion"]
     if not confusion["pairs"]:
-        return section("Confusion", tag("p", "No labelled pixel was taken for another class.", class_="soft"))
+        return section("Confusion", tag("p", "No labelled pixel was predicted as another class.", class_="soft"))
     columns = (("true", "text"), ("predicted", "text"), ("pixels", None), ("of the true class", None))
     head = tag("tr", *(tag("th", name, scope="col", class_=kind) for name, kind in columns))
     rows = [
@@ -168,16 +168,16 @@ def confusions(results: Results) -> Markup:
         for each in confusion["pairs"]
     ]
     note = (
-        f"The {len(confusion['classes'])} classes with most wrong pixels, at the best threshold"
-        f" ({confusion['threshold']:g}). A row says what the labelled pixels of a class were taken for, in %;"
-        " what is missing to 100 went to classes that are not shown."
+        f"The {len(confusion['classes'])} classes with the most wrong pixels, at the best threshold"
+        f" ({confusion['threshold']:g}). A row shows as what the labelled pixels of a class were predicted, in %;"
+        " the rest up to 100 went to classes that are not shown."
     )
     pairs = tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll")
     return section(
         "Confusion",
         tag("p", note, class_="note"),
         confusion_table(confusion, colours_of(results)),
-        tag("details", tag("summary", f"The {len(rows)} commonest mistakes"), pairs),
+        tag("details", tag("summary", f"The {len(rows)} most frequent confusions"), pairs),
     )
 
 
