@@ -1,9 +1,9 @@
-"""Look through a data set's folder before a run: what is there, what is missing or odd, and what helps.
+"""Check a data set's folder before a run: what is there, what is missing or wrong, and how to fix it.
 
     python3 scripts/check_dataset.py dataset=voc dataset.root=/data/VOCdevkit/VOC2012
     python3 scripts/check_dataset.py dataset=coco-stuff dataset.root=/data/coco dataset.split=clean limit=100
 
-Every picture and label is opened. Ends with "ready", or with the fix and an exit status of 1. The keys are those of
+Opens every image and label. Ends with "ready", or with the fixes and exit status 1. The keys are those of
 src-main/main.py (configs/config.yaml); docs/datasets.md shows how each folder should look.
 """
 
@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = 10  # images that are named of each kind of trouble
+SHOWN = 10  # images that are listed per problem
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
 
 
 def check(config: DatasetConfig, limit: int | None = None) -> bool:
-    """Look through it and say what was found; whether it is ready."""
+    """Check the data set and print the result; return whether it is ready."""
     dataset = load_dataset(config)
     report = examine(dataset, config, limit, partial(tqdm, desc=config.name, unit="image"))
     for line in described(dataset, config, report):
@@ -47,7 +47,7 @@ def check(config: DatasetConfig, limit: int | None = None) -> bool:
 
 
 def described(dataset: Dataset, config: DatasetConfig, report: Report) -> list[str]:
-    """What a report says, a line each."""
+    """Yield the lines of a report."""
     wanted = f"; expected: {' or '.join(map(str, report.expected))}" if report.expected else ""
     lines = [f"{config.name}: {report.listed} images in {config.listed} (split {config.split}){wanted}"]
     if found := getattr(dataset, "found", None):
@@ -65,16 +65,16 @@ def described(dataset: Dataset, config: DatasetConfig, report: Report) -> list[s
 
 
 def captions(config: DatasetConfig) -> list[str]:
-    """A word on the captions, which a run needs besides the folder."""
+    """Return a line on the captions, which a run needs as well."""
     if config.labels and not any(path.is_file() for path in (Path(config.labels), ROOT / config.labels)):
-        return [f"captions: {config.labels} is not there yet; gpt_output/README.md says how to obtain it"]
+        return [f"captions: {config.labels} does not exist yet; gpt_output/README.md says how to obtain it"]
     return []
 
 
 def verdict(report: Report) -> list[str]:
-    """ "ready", or what to do."""
+    """Return "ready", or the fixes."""
     if report.ready and report.looked_at < report.listed:
-        return [f"ready, as far as the first {report.looked_at} images go"]
+        return [f"ready, judging by the first {report.looked_at} images"]
     return ["ready"] if report.ready else ["not ready:", *(f"  {step}" for step in report.fixes())]
 
 

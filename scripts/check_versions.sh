@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Try both ends of the ranges in setup.py. Each end gets a fresh environment, built from a copy of this folder, in which
-# `goca doctor` segments one image and the tests of the method run. Takes minutes and downloads packages.
+# Test both ends of the version ranges in setup.py. For each end, installs a copy of this folder into a new environment,
+# runs `goca doctor` on one image and the tests of the method. Takes minutes and downloads packages.
 #     bash scripts/check_versions.sh [lowest|newest|both] [FOLDER]        PYTHON=python3.13 chooses the interpreter
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,8 +1,9 @@
-"""Finished runs side by side: mIoU and IoU per class as a table, and a picture of a few images with both predictions.
+"""Compare finished runs: a table of mIoU and IoU per class, and a figure of a few images with each prediction.
 
-    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --picture scenes.png
+    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --image scenes.png
 
-The runs must be of the same data set. Pictures are segmented anew with each run's own configuration and best threshold.
+All runs must use the same data set. The figure's images are segmented again with each run's configuration and best
+threshold.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ IMAGES = 5
 def read_run(folder: Path) -> dict[str, Any]:
     results = folder / "results.json"
     if not results.exists():
-        raise SystemExit(f"{folder} holds no results.json: a run of src-main/main.py writes one when it is finished")
+        raise SystemExit(f"{folder} has no results.json; src-main/main.py writes it when a run is finished")
     return read_json(results)
 
 
 def print_table(runs: dict[str, dict[str, Any]]) -> None:
-    """Markdown: a row for the mIoU and one per class, a column per run; per cent, at each run's best threshold."""
+    """Format a Markdown table in per cent at each run's best threshold: rows mIoU and classes, one column per run."""
     heads = [f"{name} ({run['mIoU']['best']['threshold']:g})" for name, run in runs.items()]
     print("| IoU, % | " + " | ".join(heads) + " |")
     print("|---|" + "---|" * len(runs))
@@ -46,12 +47,12 @@ def print_table(runs: dict[str, dict[str, Any]]) -> None:
     for name, values in rows:
         print(f"| {name} | " + " | ".join("-" if value is None else f"{100 * value:.1f}" for value in values) + " |")
     protocol = columns[0]["protocol"]["preset"] or "mixed"
-    print(f"\nprotocol {protocol}; in brackets the background threshold, swept on this split and the best taken;")
+    print(f"\nprotocol {protocol}; in brackets the best background threshold of the sweep on this split;")
     print(f"{columns[0]['oracle']['classes']}.")
 
 
 def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnotation) -> list[tuple[str, Tensor]]:
-    """The rescaled and refined map of each class and background entity, under its words."""
+    """The rescaled and refined map of each class and background entity, with its words as title."""
     tokenizer = segmenter.extractor.parts["tokenizer"]
     ids = tokenizer(annotation.caption, truncation=True).input_ids
     groups = [group for group in (*annotation.existent_objects.values(), *annotation.background_objects) if group]
@@ -63,7 +64,7 @@ def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnot
 
 
 def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
-    """Images from all over the split with truth, each run's labels, and the word maps of the last run."""
+    """Draw images from the whole split with ground truth, each run's labels, and the last run's word maps."""
     benchmarks = {name: Benchmark.of(run["config"]) for name, run in runs.items()}
     dataset = load_dataset(next(iter(benchmarks.values())).dataset)
     samples = [dataset.sample(image_id) for image_id in dataset.ids[:: max(1, len(dataset.ids) // images)][:images]]
@@ -85,8 +86,8 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--picture", type=Path, help="where the picture goes (png, pdf or svg)")
-    parser.add_argument("--images", type=int, default=IMAGES, help="rows of the picture")
+    parser.add_argument("--picture", type=Path, help="file of the figure (png, pdf or svg)")
+    parser.add_argument("--images", type=int, default=IMAGES, help="number of images in the figure")
     arguments = parser.parse_args()
     runs = {name: read_run(Path(folder)) for name, _, folder in (run.partition("=") for run in arguments.runs)}
     print()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The method on the embedded model and test set: 200 pictures, plain averages first, then GoCA; a table and a picture.
-# Running it again shows the finished runs; remove runs/demo to compute them anew.
+# Run vanilla and GoCA with the embedded model on its 200 test images; prints a table and draws a figure.
+# Finished runs are only shown; remove runs/demo to compute them again.
 out=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/demo}")
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""
 for model in mini-sd-vanilla mini-sd; do

@@ -3,9 +3,9 @@
     python3 scripts/first_run.py model=sdxl dataset=voc dataset.root=/data/VOCdevkit/VOC2012
     python3 scripts/first_run.py model=mini-sd dataset=scenes
 
-Arguments are those of src-main/main.py; `limit` (5) says how many images. Both runs follow the released evaluation,
-seeded, but classes that none of the images holds are left out of the mean. The report, run_dir/report.md, says what
-the machine is, what was read, how long it took, what it held, and the mIoU with the interval that so few images allow.
+Arguments are those of src-main/main.py; `limit` (default 5) sets the number of images. Both runs follow the released
+evaluation, but seeded, and without classes that no image shows in the mean. The report, run_dir/report.md, lists
+machine, model, versions, time and memory, and the mIoU with its (wide) interval for so few images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from goca.files.atomic import write_text
 from goca.files.text import read_yaml
 from tqdm import tqdm
 
-OWN = ["limit=5", "protocol=released", "protocol.seed=image", "protocol.absent_classes=skip"]  # unless said otherwise
+OWN = ["limit=5", "protocol=released", "protocol.seed=image", "protocol.absent_classes=skip"]  # unless given
 BASES = {"sd15-baseline": "sd15-vanilla", "fttm": "sd15-vanilla", "diffsegmentor": "sd15-vanilla"}
 PRIVATE = ("dataset.root", "dataset.labels", "run_dir", "annotations", "noise_file", "model.pipeline", "model.denoiser")
 GB = 1e9
@@ -34,13 +34,13 @@ GB = 1e9
 
 @dataclass
 class Found:
-    """What one method's run came to."""
+    """The result of one method's run."""
 
     title: str
     model: str
     results: dict[str, Any] = field(default_factory=dict)
     loading: float = 0.0  # seconds
-    images: list[float] = field(default_factory=list)  # seconds each; the first warms up
+    images: list[float] = field(default_factory=list)  # seconds per image; the first is a warm-up
 
     def row(self, figure: float | None) -> list[str]:
         best = self.results["mIoU"]["best"]
@@ -77,13 +77,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def methods(model: str) -> dict[str, str]:
-    """Plain averages and the model's own config, where they are two."""
+    """The model's vanilla config and its own, if these differ."""
     vanilla = BASES.get(model, model if model.endswith("-vanilla") else f"{model}-vanilla")
     return ({"vanilla": vanilla} if vanilla in names() and vanilla != model else {}) | {"GoCA": model}
 
 
 def measured(title: str, model: str, overrides: Sequence[str]) -> Found:
-    """A run, timed: the model's loading, and each image."""
+    """Run the benchmark, timing the loading and each image."""
     from goca.benchmark import Benchmark
 
     found, start = Found(title, model), time.perf_counter()
@@ -99,12 +99,12 @@ def measured(title: str, model: str, overrides: Sequence[str]) -> Found:
         return laps(tqdm(ids, desc=title, unit="image", disable=None), found)
 
     found.results = Timed.of(configured(overrides)).run(progress=progress) or {}
-    print(f"{title}: {time.perf_counter() - start:.1f} s in all", flush=True)
+    print(f"{title}: {time.perf_counter() - start:.1f} s in total", flush=True)
     return found
 
 
 def laps(images: Iterable[str], found: Found) -> Iterator[str]:
-    """Note how long each image takes, loading apart."""
+    """Record the time of each image, without loading."""
     for image in images:
         start, loaded = time.perf_counter(), found.loading
         yield image
@@ -115,7 +115,7 @@ def laps(images: Iterable[str], found: Found) -> Iterator[str]:
 
 
 def head(values: dict[str, Any], arguments: Sequence[str]) -> Iterator[str]:
-    """What was asked for, and on what machine; no path of it."""
+    """The command and the machine, without local paths."""
     from goca.cli import machine
 
     place = machine.memory(values["device"])
@@ -132,7 +132,7 @@ def head(values: dict[str, Any], arguments: Sequence[str]) -> Iterator[str]:
 
 
 def place_name(location: str) -> str:
-    """A hub id; of a folder only its own name."""
+    """A hub id, or the last part of a folder's path."""
     return f"the folder {Path(location).name}" if Path(location).is_dir() else location
 
 
@@ -155,7 +155,7 @@ def body(founds: Sequence[Found], dataset: str) -> Iterator[str]:
         if figures is not None and around:
             inside = 100 * around[0] <= figures <= 100 * around[1]
             yield f"{found.title}: the paper's {figures:g} lies {'inside' if inside else 'outside'} the interval."
-    yield "So few images hold few classes: these figures show that something is grossly wrong, or that it is not."
+    yield "So few images show few classes: these figures can only reveal gross errors."
 
 
 def figure(model: str, dataset: str) -> float | None:
@@ -170,7 +170,7 @@ def shown(number: float | None) -> str:
 
 
 def held() -> str:
-    """The most memory that the process, or its accelerator, held."""
+    """The peak memory of the accelerator, or else of the process."""
     import torch
 
     if torch.cuda.is_available():
@@ -187,5 +187,5 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         sys.exit(0)
-    with told("the same command goes on where it stopped"):
+    with told("the same command resumes where it stopped"):
         sys.exit(main(sys.argv[1:]))

@@ -1,12 +1,12 @@
-"""Take the published labels from a checkout of the authors' repository, after looking through them.
+"""Check the published labels in a checkout of the authors' repository, and copy them.
 
     python3 scripts/import_labels.py CHECKOUT                                   all six data sets
     python3 scripts/import_labels.py CHECKOUT voc --root voc=/data/VOCdevkit/VOC2012
-    python3 scripts/import_labels.py CHECKOUT --check                           only say what is there
+    python3 scripts/import_labels.py CHECKOUT --check                           only check, copy nothing
     python3 scripts/import_labels.py ANSWERS voc                                a folder of IMAGE.txt, one answer each
 
 With --root NAME=FOLDER the captions are compared with the data set's own list of images; without it, only their number
-and the form of their names are. Files are copied as they are to where configs/dataset/NAME.yaml expects them.
+and the form of their names are. Files are copied unchanged to where configs/dataset/NAME.yaml expects them.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from goca.labeling import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = 5  # names that are listed of each kind
+SHOWN = 5  # names that are listed per problem
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the checkout, or its gpt_output/")
     parser.add_argument("datasets", nargs="*", metavar="dataset", help=f"default: all of {', '.join(PUBLISHED)}")
-    parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies")
-    parser.add_argument("--out", type=Path, help="write NAME.json there, not to where the configuration expects it")
-    parser.add_argument("--replace", action="store_true", help="overwrite labels that are there")
+    parser.add_argument("--root", action="append", default=[], metavar="NAME=FOLDER", help="folder of a data set")
+    parser.add_argument("--out", type=Path, help="write NAME.json to this folder instead of the configured one")
+    parser.add_argument("--replace", action="store_true", help="overwrite existing labels")
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--strict", action="store_true", help="exit with an error if a caption is missing")
     found = parser.parse_args(given)
     found.roots = dict(each.partition("=")[::2] for each in found.root)
     if unknown := [name for name in [*found.datasets, *found.roots] if name not in PUBLISHED]:
-        parser.error(f"no data set is called {unknown[0]!r}; there are: {', '.join(PUBLISHED)}")
+        parser.error(f"unknown data set {unknown[0]!r}; expected one of: {', '.join(PUBLISHED)}")
     return found
 
 
 def main(given: list[str] | None = None) -> int:
-    """0; 1 if a file cannot be used, or, where it is asked for, if a caption is missing."""
+    """Return 1 if a file cannot be used, or with --strict if a caption is missing; else 0."""
     options = arguments(given)
     bad = 0
     for name in options.datasets or PUBLISHED:
@@ -65,13 +65,13 @@ def main(given: list[str] | None = None) -> int:
 
 
 def take(name: str, options: argparse.Namespace) -> bool:
-    """Look through one data set's labels, say what was found, copy them; whether every image has a caption."""
+    """Check one data set's labels, print the result and copy them; return whether every image has a caption."""
     source = find_published(options.folder, name)
     answers = [] if source or not options.datasets else text_files(options.folder, name)
     if source is None and not answers:
         raise LabelingError(
             f"there is no {PUBLISHED[name].file} in {options.folder} or its gpt_output/, and no folder of IMAGE.txt "
-            f"(for those say the data set: {options.folder} {name})"
+            f"(for these, name the data set: {options.folder} {name})"
         )
     fields = configured(name)
     target = options.out / f"{name}.json" if options.out else ROOT / (fields.get("labels") or f"gpt_output/{name}.json")
@@ -86,9 +86,9 @@ def take(name: str, options: argparse.Namespace) -> bool:
     if options.check:
         return finding.complete
     if not finding.captions:
-        raise LabelingError(f"{source or answers[0].parent} holds no caption; nothing was written")
+        raise LabelingError(f"{source or answers[0].parent} holds no captions; nothing was written")
     written = import_labels(source or finding.captions, target, options.replace)
-    print(f"  {'written' if written else 'is there already'}: {target}")
+    print(f"  {'written' if written else 'exists already'}: {target}")
     return finding.complete
 
 
@@ -98,9 +98,9 @@ def configured(name: str) -> dict[str, Any]:
 
 
 def file_names(name: str, fields: dict[str, Any], root: str) -> tuple[list[str], dict[str, str]]:
-    """The file names of a data set's images; and ids whose files cannot be read, with the reason."""
+    """Return the file names of a data set's images, and the reasons for ids whose files cannot be read."""
     if not fields:
-        raise LabelingError(f"there is no configs/dataset/{name}.yaml, so its list of images cannot be read")
+        raise LabelingError(f"configs/dataset/{name}.yaml is missing, so the list of images cannot be read")
     dataset = load_dataset(DatasetConfig.of({**fields, "root": root}))
     names, unreadable = [], {}
     for image_id in dataset.ids:
@@ -112,7 +112,7 @@ def file_names(name: str, fields: dict[str, Any], root: str) -> tuple[list[str],
 
 
 def described(name: str, finding: Finding, unreadable: dict[str, str]) -> list[str]:
-    """What was found, a line each; what is as it should be is not said."""
+    """Yield a line per problem."""
     compared = "not compared with the data set's list (give --root)"
     if finding.listed is not None:
         compared = f"{finding.listed} images in the data set's list"
@@ -123,9 +123,9 @@ def described(name: str, finding: Finding, unreadable: dict[str, str]) -> list[s
         "not in the list": finding.further,
         "in the list, but not readable": [f"{image} ({reason})" for image, reason in unreadable.items()],
         "no usable entry": [f"{image!r} ({reason})" for image, reason in finding.refused.items()],
-        "no word in the caption": finding.wordless,
+        "captions without words": finding.wordless,
         "unusual file names": finding.foreign,
-        "a bracket without its partner (used as they are)": finding.unclosed,
+        "captions with an unmatched bracket (used as they are)": finding.unclosed,
         "long captions, whose end a tokenizer may cut off": finding.long,
     }
     lines = [

@@ -1,4 +1,4 @@
-"""Make the report of a finished run anew, from its results.json and thumbnails.
+"""Write the report of a finished run again, from its results.json and thumbnails.
 
 python3 scripts/make_report.py runs/mini-sd-scenes-paper
 """

@@ -1,11 +1,11 @@
-"""Write a split of drawn scenes in PASCAL VOC's folder layout, with captions in the labels format.
+"""Draw a split of scenes in PASCAL VOC's folder layout, with captions in the format of gpt_output/.
 
-    python3 scripts/make_scenes.py                                      the committed test split, made again
-    python3 scripts/make_scenes.py --world scenes-hard                  likewise of the harder world
+    python3 scripts/make_scenes.py                                      draw the committed test split again
+    python3 scripts/make_scenes.py --world scenes-hard                  the same for the harder world
     python3 scripts/make_scenes.py --split fresh --seed 303 --out DIR   any other split: DIR and DIR/labels.json
 
-The picture numbered i of a seed is the same on every machine. The seeds in SPLITS and HARD_SPLITS keep the splits
-apart; the models were trained on another one (mini_data.DATA_SEED).
+Image i of a seed is the same on every machine. SPLITS and HARD_SPLITS hold one seed per split; the models were
+trained on another seed (mini_data.DATA_SEED).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HARD_SPLITS = {"test": 1101, "validation": 1202, "fresh": 1303}
 
 @dataclass(frozen=True)
 class World:
-    """How its scenes are drawn and described; class ids are those of `classes`, 0 is background."""
+    """How a world's scenes are drawn and described; class ids are positions in `classes`, 0 is background."""
 
     splits: Mapping[str, int]
     classes: Sequence[Sequence[str]]
@@ -71,7 +71,7 @@ def annotation(name: str, label: np.ndarray, classes: Sequence[Sequence[str]]) -
 
 
 def write_split(out: Path, split: str, seed: int, count: int, world: str = "scenes") -> dict[str, dict[str, str]]:
-    """The folders of a VOC data set under `out`; returns the labels {image file name: {"caption": ...}}."""
+    """Write the folders of a VOC data set under `out`; return the labels {image file name: {"caption": ...}}."""
     part, drawn = out.with_name(out.name + ".part"), WORLDS[world]
     shutil.rmtree(part, ignore_errors=True)
     for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
@@ -97,22 +97,22 @@ def write_split(out: Path, split: str, seed: int, count: int, world: str = "scen
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=WORLDS, default="scenes")
-    parser.add_argument("--split", default="test", help=f"its name; {', '.join(SPLITS)} have a seed")
-    parser.add_argument("--seed", type=int, help="of a split that has none")
+    parser.add_argument("--split", default="test", help=f"its name; {', '.join(SPLITS)} have their own seeds")
+    parser.add_argument("--seed", type=int, help="seed of any other split")
     parser.add_argument("--count", type=int, default=200, help="pictures")
-    parser.add_argument("--out", type=Path, help="folder; by default the one that ships with the package")
+    parser.add_argument("--out", type=Path, help="output folder; by default the packaged one")
     parser.add_argument("--labels", type=Path, help="captions; by default gpt_output/WORLD.json or OUT/labels.json")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else WORLDS[arguments.world].splits.get(arguments.split)
     if seed is None:
-        parser.error(f"--split {arguments.split} has no seed of its own; say --seed")
+        parser.error(f"--split {arguments.split} has no seed of its own; give --seed")
     shipped = REPOSITORY / "src-main/goca/embedded" / arguments.world
     out = arguments.out or shipped
     beside = REPOSITORY / f"gpt_output/{arguments.world}.json" if out == shipped else out / "labels.json"
     labels_file = arguments.labels or beside
     labels = write_split(out, arguments.split, seed, arguments.count, arguments.world)
     write_text(labels_file, json.dumps(labels, indent=1))
-    print(f"{len(labels)} pictures in {out}, captions in {labels_file}")
+    print(f"{len(labels)} images in {out}, captions in {labels_file}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run, or collect, what a table of the paper takes, and write it beside the paper's figures.
+"""Run or collect the benchmarks of one of the paper's tables, and write the table next to the paper's figures.
 
     python3 scripts/reproduce.py table=ablation dataset=scenes                      the embedded model: minutes
     python3 scripts/reproduce.py table=switches dataset=scenes
@@ -6,21 +6,21 @@
     python3 scripts/reproduce.py table=main model=sd15,flux roots.voc=/data/VOCdevkit/VOC2012 pipelines.flux=/data/flux
     python3 scripts/reproduce.py table=open dataset=scenes words=vocabulary,caption,present
     python3 scripts/reproduce.py table=timesteps model=mini-sd dataset=scenes timesteps=50,100,200
-    python3 scripts/reproduce.py table=generation runs=runs/generation              what evaluate.py has scored
+    python3 scripts/reproduce.py table=generation runs=runs/generation              scores of evaluate.py
 
 Own arguments; all others are those of src-main/main.py and hold for every run:
     table=main|open|ablation|switches|timesteps|generation    a file of configs/tables
     grid=default|full               ablation: full is every combination of rules (280)
-    timesteps=20,50,...             timesteps: other ones than the file's
+    timesteps=20,50,...             timesteps: instead of those in the file
     run=true|false                  false: only collect finished runs
-    runs=runs                       where finished runs are looked for, besides their own folders
-    roots.DATASET=, pipelines.MODEL=    main: where a data set or a model lies
-    format=markdown|csv|latex       what is printed; all three are written
-    out=runs/tables/NAME            their names, without suffix
+    runs=runs                       further folder with finished runs
+    roots.DATASET=, pipelines.MODEL=    main: folder of a data set or a model
+    format=markdown|csv|latex       format that is printed; all three are written
+    out=runs/tables/NAME            path of the written files, without suffix
 
-Runs that share a forward are made together (goca.benchmark.sweep); each has the folder that main.py would give it, so
-one resumes what the other has counted. With RANK and WORLD_SIZE, images are dealt out as by main.py. What has not
-been run, or has no data, says "not run".
+Runs that need the same forward pass are evaluated together (goca.benchmark.sweep). Each run has the folder that main.py
+would give it, so both commands resume each other's runs. RANK and WORLD_SIZE split the images as in main.py. Runs that
+are missing or have no data are listed as "not run".
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from tqdm import tqdm
 OWN = {"table": "", "grid": "default", "timesteps": "", "run": "true", "runs": "runs", "format": "markdown", "out": ""}
 ALLOWED = {"grid": ("default", "full"), "run": ("true", "false"), "format": tuple(FORMATS)}
 PLACES = ("roots", "pipelines")
-KINDS = ("vanilla", "plus", "baseline")  # configs NAME-KIND run on the pipeline of NAME
+KINDS = ("vanilla", "plus", "baseline")  # configs NAME-KIND use the pipeline of NAME
 BASED = {"diffsegmentor": "sd15", "fttm": "sd15", "mini-sd-diffsegmentor": "mini-sd"}  # so do these
 
 
 class ArgumentError(GocaError, ValueError):
-    """An argument of this command that is not known, or lacks its value."""
+    """An unknown argument, or one without a value."""
 
 
 def main(arguments: list[str]) -> None:
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
 
 
 def write(own: Mapping[str, str], texts: Mapping[str, str], name: str) -> None:
-    """A table in every form, suffix -> text, to its files; in the chosen one to the screen."""
+    """Write a table in every format, suffix -> text, and print the chosen one."""
     out = own["out"] or f"runs/tables/{name}"
     for suffix, text in texts.items():
         write_text(Path(f"{out}.{suffix}"), text)
@@ -89,16 +89,16 @@ def write(own: Mapping[str, str], texts: Mapping[str, str], name: str) -> None:
 
 
 def read_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """This command's own arguments, and those of every run. Raises ArgumentError."""
+    """Split arguments into this command's own and those of every run. Raises ArgumentError."""
     own, given = dict(OWN), []
     for each in arguments:
         key, equals, value = each.partition("=")
         if not equals:
             raise ArgumentError(f"{each!r} is no argument; expected key=value (python3 scripts/reproduce.py --help)")
         if key in ALLOWED and value not in ALLOWED[key]:
-            raise ArgumentError(f"{each}: {key} can be one of: {', '.join(ALLOWED[key])}")
+            raise ArgumentError(f"{each}: expected one of: {', '.join(ALLOWED[key])}")
         if key == "run_dir":
-            raise ArgumentError(f"{each}: a table is many runs; each has a folder of its own, under runs/")
+            raise ArgumentError(f"{each}: a table consists of many runs, each with its own folder under runs/")
         if key in own:
             own[key] = value
         else:
@@ -107,15 +107,15 @@ def read_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]
 
 
 def definition(name: str) -> dict[str, Any]:
-    """A file of configs/tables. Raises ArgumentError."""
+    """Read a file of configs/tables. Raises ArgumentError."""
     files = {file.stem: file for file in (folder().parent / "tables").glob("*.yaml")}
     if name not in files:
-        raise ArgumentError(f"table={name} is not known; there are: {', '.join(sorted(files))}")
+        raise ArgumentError(f"unknown table={name}; expected one of: {', '.join(sorted(files))}")
     return read_yaml(files[name])
 
 
 def located(overrides: list[str], given: list[str]) -> list[str]:
-    """With the places of the run's data set and model: roots.voc=... and pipelines.sd15=..."""
+    """Add the folders of the run's data set and model: roots.voc=... and pipelines.sd15=..."""
     places = dict(each.split("=", 1) for each in given if choice(each).split(".")[0] in PLACES)
     chosen = dict(each.split("=", 1) for each in overrides if choice(each) in ("model", "dataset"))
     found = [overrides]
@@ -135,7 +135,7 @@ def bars(rank: int):
 
 
 def collected(benchmarks: Mapping[tuple[Row, str], Benchmark], runs: Path) -> dict[tuple[Row, str], Cell]:
-    """What finished runs found: in the run's own folder, else in any below `runs` that was set to the same."""
+    """Read results from a run's own folder, or from any folder below `runs` with the same settings."""
     known: dict[str, tuple[Path, dict[str, Any]]] = {}
     own = {benchmark.run_dir for benchmark in benchmarks.values()}
     files = {*runs.rglob("results.json"), *(path / "results.json" for path in own)}
@@ -143,14 +143,14 @@ def collected(benchmarks: Mapping[tuple[Row, str], Benchmark], runs: Path) -> di
         try:
             results = read_json(file)
             known[identity(Benchmark.of(results["config"]))] = file.parent, results
-        except (ValueError, KeyError, TypeError):  # of another version, or no run's
+        except (ValueError, KeyError, TypeError):  # of another version, or not of a run
             continue
     found = {place: known.get(identity(benchmark)) for place, benchmark in benchmarks.items()}
     return {place: Cell.of(run[1], str(run[0])) for place, run in found.items() if run is not None}
 
 
 def identity(benchmark: Benchmark) -> str:
-    """What makes two runs the same line of a table: everything but where model and data lie and what they run on."""
+    """The settings that identify a cell of a table: all but paths and devices."""
     model, dataset = benchmark.model.to_dict(), dict(vars(benchmark.dataset))
     for name in ("root", "labels"):
         del dataset[name]
@@ -160,7 +160,7 @@ def identity(benchmark: Benchmark) -> str:
 
 
 def name_of(own: Mapping[str, str], table: Table) -> str:
-    """The table and what was chosen for it."""
+    """Make the table from its file and the arguments."""
     chosen = [each.split("=", 1)[1] for each in table.given if choice(each) in ("model", "dataset")]
     grid = ["full"] if own["grid"] == "full" else []
     return "-".join([own["table"], *grid, *chosen]).replace("/", "_").replace(",", "+")
@@ -176,5 +176,5 @@ if __name__ == "__main__":
             raise
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        print("interrupted; what is counted is kept, give the same command again to go on", file=sys.stderr)
+        print("interrupted; counted images are kept, and the same command resumes", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -1,5 +1,5 @@
-# Sourced by demo.sh and test.sh: makes .venv once, with the tried versions of constraints.txt, and again only when
-# constraints.txt or setup.py has changed. Any extra of setup.py can be given: `. scripts/setup.sh test`.
+# Sourced by demo.sh and test.sh: creates .venv with the tested versions of constraints.txt, and updates it when
+# constraints.txt or setup.py changes. The argument names an extra of setup.py: `. scripts/setup.sh test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extra="${1:-}"

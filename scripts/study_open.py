@@ -1,6 +1,6 @@
-"""What looking for words (ask=open) is worth on drawn scenes: incomplete captions, absent and single words, presence.
+"""Measure ask=open on drawn scenes: incomplete captions, absent and single words, presence.
 
-    python3 scripts/study_open.py rules                  on the validation split: every rule for the rest and presence
+    python3 scripts/study_open.py rules                  on the validation split: every rule for `rest` and presence
     python3 scripts/study_open.py table --seeds 4        docs/open.md's table: a split that no choice was made on
     python3 scripts/study_open.py table --split fresh --seeds 1        on another split
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 
 def records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One per noise seed and picture; what the file already holds is not made again."""
+    """Measure each image once per noise seed; records that the file already holds are kept."""
     file = arguments.work / f"open-{arguments.study}-{arguments.split}.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("}")]
@@ -45,7 +45,7 @@ def records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scored(found: list[dict[str, Any]], way: str, method: str, row: str, seed: int) -> float:
-    """mIoU in per cent, at the best threshold where there are several; of one object, the mean over the objects."""
+    """mIoU in per cent, at the best threshold if there are several; for single objects the mean over objects."""
     metrics = metric(THRESHOLDS if way == "published" else [0.0])
     for record in found:
         for *of, cells in record["counts"] if record["seed"] == seed else ():
@@ -56,7 +56,7 @@ def scored(found: list[dict[str, Any]], way: str, method: str, row: str, seed: i
 
 
 def auc(found: list[dict[str, Any]], way: str, method: str, row: str, seed: int, rule: str | None = None) -> float:
-    """Of presence, over all words asked for in a row; of queries of one word over these."""
+    """AUC of presence over all words of a row, or over the queries of single words."""
     rows = ("objects", "single", "absent") if row == "single" else (row,)
     said = [
         (score, there)
@@ -100,7 +100,7 @@ def print_table(found: list[dict[str, Any]], arguments: argparse.Namespace) -> N
 
 
 def print_reliability(found: list[dict[str, Any]], way: str) -> None:
-    """How often a word was there, by the presence that it was given; of absent, all eight and single words."""
+    """The share of present words by predicted presence, for absent, all eight and single words."""
     said = np.array(
         [
             (p, there)
@@ -111,7 +111,7 @@ def print_reliability(found: list[dict[str, Any]], way: str) -> None:
         ],
         float,
     )
-    print("\n| presence | words | mean presence | were there |\n|---|---|---|---|")
+    print("\n| presence | words | mean presence | present |\n|---|---|---|---|")
     for low in np.arange(0, 1, 0.1):
         own = said[(said[:, 0] >= low) & (said[:, 0] < low + 0.1 + (low > 0.85))]
         if len(own):
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--split", choices=SEEDS, help="validation for rules, untouched for the table")
     parser.add_argument("--count", type=int, default=200, help="pictures")
     parser.add_argument("--seeds", type=int, default=1, help="noise seeds")
-    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where counts go")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the counts")
     arguments = parser.parse_args()
     arguments.split = arguments.split or ("validation" if arguments.study == "rules" else "untouched")
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""What each part of the method is worth on the embedded model: mIoU by part, protocol, split, timestep and noise seed.
+"""Measure each part of the method on the embedded model: mIoU by part, protocol, split, timestep and noise seed.
 
     python3 scripts/study_scenes.py timesteps      on the validation split, one noise seed
-    python3 scripts/study_scenes.py settings       likewise: reference layer, space layers, affinity order
-    python3 scripts/study_scenes.py layers         likewise: what each layer attends to, and its weight
+    python3 scripts/study_scenes.py settings       the same for reference layer, space layers, affinity order
+    python3 scripts/study_scenes.py layers         the same for each layer's attention and weight
     python3 scripts/study_scenes.py parts          the table of docs/embedded-model.md: two splits, four noise seeds
 
-What configs/model/mini-sd.yaml says was chosen by the first two, under the paper protocol; the others only report.
+The settings in configs/model/mini-sd.yaml were chosen with the first two, under the paper protocol.
 
 All variants of an image share one forward. Intervals are over noise seeds (95 %, Student's t).
 """
@@ -34,7 +34,7 @@ from tqdm import tqdm
 HEADS = ("average", "dot-product w/o clamp")
 LAYERS = ("vanilla", "dot-product similarity")
 RESCALES = ("per-token renorm+", "sum-1 rescaling + per-token renorm+")
-PARTS = {  # which of the two rules of each kind: 0 vanilla, 1 ours
+PARTS = {  # the rule of each kind: 0 vanilla, 1 ours
     "vanilla": (0, 0, 0),
     "+ head": (1, 0, 0),
     "+ layer": (0, 1, 0),
@@ -56,7 +56,7 @@ PROTOCOLS = {"paper": {"preset": "paper"}, "released": {"preset": "released", "s
 
 
 def open_split(split: str, count: int, work: Path) -> tuple[Dataset, dict[str, str]]:
-    """The committed test split, or another drawn into `work` at need; and its captions."""
+    """Open the committed test split, or draw another one into `work`; return it with its captions."""
     fields = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": split, "classes": "classes.json"}
     labels = REPOSITORY / "gpt_output/scenes.json"
     if split != "test":
@@ -82,13 +82,13 @@ def annotated(segmenter: Segmenter, dataset: Dataset, caption: str, present: lis
 def evaluate(
     segmenter: Segmenter, dataset: Dataset, captions: dict[str, str], ids: Iterable[str], seed: int
 ) -> dict[str, MeanIoU]:
-    """Counts of every part, over the images `ids`, under one noise seed."""
+    """Count every part over the images `ids`, with one noise seed."""
     metrics = {part: metric_for(segmenter, len(dataset.class_names)) for part in PARTS}
     for image_id in ids:
         sample = dataset.sample(image_id)
         annotation = annotated(segmenter, dataset, captions[sample.name], sample.present)
         with torch.no_grad():
-            drawn = f"{sample.name}#{seed}"  # what the noise is seeded by
+            drawn = f"{sample.name}#{seed}"  # seeds the noise
             capture = segmenter.capture(sample.image, annotation, image_id=drawn, head_rules=HEADS, layer_rules=LAYERS)
             for part, (head, layer, rescale) in PARTS.items():
                 attention = capture.attention_map(HEADS[head], LAYERS[layer])[0]
@@ -132,7 +132,7 @@ def study_timesteps(arguments: argparse.Namespace) -> Iterator[dict]:
 
 
 def settings() -> Iterator[tuple[str, dict]]:
-    """One thing changed at a time, from the config as it is."""
+    """Configs with one setting changed at a time."""
     yield "as configured", {}
     yield from ((f"reference {place}", {"ref_layer": f"{place}-vit-block0-cross-q"}) for place in REFERENCES)
     yield from ((f"space: {name}", {"self_layers": layers}) for name, layers in SPACES.items())
@@ -149,7 +149,7 @@ def study_settings(arguments: argparse.Namespace) -> Iterator[dict]:
 
 
 def token_kinds(ids: list[int], annotation: PromptAnnotation, tokenizer: Any) -> dict[str, list[int]]:
-    """Token positions by what they are."""
+    """Token positions by kind."""
     objects = [token for tokens in annotation.existent_objects.values() for token in tokens]
     backgrounds = [token for tokens in annotation.background_objects for token in tokens]
     end = ids.index(tokenizer.eos_token_id)
@@ -242,8 +242,8 @@ def main() -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--model", default="mini-sd", help="a config of configs/model")
     parser.add_argument("--pipeline", help="a pipeline folder; by default the config's own")
-    parser.add_argument("--count", type=int, default=200, help="pictures of the validation and fresh splits")
-    parser.add_argument("--limit", type=int, help="only the first pictures of every split")
+    parser.add_argument("--count", type=int, default=200, help="images of the validation and fresh splits")
+    parser.add_argument("--limit", type=int, help="only the first images of every split")
     parser.add_argument("--seeds", type=int, default=4, help="noise seeds")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where splits are drawn and results go")
     arguments = parser.parse_args()

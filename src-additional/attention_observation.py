@@ -1,9 +1,9 @@
-"""How a score came about: one picture, one prompt, every stage from a single head to the segmentation.
+"""Show how a score is computed: one image, one prompt, every stage from a single head to the segmentation.
 
     python3 src-additional/attention_observation.py photo.png --prompt "tree, sky, grass" --token tree --pixel 40,60
     python3 src-additional/attention_observation.py photo.png --prompt "tree, sky" --compare vanilla --out tree.pdf
 
-Writes one figure (PNG, PDF or SVG, by the name's ending) and beside it an .npz with every number of it.
+Writes one figure (PNG, PDF or SVG, by its extension), and next to it an .npz file with all its numbers.
 docs/observation.md says how to read both.
 """
 
@@ -22,41 +22,41 @@ PLAIN = {"head_method": "average", "layer_method": "vanilla", "rescale_method": 
 
 
 class OutputError(GocaError, ValueError):
-    """A name under which no figure can be written."""
+    """The figure's file name has an unknown extension."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("image", help="the picture")
-    add("--prompt", required=True, help='what is in it: "tree, sky, grass"; every part becomes a class')
-    add("--token", action="append", default=[], metavar="WORD", help="a word to look at, repeatable; else all classes")
+    add("image", help="the image")
+    add("--prompt", required=True, help='what the image shows: "tree, sky, grass"; every item becomes a class')
+    add("--token", action="append", default=[], metavar="WORD", help="a word to show, repeatable; default: all classes")
     add(
         "--pixel",
         action="append",
         default=[],
         type=pixel,
         metavar="X,Y",
-        help="a pixel to look at, repeatable; else where each scores most",
+        help="a pixel to show, repeatable; default: the maximum of each word's score",
     )
     add("--model", default="mini-sd", help="a name in configs/model")
-    add("--pipeline", help="folder or hub id; else the config's own")
-    add("--layer", help="block or cross map whose heads are shown; else the one with the largest weight")
-    add("--head", type=int, help="head of that layer, from 0; else the one with the largest mean weight")
+    add("--pipeline", help="folder or hub id; default: the config's")
+    add("--layer", help="block or cross map whose heads are shown; default: the one with the largest weight")
+    add("--head", type=int, help="head of that layer, from 0; default: the one with the largest mean weight")
     add(
         "--content",
         action="append",
         default=[],
         metavar="WORD",
-        help="a word, or the position of a token, that shares are taken of, repeatable; else all content words",
+        help="a word or token position to rescale by, repeatable; default: all content words",
     )
-    add("--ranking", action="store_true", help="show each word's place among the words at every pixel")
-    add("--compare", metavar="SETTING", help='beside it "vanilla" (plain averages), or a name in configs/model')
-    add("--protocol", choices=("paper", "released"), help="else the config's own")
+    add("--ranking", action="store_true", help="show each word's rank among the words at every pixel")
+    add("--compare", metavar="SETTING", help='also show "vanilla", or another name in configs/model')
+    add("--protocol", choices=("paper", "released"), help="default: the config's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any other field of the model's config")
     add("--device", default="auto")
     add("--dtype", default="auto")
-    add("--out", default="observation.png", help="the figure; the numbers go beside it as .npz")
+    add("--out", default="observation.png", help="the figure; its numbers are written next to it as .npz")
     add("--dpi", type=int, default=200, help="of a PNG")
     add("--debug", action="store_true", help="show where an error came from")
     return parser.parse_args(arguments)
@@ -66,7 +66,7 @@ def pixel(text: str) -> tuple[int, int]:
     try:
         x, y = (int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no pixel; expected X,Y such as 40,60") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pixel; expected X,Y such as 40,60") from None
     return x, y
 
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.suffix.lower() not in KINDS:
-        raise OutputError(f"--out {out}: the figure is written as one of {', '.join(KINDS)}")
+        raise OutputError(f"--out {out}: unknown extension; expected one of: {', '.join(KINDS)}")
 
     from diffusion_feature import FeatureExtractor, read_image
     from goca.config import load_config
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
             options.content,
         )
         options.pixel = options.pixel or [tuple(map(int, each)) for each in found["pixels"]]
-        if str(found["layer"]) in segmenter.blocks:  # the second setting is looked at in the same place
+        if str(found["layer"]) in segmenter.blocks:  # the second setting shows the same places
             layer, head = str(found["layer"]), int(found["head"])
         settings[name] = found
     figure = save_figure(draw(settings, Path(options.image).name, options.ranking), out, options.dpi)
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """What was set on the command line, read as in YAML."""
+    """Parse the settings from the command line as YAML."""
     from goca.config import ConfigError
     from omegaconf import OmegaConf
 
@@ -141,7 +141,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def seeded(given: dict[str, Any], model: str) -> dict[str, Any]:
-    """The overrides, with noise seeded by the picture's name: looked at again, or in two settings, it is the same."""
+    """Return the overrides, with noise seeded by the image's name, so that it is the same in every run and setting."""
     from goca.config import load_config
     from goca.protocol import Protocol
 
@@ -150,7 +150,7 @@ def seeded(given: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 def compared(options: argparse.Namespace, given: dict[str, Any]) -> Any:
-    """The second setting's config: "vanilla" is the model's own plain variant, or its three plain rules."""
+    """Return the second setting's config; "vanilla" is the model's vanilla config, or its config with vanilla rules."""
     from goca.config import load_config, names
 
     own = f"{options.model}-vanilla"

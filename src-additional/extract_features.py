@@ -1,4 +1,4 @@
-"""Features of a folder of images to files: attention maps and activations of one forward each, by layer id.
+"""Write features of images to files: attention maps and activations of one forward pass per image, by layer id.
 
     python3 src-additional/extract_features.py photos/ --layer mid-vit-block0-cross-q --prompt "a photo" --out features
     python3 src-additional/extract_features.py photos/ --model sd15 --pipeline P --layer up-level1-repeat0-res-out --pca
@@ -6,7 +6,7 @@
 
 Each image gives OUT/NAME.npz, an array per layer id: dense features [C, h, w], attention maps [H, S, S or N], float32
 where the model runs in bfloat16. With --pca also OUT/NAME.LAYER.png for each dense feature: its first three principal
-components as red, green and blue. Images whose file is there are not done again.
+components as red, green and blue. Images whose file exists are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from goca.errors import GocaError, explained
 
 
 class OutputError(GocaError, ValueError):
-    """Two images whose features would go to the same file."""
+    """Two images would share one output file."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,22 +30,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("images", nargs="*", help="files, folders, patterns")
     add("--layer", action="append", default=[], metavar="ID", help="a layer id or a pattern {0..2}, repeatable")
     add("--list", action="store_true", help="print every layer id of the model, and stop")
-    add("--prompt", default="", help="what the denoiser is conditioned on; the same for all images")
+    add("--prompt", default="", help="the prompt, the same for all images")
     add("--model", default="mini-sd", help="a name in configs/model: its family, image size and timestep")
-    add("--pipeline", help="folder or hub id; else the config's own")
-    add("--t", type=int, help="timestep 0..999; else the config's")
-    add("--seed", type=int, default=0, help="of the noise, the same for every image")
-    add("--batch", type=int, default=1, help="images in one forward")
-    add("--pca", action="store_true", help="a picture of each dense feature")
+    add("--pipeline", help="folder or hub id; default: the config's")
+    add("--t", type=int, help="timestep 0..999; default: the config's")
+    add("--seed", type=int, default=0, help="seed of the noise, the same for every image")
+    add("--batch", type=int, default=1, help="images per forward pass")
+    add("--pca", action="store_true", help="also draw each dense feature as an image")
     add("--out", default="features", help="folder")
     add("--device", default="auto")
     add("--dtype", default="auto")
     add("--debug", action="store_true", help="show where an error came from")
     options = parser.parse_args(arguments)
     if not options.list and not (options.images and options.layer):
-        parser.error("name images and at least one --layer (--list prints all layer ids)")
+        parser.error("give images and at least one --layer (--list prints all layer ids)")
     if options.batch < 1:
-        parser.error("--batch has to be at least 1")
+        parser.error("--batch must be at least 1")
     return options
 
 
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     missing = [] if options.list else [file for file in find(options.images) if not target(out, file).is_file()]
     if twice := repeated(target(out, file) for file in missing):
-        raise OutputError(f"two images would go to {twice}; give them different names, or extract them to two folders")
+        raise OutputError(f"two images would be written to {twice}; rename one, or use two output folders")
 
     from diffusion_feature import FeatureExtractor
     from goca.config import load_config
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def target(out: Path, file: Path) -> Path:
-    """The file of an image's features."""
+    """Return the path of an image's features."""
     return out / f"{file.stem}.npz"
 
 

@@ -165,13 +165,13 @@ def test_shapes_of_captions(tmp_path, name, content, expected):
     "name,content,message",
     [
         ("a.json", "{", "is no JSON"),
-        ("a.json", '{"a": 1}', "is no captions file"),
-        ("a.json", "3", "is no captions"),
+        ("a.json", '{"a": 1}', "is not a captions file"),
+        ("a.json", "3", "is not a captions"),
         ("a.json", '{"annotations": [{"caption": "x"}]}', "without image_id"),
         ("a.txt", "\n", "has no captions"),
         ("a.json", '{"..": "x"}', "no file name"),
         ("a.json", '{"a.png": "x", "a.jpg": "y"}', "stands there twice"),
-        ("a.json", '["x", ""]', "is no captions file"),
+        ("a.json", '["x", ""]', "is not a captions file"),
         ("a.csv", "x\ny\n", "without a caption column"),
         ("a.txt", "1,a cat\n2,a dog\n", "without a caption column"),
         ("a.csv", "id,text\n1,a, b\n", "a row has 3 columns"),
@@ -297,7 +297,7 @@ def test_the_contact_sheet_shows_masks_and_rates(scene):
 @pytest.mark.parametrize(
     "changed,message",
     [
-        ({"method": "pag"}, "there are: cfg, s-cfg, goca"),
+        ({"method": "pag"}, "expected one of: cfg, s-cfg, goca"),
         ({"guidance_scale": 1.0}, "above 1"),
         ({"batch": 0}, "batch"),
         ({"pipeline": "/nowhere/at/all"}, "cannot be read"),
@@ -315,9 +315,9 @@ def test_a_scheduler_by_name(scene, tmp_path):
     assert json.loads((tmp_path / "ddim" / "settings.json").read_text())["scheduler"] == "DDIMScheduler"
     pictures = [pixels(folder)["000000.png"] for folder in (tmp_path / "own", tmp_path / "ddim")]
     assert (pictures[0] != pictures[1]).any()
-    with pytest.raises(SettingsError, match=r"no scheduler of diffusers \(nearest: DDIMScheduler"):
+    with pytest.raises(SettingsError, match=r"not a scheduler of diffusers \(nearest: DDIMScheduler"):
         generate(scene(out=tmp_path / "none", scheduler="DDIMSheduler"))
-    with pytest.raises(SettingsError, match=r"scheduler=subprocess is no scheduler"):
+    with pytest.raises(SettingsError, match=r"scheduler=subprocess is not a scheduler"):
         generate(scene(out=tmp_path / "none", scheduler="subprocess"))
 
 
@@ -339,7 +339,7 @@ def test_captions_are_cleaned_where_the_pipeline_can(scene, tmp_path, monkeypatc
     monkeypatch.setattr(generation, "CLEANING", ("json", "not_there_at_all"))
     with pytest.raises(SettingsError, match="needs not_there_at_all: pip install"):
         generation.prompts_of(clean, Cleaning(), ["A <b>Cat"])
-    with pytest.raises(SettingsError, match="StableDiffusionPipeline cleans no captions"):
+    with pytest.raises(SettingsError, match="StableDiffusionPipeline does not clean captions"):
         generate(clean)
     assert not list(tmp_path.glob("*.png"))
 

@@ -51,7 +51,7 @@ def test_all_six_published_files(full_record, command, tmp_path):
         assert f"{name}: {published.captions} captions" in said
         assert (tmp_path / "out" / f"{name}.json").read_bytes() == (folder / published.file).read_bytes()
     code, said = command(folder.parent, "voc")  # the checkout's folder serves as well as its gpt_output/
-    assert code == 0 and "is there already" in said
+    assert code == 0 and "exists already" in said
 
 
 def test_recorded_voc_tree(full_record, command):
@@ -101,7 +101,7 @@ def test_bad_entries_are_named(checkout, command, tmp_path):
         ("[" * 100_000, "is not JSON"),
         ('{"2007_000001.jpg": {"caption": "a"}, "2007_000001.jpg": {"caption": "b"}}', "duplicate key"),
         ('{"000000000139.jpg": {"caption": "a"}}', "another data set"),
-        ("{}", "holds no caption"),
+        ("{}", "holds no captions"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_folder_of_answers_becomes_labels(command, tmp_path):
         "2007_000002.jpg": {"caption": "cat, sofa"},
     }
     code, said = command(folder, "voc")
-    assert code == 0 and "is there already" in said
+    assert code == 0 and "exists already" in said
 
 
 def test_answers_in_a_folder_of_the_data_sets_name_get_its_ending(command, tmp_path):
@@ -186,7 +186,7 @@ def test_answers_in_a_folder_of_the_data_sets_name_get_its_ending(command, tmp_p
         ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files belong to 2007_000001.jpg"),
         ({"2007_000001.txt": "cat"}, [], "for those say the data set"),
         ({"ulm.txt": "cat"}, ["voc"], "holds no image of voc"),
-        ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no caption; nothing was written"),
+        ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no captions; nothing was written"),
     ],
 )
 def test_answers_that_cannot_be_used(command, tmp_path, files, given, message):

@@ -199,7 +199,7 @@ def test_a_model_without_a_plain_variant_is_compared_with_the_plain_rules(tmp_pa
             ["--token", "dog"],
             "WordNotFound: 'dog' is not in the prompt 'star, grass, sky, house'; its words: star, grass",
         ),
-        (["--pixel", "64,3"], "PixelOutside: pixel 64,3 is outside of the picture: x goes from 0 to 63"),
+        (["--pixel", "64,3"], "PixelOutside: pixel 64,3 is outside the image: x goes from 0 to 63"),
         (
             ["--layer", "mid-block1"],
             "LayerNotFound: 'mid-block1' is not in this UNet2DConditionModel. Nearest: mid-vit-bl",
@@ -208,7 +208,7 @@ def test_a_model_without_a_plain_variant_is_compared_with_the_plain_rules(tmp_pa
         (["--model", "mini"], "ConfigError: there is no model config 'mini'"),
         (["--compare", "plain"], "ConfigError: there is no model config 'plain'"),
         (["--set", "img_size"], "ConfigError: --set img_size: expected KEY=VALUE"),
-        (["--out", "a.doc"], "OutputError: --out a.doc: the figure is written as one of .png, .pdf, .svg"),
+        (["--out", "a.doc"], "OutputError: --out a.doc: unknown extension; expected one of: .png, .pdf, .svg"),
         (["--pipeline", "nowhere/at/all"], "PipelineNotFound"),
         (["--prompt", " , "], "NoClass"),
     ],
@@ -237,7 +237,7 @@ def test_pictures_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("text", ["1", "1,2,3", "a,b", "1.5,2"])
 def test_pixels_that_are_none(text, capsys):
     assert command(SCENE, "--prompt", PROMPT, "--pixel", text) == 2
-    assert "is no pixel; expected X,Y" in capsys.readouterr().err
+    assert "is not a pixel; expected X,Y" in capsys.readouterr().err
 
 
 # ---- the figure

@@ -186,8 +186,8 @@ def test_a_table_is_run_written_and_collected(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["table=miau"], "there are: ablation, generation, main, open, switches, timesteps"),
-        ([], "there are: ablation, generation, main, open, switches, timesteps"),
+        (["table=miau"], "expected one of: ablation, generation, main, open, switches, timesteps"),
+        ([], "expected one of: ablation, generation, main, open, switches, timesteps"),
         (["table=main", "format=word"], "markdown, csv, latex"),
         (["table=main", "scenes"], "expected key=value"),
         (["table=ablation", "run_dir=x"], "a folder of its own"),

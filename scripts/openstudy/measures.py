@@ -1,4 +1,4 @@
-"""Queries on drawn scenes, and what each method answers: counts of intersections and unions, presence of each word."""
+"""Queries on drawn scenes and each method's results: intersections and unions, and the presence of each word."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from make_scenes import SPLITS
 from PIL import Image
 from study_scenes import HEADS, LAYERS, THRESHOLDS
 
-SEEDS = {**SPLITS, "untouched": 404}  # the last: nothing was chosen on it
+SEEDS = {**SPLITS, "untouched": 404}  # the last one was not used for any choice
 METHODS = {"GoCA": (HEADS[1], LAYERS[1]), "vanilla": (HEADS[0], LAYERS[0])}
-WAYS = {"open": "reference spread", "probe": "denoising gain"}  # presence by the name of the way
+WAYS = {"open": "reference spread", "probe": "denoising gain"}  # name -> rule of presence
 PUBLISHED = {"GoCA": "sum-1 rescaling + per-token renorm+", "vanilla": "per-token renorm+"}
 ROWS = {
     "complete": "complete captions",
     "one background": "objects and one of two backgrounds",
     "objects": "objects only",
-    "single": "one object named of a picture with two",
+    "single": "one of an image's two objects",
     "two absent": "complete, and two absent words",
     "absent as rest": "the same, absent words counted as background",
     "all eight": "all eight object words",
@@ -62,8 +62,8 @@ def queries(seed: int, index: int, scene: Scene) -> Iterator[tuple[str, list[str
 class Study:
     """One split under one noise seed.
 
-    rules      every rule for the rest beside the config's, and every rule of presence
-    published  the published method on the same words too
+    rules      also measure every rule for `rest`, and every rule of presence
+    published  also measure the published method on the same words
     """
 
     def __init__(self, split: str, seed: int, rules: bool = False, published: bool = False):

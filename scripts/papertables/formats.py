@@ -11,7 +11,7 @@ from typing import Any
 from papertables.tables import FOUND, NOT_RUN, Table, shown
 
 FORMATS = {"markdown": "md", "csv": "csv", "latex": "tex"}  # name -> suffix
-TOLD = "Classes come from the ground truth; the sweep is on the evaluated split."
+TOLD = "Present classes come from the ground truth; thresholds are swept on the evaluated split."
 LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "~": r"\textasciitilde{}"})
 
 
@@ -28,13 +28,13 @@ def latex(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[
 
 
 def written(table: Table) -> dict[str, str]:
-    """The table in every format: file suffix -> text."""
+    """Format the table: file suffix -> text."""
     content = table.heads, table.lines(), notes(table)
     return {"md": markdown(*content), "csv": comma_separated(table), "tex": latex(*content)}
 
 
 def comma_separated(table: Table) -> str:
-    """One line per run; figures in %, empty where there is none."""
+    """One line per run; figures in %, empty if missing."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     own = (
@@ -72,10 +72,10 @@ def comma_separated(table: Table) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """Notes below a table: what the figures are, under which protocol, and on which data."""
+    """Notes below a table: the metrics, protocol and data."""
     found = [
         "Ours: mIoU in % at the best background threshold of the sweep [95 % bootstrap interval over images] at that "
-        "threshold; then at the fixed one. " + table.definition.get("told", TOLD)
+        "threshold; then at the fixed threshold. " + table.definition.get("told", TOLD)
     ]
     if any(table.others().values()) and "published" not in table.definition:
         found.append(

@@ -1,4 +1,4 @@
-"""The generation experiment's table: scores that evaluate.py has written, beside the paper's."""
+"""The generation experiment's table: scores written by evaluate.py, next to the paper's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Place = tuple[str, float, str]  # model, guidance scale, method
 
 
 def generation_table(definition: Mapping[str, Any], runs: Path) -> dict[str, str]:
-    """The table in every form, by the suffix of its file.
+    """Make the table in every format: file suffix -> text.
 
     definition  configs/tables/generation.yaml
-    runs        every scores.json below it counts; of two for the same place the one with more images
+    runs        folder of scores.json files; of two for the same cell, the one with more images counts
     """
     found = collected(runs)
     rows = list(places(definition, found))
@@ -36,13 +36,13 @@ def generation_table(definition: Mapping[str, Any], runs: Path) -> dict[str, str
 
 
 def collected(runs: Path) -> dict[Place, dict[str, Any]]:
-    """What evaluate.py wrote, by model, scale and method of the images."""
+    """Read the scores of evaluate.py by model, scale and method."""
     found: dict[Place, dict[str, Any]] = {}
     for file in sorted(runs.rglob("scores.json")):
         scores = read_json(file)
         made = scores.get("generated") if isinstance(scores, dict) else None
         if not isinstance(made, dict) or not {"model", "guidance_scale", "method"} <= set(made):
-            continue  # of images that were not generated here
+            continue  # scores of images that were not generated here
         place = made["model"], float(made["guidance_scale"]), made["method"]
         if place not in found or scores["images"] > found[place]["images"]:
             found[place] = scores
@@ -50,7 +50,7 @@ def collected(runs: Path) -> dict[Place, dict[str, Any]]:
 
 
 def places(definition: Mapping[str, Any], found: Mapping[Place, Any]) -> Iterator[Place]:
-    """The rows: those of the definition, then whatever else has been scored."""
+    """The rows of the definition, then all other scores."""
     own = [
         (model, float(scale), method)
         for model in definition["models"]
@@ -75,7 +75,7 @@ def line(definition: Mapping[str, Any], place: Place, scores: Mapping[str, Any] 
 
 
 def origins(found: Mapping[Place, Mapping[str, Any]]) -> list[str]:
-    """What the scores are made with: those made differently do not compare."""
+    """How scores were computed: scores computed differently cannot be compared."""
     kinds = ("distance", "clip")
     made = {kind: {json.dumps(each[kind], sort_keys=True) for each in found.values() if kind in each} for kind in kinds}
     return [f"{kind}: {'; '.join(sorted(each))}." for kind, each in made.items() if each]

@@ -17,7 +17,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Row:
-    """One line: its labels, the overrides of its run (None: not a run of this project), and others' mIoU in %."""
+    """One row: labels, the overrides of its run (None: not a run of this project), and published mIoU in %."""
 
     labels: tuple[str, ...]
     overrides: tuple[str, ...] | None
@@ -71,8 +71,8 @@ class Table:
     """Rows x columns of runs.
 
     definition  a file of configs/tables
-    given       overrides of the command, which hold for every run
-    cells       (row, column) -> what its run found
+    given       overrides from the command line, for every run
+    cells       (row, column) -> result of its run
     """
 
     definition: Mapping[str, Any]
@@ -86,7 +86,7 @@ class Table:
         return cls(definition, tuple(rows), tuple(given))
 
     def runs(self) -> Iterator[tuple[tuple[Row, str], list[str]]]:
-        """The overrides of each cell's run; later ones beat earlier ones."""
+        """The overrides of each cell's run; later ones take precedence."""
         for row, (column, overrides) in product(self.rows, self.definition["columns"].items()):
             chosen_by = CHOSEN_BY_ROWS.get(self.definition["build"], ())
             own = [each for each in self.given if choice(each) not in chosen_by]
@@ -114,11 +114,14 @@ class Table:
         ]
 
     def others(self) -> dict[str, bool]:
-        """Which columns of other people's figures hold a figure: title -> True or False."""
+        """Whether each column of published figures holds any: title -> True or False."""
         return {title: any(getattr(row, name) is not None for row in self.rows) for title, name in FOUND.items()}
 
 
-CHOSEN_BY_ROWS = {"main": ("model", "dataset"), "open": ("dataset", "words")}  # groups that the rows of a table choose
+CHOSEN_BY_ROWS = {
+    "main": ("model", "dataset"),
+    "open": ("dataset", "words"),
+}  # groups that rows set
 FOUND = {"paper": "figure", "rerun": "rerun"}  # title of a column -> field of Row
 TITLES = {name: title for title, name in FOUND.items()}
 
@@ -132,7 +135,7 @@ def choice(override: str) -> str:
 
 
 def chosen(given: Sequence[str], group: str, default: str) -> list[str]:
-    """The choices of a group among the arguments; several stand between commas."""
+    """The values given for a group, separated by commas."""
     values = [each.split("=", 1)[1] for each in given if choice(each) == group]
     return (values[-1] if values else default).split(",")
 
@@ -141,7 +144,7 @@ def chosen(given: Sequence[str], group: str, default: str) -> list[str]:
 
 
 def main_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
-    """Methods x data sets; `model=` and `dataset=` leave those out that are not named."""
+    """Methods x data sets; `model=` and `dataset=` select some of them."""
     known = [*definition["datasets"], "scenes"]
     datasets = chosen(given, "dataset", ",".join(known))
     models = chosen(given, "model", ",".join(row["labels"][1] for row in definition["rows"]))
@@ -153,7 +156,7 @@ def main_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) ->
 
 
 def ablation_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
-    """Parts on and off, then every rule alone; or every combination of rules."""
+    """Rows with parts switched on and off, then with one rule changed at a time; or every combination of rules."""
     model, dataset = chosen(given, "model", "mini-sd")[0], chosen(given, "dataset", "scenes")[0]
     figures, reruns = (definition[name].get(dataset, {}).get(model, {}) for name in ("figures", "reruns"))
     parts, alone = definition["parts"], definition["alone"]
@@ -176,13 +179,13 @@ def ablation_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str
 
 
 def switch_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
-    """Each preset, then with each switch at the other's value; from `released` with seeded noise but for `seed`."""
+    """Each preset, then each switch at the other preset's value; `released` with seeded noise, except for `seed`."""
     for preset, kept, values in (("paper", (), 1), ("released", ("protocol.seed=image",), 0)):
         base = (f"protocol={preset}", *kept)
         yield Row((preset, "as it is" + "".join(f", {each.removeprefix('protocol.')}" for each in kept)), base)
         for switch, pair in SWITCHES.items():
             value = "none" if switch == "seed" else pair[values]
-            quoted = f"'{value}'" if value == "nan" else value  # Hydra takes a bare nan for a number
+            quoted = f"'{value}'" if value == "nan" else value  # Hydra reads a bare nan as a number
             yield Row((preset, f"{switch}: {value}"), (*base, f"protocol.{switch}={quoted}"))
 
 
@@ -193,7 +196,7 @@ def timestep_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str
 
 
 def open_rows(definition: Mapping[str, Any], given: Sequence[str], grid: str) -> Iterator[Row]:
-    """For each data set the figures of other systems, and ours by what it is told.
+    """Published figures of other systems per data set, and ours by the source of the words.
 
     `dataset=` and `words=` choose among them, `model=` replaces the data set's own.
     """

@@ -12,12 +12,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class DistanceError(GocaError, ValueError):
-    """Features that cannot be compared; the message says why."""
+    """The features cannot be compared; the message says why."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The Gaussian that a set of features is taken for.
+    """A Gaussian fitted to a set of features.
 
     mean        [d]
     covariance  unbiased   [d, d]
@@ -28,7 +28,7 @@ class Statistics:
 
 
 def statistics(features: Array) -> Statistics:
-    """Of features [n, d], n at least 2."""
+    """Fit features [n, d], n at least 2."""
     features = matrix(features)
     return Statistics(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
@@ -78,7 +78,7 @@ def cubic(x: Array, y: Array) -> Array:
 def matrix(features: Any) -> Array:
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
-        raise DistanceError(f"expected features [n, d] of two images at least; found {features.shape}")
+        raise DistanceError(f"expected features [n, d] of at least two images; found {features.shape}")
     if not np.isfinite(features).all():
         raise DistanceError("the features are not finite")
     return features

@@ -3,7 +3,7 @@
     python3 src-additional/generation_experiment/evaluate.py images=runs/generation/sd15/goca-5 \\
         reference=/data/coco/val2014 captions=coco_val2014_30k_captions.csv clip=openai/clip-vit-base-patch32
 
-Writes scores.json beside the images: the scores, and the model, resize, reference and count that they are made with.
+Writes scores.json next to the images: the scores, with their model, resizing, reference and number of images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from omegaconf import MISSING
 
 @dataclass
 class Settings:
-    """What can be set on the command line, as key=value.
+    """Settings on the command line, as key=value.
 
     images      folder;  n: the first n by name
     reference   folder of real images, or .npz with mu and sigma (then without KID)
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(settings: Settings) -> dict[str, Any]:
-    """The scores that were asked for, and what they are made with; also written to scores.json."""
+    """Compute the requested scores, and write them to scores.json with their settings."""
     if settings.resize not in FILTERS or settings.features not in NETWORKS:
-        raise SettingsError(f"resize is one of {', '.join(FILTERS)}, features one of {', '.join(NETWORKS)}")
+        raise SettingsError(f"expected resize to be one of {', '.join(FILTERS)}, features one of {', '.join(NETWORKS)}")
     if settings.reference is None and settings.captions is None:
         raise SettingsError("nothing to score: give reference=... for FID, captions=... for the CLIP score")
     files, folder = images_of(settings.images, settings.n), Path(settings.images)
@@ -81,7 +81,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
 
 
 def distances(settings: Settings, files: Sequence[Path]) -> tuple[dict[str, float], dict[str, Any]]:
-    """FID and KID against the reference, and what they are made with."""
+    """FID and KID against the reference, with their settings."""
     read, side = NETWORKS[settings.features]
     network, reference = read(settings.weights), Path(str(settings.reference))
     device = pick_device(settings.device)

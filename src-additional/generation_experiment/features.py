@@ -1,4 +1,4 @@
-"""Images of a folder to feature matrices and CLIP scores."""
+"""Feature matrices and CLIP scores of the images in a folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class FeaturesError(GocaError, ValueError):
-    """Images, weights or statistics that cannot be used; the message says why."""
+    """Images, weights or statistics cannot be used; the message says why."""
 
 
 def images_of(folder: str | Path, n: int | None = None) -> list[Path]:
-    """The finished images of a folder by name, the first `n`; files with temporary names are not finished."""
+    """The first `n` images of a folder by name; files with temporary names are unfinished and ignored."""
     files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in SUFFIXES)
     if len(files) < (n or 2):
-        raise FeaturesError(f"{folder} has {len(files)} images; expected {n or 'two at least'}")
+        raise FeaturesError(f"{folder} has {len(files)} images; expected {n or 'at least two'}")
     return files[:n]
 
 
@@ -62,7 +62,7 @@ def read_scene_network(weights: str | None) -> SceneNetwork:
     return network.eval()
 
 
-# features -> how its network is read, the side of its pictures
+# features -> function that loads the network, its input side
 NETWORKS: Mapping[str, tuple[Callable[[Any], nn.Module], int]] = {
     "inception": (load_inception, SIDE),
     "scenes": (read_scene_network, 64),
@@ -83,17 +83,17 @@ def features_of(
 
 
 def read_statistics(path: str | Path) -> Statistics:
-    """From an .npz with mu [d] and sigma [d, d], as pytorch-fid writes it."""
+    """Read an .npz with mu [d] and sigma [d, d], as pytorch-fid writes it."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return Statistics(file["mu"].astype(np.float64), file["sigma"].astype(np.float64))
     except (OSError, KeyError, ValueError) as error:
-        raise FeaturesError(f"{path} is no .npz with mu and sigma: {error}") from None
+        raise FeaturesError(f"{path} is not an .npz with mu and sigma: {error}") from None
 
 
 @torch.no_grad()
 def clip_scores(files: Sequence[Path], captions: Sequence[str], model: str, batch: int, device: Any = "cpu") -> Array:
-    """100 * cosine of each image and its caption   [n]; captions are cut to what the model reads"""
+    """100 * cosine of each image and its caption   [n]; captions are truncated to the model's length"""
     from transformers import CLIPModel, CLIPProcessor
 
     try:

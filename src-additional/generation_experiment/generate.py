@@ -1,10 +1,10 @@
-"""Generate images with plain, S-CFG's or GoCA's guidance.
+"""Generate images with classifier-free guidance, S-CFG or S-CFG with GoCA's masks.
 
     python3 src-additional/generation_experiment/generate.py model=mini-sd method=goca captions=words.txt
     accelerate launch src-additional/generation_experiment/generate.py model=sd15 method=goca guidance_scale=5 \\
         captions=coco_val2014_30k_captions.csv n=30000 batch=8
 
-Run again with the same settings, it goes on with the images that are missing. docs/generation.md tells the rest.
+Running it again with the same settings makes the missing images. docs/generation.md has the details.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 METHODS: dict[str, str | None] = {"cfg": None, "s-cfg": "s-cfg", "goca": "goca"}  # -> SemanticGuidance's segmentor
 STEPS = {"PixArtSigmaPipeline": 20, "PixArtAlphaPipeline": 20}  # 50 elsewhere, as in the paper
-# what masks depend on, of a config
+# fields of a config that masks depend on
 GUIDING = (
     "img_size",
     "feat_size",
@@ -49,16 +49,16 @@ GUIDING = (
 )
 
 
-CLEANING = ("bs4", "ftfy")  # modules without which diffusers leaves captions as they are
+CLEANING = ("bs4", "ftfy")  # modules that diffusers needs to clean captions
 
 
 class SettingsError(GocaError, ValueError):
-    """Settings that do not go together; the message says which."""
+    """Settings that cannot be combined; the message says which."""
 
 
 @dataclass
 class Settings:
-    """What can be set on the command line, as key=value.
+    """Settings on the command line, as key=value.
 
     model           a name in configs/model;  config.X=...: any field of it
     method          cfg, s-cfg or goca
@@ -66,11 +66,11 @@ class Settings:
     out             folder; by default runs/generation/MODEL/METHOD-SCALE
     steps           None: 50, and 20 for PixArt
     scheduler       a class of diffusers, such as DDIMScheduler, set up from the pipeline's own; None: the pipeline's
-    clean_captions  as PixArt's pipelines clean them: links, tags and odd characters taken out (needs bs4 and ftfy)
-    seed            each image's noise is seeded by this and its name
-    shared_noise    all images begin from the same noise, as in the released runs (seed=42)
-    batch           images in one call
-    keep            of so many images the masks and rates of the middle step are kept, for the contact sheet
+    clean_captions  as PixArt's pipelines clean them: links, tags and unusual characters removed (needs bs4 and ftfy)
+    seed            seeds each image's noise, with its name
+    shared_noise    all images start from the same noise, as in the released runs (seed=42)
+    batch           images per call
+    keep            number of images whose masks and rates at the middle step are kept for the contact sheet
     """
 
     model: str = MISSING
@@ -99,11 +99,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def generate(settings: Settings) -> int:
-    """Make the images of this process that are missing; returns their number."""
+    """Generate the missing images of this process; return their number."""
     if settings.method not in METHODS:
-        raise SettingsError(f"method={settings.method}; there are: {', '.join(METHODS)}")
+        raise SettingsError(f"unknown method={settings.method}; expected one of: {', '.join(METHODS)}")
     if settings.guidance_scale <= 1 or settings.batch < 1:
-        raise SettingsError("guidance_scale has to be above 1, and batch at least 1")
+        raise SettingsError("guidance_scale must be above 1, and batch at least 1")
     captions = read_captions(settings.captions, settings.n)
     config, folder = load_config(settings.model, **settings.config), out_folder(settings)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -128,7 +128,7 @@ def generate(settings: Settings) -> int:
 def one_batch(
     pipe: Any, config: SegmenterConfig, settings: Settings, prompts: list[str], names: Sequence[str], record: bool
 ) -> tuple[list[Any], Recorder | None]:
-    """The images of some prompts and, where the method has any, what guided them at the middle step."""
+    """Generate images of some prompts; also return masks and rates at the middle step, if the method has any."""
     segmentor, steps = METHODS[settings.method], steps_of(settings, pipe)
     generators = [torch.Generator().manual_seed(seed_of(settings, name)) for name in names]
     with SemanticGuidance(pipe, config, prompts, segmentor) as guidance:
@@ -145,11 +145,11 @@ def one_batch(
 
 
 def prompts_of(settings: Settings, pipe: Any, captions: list[str]) -> list[str]:
-    """What the pipeline is given: the captions, cleaned where that is asked for. Raises SettingsError."""
+    """The captions for the pipeline, cleaned if requested. Raises SettingsError."""
     if not settings.clean_captions:
         return captions
     if not hasattr(pipe, "_clean_caption"):
-        raise SettingsError(f"clean_captions=true, and {type(pipe).__name__} cleans no captions; PixArt's pipelines do")
+        raise SettingsError(f"clean_captions=true, but {type(pipe).__name__} does not clean captions; PixArt does")
     if missing := [name for name in CLEANING if importlib.util.find_spec(name) is None]:
         raise SettingsError(f"clean_captions=true needs {' and '.join(missing)}: pip install beautifulsoup4 ftfy")
     cleaned: list[str] = pipe._text_preprocessing(captions, clean_caption=True)
@@ -157,13 +157,13 @@ def prompts_of(settings: Settings, pipe: Any, captions: list[str]) -> list[str]:
 
 
 def chosen_scheduler(name: str, own: Any) -> Any:
-    """A scheduler of diffusers by its class's name, set up as the pipeline's own. Raises SettingsError."""
+    """Make a scheduler of diffusers by class name from the pipeline's scheduler config. Raises SettingsError."""
     import diffusers
 
     known = [each for each in dir(diffusers) if each.endswith("Scheduler")]
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.0))
-        raise SettingsError(f"scheduler={name} is no scheduler of diffusers (nearest: {near})")
+        raise SettingsError(f"scheduler={name} is not a scheduler of diffusers (nearest: {near})")
     try:
         return getattr(diffusers, name).from_config(own.config)
     except (ImportError, TypeError, ValueError, AttributeError) as error:
@@ -171,21 +171,21 @@ def chosen_scheduler(name: str, own: Any) -> Any:
 
 
 def seed_of(settings: Settings, name: str) -> int:
-    """Of an image's noise: the same whatever the batch, the order and the number of processes."""
+    """The seed of an image's noise, independent of batch, order and number of processes."""
     if settings.shared_noise:
         return settings.seed
     return int.from_bytes(hashlib.sha256(f"{settings.seed}/{name}".encode()).digest()[:7], "big")
 
 
 def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
-    """A diffusers pipeline on its device, from a folder, a hub id or "goca:NAME"; without a safety checker."""
+    """Load a diffusers pipeline from a folder, a hub id or "goca:NAME", without its safety checker."""
     from diffusion_feature import ExtractorError
     from diffusion_feature.loading import pick_device
     from goca.generation import loading
 
     location = settings.pipeline or config.pipeline
     if location is None:
-        raise SettingsError(f"configs/model/{settings.model}.yaml names no pipeline; say pipeline=FOLDER")
+        raise SettingsError(f"configs/model/{settings.model}.yaml has no pipeline; give pipeline=FOLDER")
     device = pick_device(settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -195,14 +195,14 @@ def load_pipeline(settings: Settings, config: SegmenterConfig) -> Any:
     except (OSError, ValueError, ExtractorError) as error:
         raise SettingsError(f"pipeline {location} cannot be read: {str(error).splitlines()[0]}") from None
     if getattr(pipe, "safety_checker", None) is not None:
-        pipe.safety_checker = None  # a blackened image would count in every score
+        pipe.safety_checker = None  # a blacked-out image would affect every score
     if settings.scheduler is not None:
         pipe.scheduler = chosen_scheduler(settings.scheduler, pipe.scheduler)
     return pipe
 
 
 def provenance(settings: Settings, config: SegmenterConfig, pipe: Any) -> dict[str, Any]:
-    """Whatever the images depend on; a folder made with other settings is refused."""
+    """The settings that images depend on; a folder with other settings is refused."""
     chosen = ("model", "method", "guidance_scale", "seed", "shared_noise")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     values = config.to_dict() | {"self_map_rows": config.protocol.self_map_rows}
@@ -234,11 +234,11 @@ def batches(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def parse(kind: type, arguments: Sequence[str]) -> Any:
-    """Settings from key=value arguments. Raises SettingsError with the known keys."""
+    """Parse key=value arguments. Raises SettingsError with the known keys."""
     schema = OmegaConf.structured(kind)
     try:
         if unmarked := [each for each in arguments if "=" not in each]:
-            raise SettingsError(f"{unmarked[0]!r} is no key=value")
+            raise SettingsError(f"{unmarked[0]!r} is not key=value")
         settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_dotlist(list(arguments))))
     except OmegaConfBaseException as error:
         known = ", ".join(schema)
@@ -247,7 +247,7 @@ def parse(kind: type, arguments: Sequence[str]) -> Any:
 
 
 def run(command: Callable[[Sequence[str]], None]) -> None:
-    """A command that ends with `Name: message` where its input is at fault."""
+    """Run a command; wrong input ends it with `Name: message`."""
     try:
         command(sys.argv[1:])
     except (ValueError, RuntimeError, OSError) as error:

@@ -1,7 +1,7 @@
-"""The Inception network of FID: v3 of 2015 as TensorFlow computed it, for the weights that pytorch-fid publishes.
+"""The Inception v3 network of FID as TensorFlow computed it in 2015, for the weights that pytorch-fid publishes.
 
-Parts are named as in torchvision's inception_v3, so that the published state dict fits. TensorFlow's graph leaves the
-padding out of its averages, and its last block takes maxima in place of an average.
+Parts are named as in torchvision's inception_v3, so that the published state dict can be loaded. TensorFlow's graph
+excludes padding from its averages, and its last block uses max pooling instead of average pooling.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Size = int | tuple[int, int]
 
 
 class WeightsMissing(GocaError, FileNotFoundError):
-    """No weights for the Inception network; the message says where they are looked for."""
+    """The Inception weights are missing; the message says where they are expected."""
 
 
 class Unit(nn.Module):
@@ -37,10 +37,10 @@ class Unit(nn.Module):
 
 
 class Branches(nn.Module):
-    """Chains of units side by side, by the names of their parts; their outputs are put together.
+    """Parallel chains of units, by the names of their parts; their outputs are concatenated.
 
-    branches   prefix of each chain -> its units; a part that is a list stands for units side by side
-    pool       what the last branch sees of the input: "average", "max", or "stride" (a maximum alone, halved)
+    branches   prefix of each chain -> its units; a list stands for parallel units
+    pool       pooling before the last branch: "average", "max", or "stride" (max pooling with stride 2, without units)
     """
 
     def __init__(self, units: dict[str, Unit], chains: list[list[str | tuple[str, ...]]], pool: str):
@@ -145,7 +145,7 @@ def chain(prefix: str, length: int) -> list[str | tuple[str, ...]]:
 
 
 class Inception(nn.Module):
-    """Pictures [B, 3, 299, 299] in -1..1 -> features of the last average pooling [B, 2048]."""
+    """Images [B, 3, 299, 299] in -1..1 -> features of the last average pooling [B, 2048]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,10 +170,10 @@ class Inception(nn.Module):
 
 
 def load_inception(path: str | Path | None = None) -> Inception:
-    """With the published weights: from `path`, or torch.hub's folder of checkpoints. Raises WeightsMissing."""
+    """Load the published weights from `path` or torch.hub's folder of checkpoints. Raises WeightsMissing."""
     place = Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not place.is_file():
-        raise WeightsMissing(f"no Inception weights at {place}; download {SOURCE} and say weights=FILE")
+        raise WeightsMissing(f"no Inception weights at {place}; download {SOURCE} and give weights=FILE")
     state = torch.load(place, map_location="cpu", weights_only=True)
     network = Inception().eval()
     network.load_state_dict({name: value for name, value in state.items() if not name.startswith(("fc.", "AuxLogits"))})

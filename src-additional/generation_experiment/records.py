@@ -1,4 +1,4 @@
-"""What guided an image at one step, kept for the contact sheet."""
+"""Masks and guidance rates at one step, recorded for the contact sheet."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from goca.guidance import SemanticGuidance
 
 
 class Recorder:
-    """Keeps masks and rates of one call of the denoiser, while the guidance's context lasts."""
+    """Records masks and rates of one call of the denoiser, inside the guidance's context."""
 
     def __init__(self, guidance: SemanticGuidance, step: int):
         self.guidance, self.step, self.calls = guidance, step, 0
         self.arrays: dict[str, Any] = {}
-        self.hook = guidance.extractor.denoiser.register_forward_hook(self._after)  # runs after the guidance's own
+        self.hook = guidance.extractor.denoiser.register_forward_hook(self._after)  # runs after the guidance's hook
 
     def _after(self, *call: Any) -> None:
         if self.calls == self.step:
@@ -33,5 +33,5 @@ class Recorder:
         self.hook.remove()
 
     def save(self, path: Path, place: int) -> None:
-        """Those of one picture of the batch, to an .npz without objects."""
+        """Write those of one image of the batch to an .npz file."""
         write_arrays(path, {name: array[place] for name, array in self.arrays.items()})

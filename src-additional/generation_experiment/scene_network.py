@@ -1,6 +1,6 @@
-"""A small network that says which words a drawn scene shows: this experiment's own eye, no published one.
+"""A small network that detects which words a drawn scene shows, made for this experiment.
 
-Its last pooling gives the features of `features=scenes`; its answers measure how faithful an image is to its
+Its last pooling gives the features of `features=scenes`; its predictions measure how well an image matches its
 caption. It is trained on a split that neither the embedded model nor the comparison uses.
 """
 
@@ -43,7 +43,7 @@ WIDTH, EPOCHS, BATCH, RATE = 64, 8, 32, 3e-3
 
 
 class SceneNetwork(nn.Module):
-    """Pictures [B, 3, 64, 64] in -1..1 -> features [B, 64]; `words` -> logits [B, W], one for each of W words."""
+    """Images [B, 3, 64, 64] in -1..1 -> features [B, 64]; `words` -> logits [B, W], one for each of W words."""
 
     def __init__(self, words: int = len(WORDS)) -> None:
         super().__init__()
@@ -56,22 +56,22 @@ class SceneNetwork(nn.Module):
         self.words = nn.Linear(WIDTH, words)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.layers(pictures).amax((2, 3))  # small objects count as large ones do
+        return self.layers(pictures).amax((2, 3))  # small objects count as much as large ones
 
     @torch.no_grad()
     def seen(self, pictures: Tensor) -> Tensor:
-        """Which words a picture shows   [B, W] bool"""
+        """Predict which words an image shows   [B, W] bool"""
         return self.words(self(pictures)) > 0
 
 
 def in_caption(caption: str) -> list[bool]:
-    """Which words a caption names; parts of objects (trunk, roof, ...) do not count   [16]"""
+    """Find the words that a caption names, without parts of objects (trunk, roof, ...)   [16]"""
     named = {word.strip(" ()") for word in caption.split(",")}
     return [word in named for word in WORDS]
 
 
 def read_scenes(folder: Path) -> tuple[Tensor, Tensor]:
-    """A split of scripts/make_scenes.py: pictures [n, 3, 64, 64] in -1..1, words in them [n, 16]."""
+    """A split of scripts/make_scenes.py: images [n, 3, 64, 64] in -1..1, words in them [n, 16]."""
     labels = read_json(folder / "labels.json")
     pictures = np.stack([np.asarray(read_image(folder / "JPEGImages" / name).image) for name in labels])
     words = torch.tensor([in_caption(entry["caption"]) for entry in labels.values()])
@@ -79,14 +79,14 @@ def read_scenes(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def train(folder: Path, file: Path) -> SceneNetwork:
-    """Trained on a split and kept in `file`; read from there if it is there."""
+    """Load the network from `file`, or train it on a split and save it there."""
     return fit(lambda: read_scenes(folder), len(WORDS), file)
 
 
 def fit(examples: Callable[[], tuple[Tensor, Tensor]], words: int, file: Path) -> SceneNetwork:
-    """Trained on pictures [n, 3, 64, 64] in -1..1 and which words are in them [n, W], kept in `file`.
+    """Trained on images [n, 3, 64, 64] in -1..1 and which words are in them [n, W], kept in `file`.
 
-    examples  asked only where the file is not there
+    examples  called only if the file is missing
     """
     torch.manual_seed(0)
     network = SceneNetwork(words)
@@ -114,10 +114,10 @@ def fit(examples: Callable[[], tuple[Tensor, Tensor]], words: int, file: Path) -
 
 
 def faithfulness(seen: Any, captions: list[str]) -> dict[str, float]:
-    """How far what is seen [n, 16] agrees with the captions.
+    """Measure how well detected words [n, 16] agree with the captions.
 
-    found   share of the captions' words that are seen
-    exact   share of images in which just the captions' words are seen
+    found   share of the captions' words that are detected
+    exact   share of images in which exactly the captions' words are detected
     """
     seen, named = np.asarray(seen, dtype=bool), np.array([in_caption(caption) for caption in captions])
     return {"found": float(seen[named].mean()), "exact": float((seen == named).all(1).mean())}

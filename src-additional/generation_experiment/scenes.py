@@ -1,9 +1,9 @@
-"""The whole experiment on the embedded model: generate, score, write the table of README.md and its contact sheet.
+"""Run the whole experiment on the embedded model: generate, score, write the table of README.md and the contact sheet.
 
-    python3 src-additional/generation_experiment/scenes.py              everything; goes on where it was stopped
+    python3 src-additional/generation_experiment/scenes.py              everything; resumes after an interruption
     python3 src-additional/generation_experiment/scenes.py n=40 write=false
 
-Everything it makes stays under `work`.
+All files are written under `work`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sheet import sheet
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 BEGIN, END = "<!-- table: scenes.py writes it -->", "<!-- end -->"
-DRAWS = 1000  # of the bootstrap
+DRAWS = 1000  # bootstrap samples
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What is known of one folder of images: features [n, 64], words seen [n, 16]."""
+    """Features [n, 64] and detected words [n, 16] of one folder of images."""
 
     features: Array
     seen: Any
@@ -85,10 +85,10 @@ def main(arguments: Sequence[str]) -> None:
             )
             folders[folder.name] = folder
     reference = features_of(images_of(real / "JPEGImages"), network, 64, "bicubic", 64)
-    unit = reference.std(0) + 1e-6  # each feature in units of its deviation among drawn pictures
+    unit = reference.std(0) + 1e-6  # each feature in units of its standard deviation among drawn images
     reference /= unit
     pictures = Path(resolve("goca:scenes")) / "JPEGImages"
-    outcomes = {"drawn pictures": outcome(network, unit, [pictures / f"{name}.png" for name in captions])}
+    outcomes = {"drawn images": outcome(network, unit, [pictures / f"{name}.png" for name in captions])}
     for name, folder in folders.items():
         outcomes[name] = outcome(network, unit, [folder / f"{image}.png" for image in captions])
     texts = list(captions.values())
@@ -112,7 +112,7 @@ def write_captions(file: Path) -> Path:
 
 
 def draw(work: Path, split: str, count: int) -> Path:
-    """A split of the scenes, drawn at need."""
+    """Open a split of the scenes, drawing it if missing."""
     folder = work / f"{split}-{count}"
     if not (folder / "labels.json").exists():
         script = REPOSITORY / "scripts/make_scenes.py"
@@ -127,7 +127,7 @@ def outcome(network: scene_network.SceneNetwork, unit: Array, files: list[Path])
 
 
 def row(name: str, own: Outcome, outcomes: dict[str, Outcome], reference: Array, texts: list[str]) -> dict[str, Any]:
-    """One line of the table; differences are to plain guidance of the same scale, image by image."""
+    """Make one row of the table; differences are to CFG of the same scale, image by image."""
     real = statistics(reference)
     kid, deviation = kernel_distance(own.features, reference)
     scores = {
@@ -144,7 +144,7 @@ def row(name: str, own: Outcome, outcomes: dict[str, Outcome], reference: Array,
 
 
 def bootstrap(own: Outcome, plain: Outcome, real: Any, texts: list[str]) -> dict[str, Any]:
-    """95 % intervals of differences to plain guidance, over images drawn again."""
+    """95 % bootstrap intervals over images of the differences to CFG."""
     random, differences = np.random.default_rng(0), []
     for _ in range(DRAWS):
         rows = random.integers(len(texts), size=len(texts))
@@ -182,7 +182,7 @@ def table(rows: list[dict[str, Any]], settings: Settings) -> str:
         lines.append(cells)
     drawn = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     return (
-        f"{drawn}\n\n{settings.n} images each, {settings.steps} steps, seed 42; {settings.real} drawn pictures as "
+        f"{drawn}\n\n{settings.n} images each, {settings.steps} steps, seed 42; {settings.real} drawn images as "
         f"reference; spans are 95 % bootstrap intervals over images."
     )
 

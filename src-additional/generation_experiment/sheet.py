@@ -1,4 +1,4 @@
-"""The first images of several folders side by side, with the masks and rates that guided them.
+"""Draw the first images of several folders side by side, with their masks and guidance rates.
 
     python3 src-additional/generation_experiment/sheet.py 'folders=[runs/generation/sd15/cfg-5,...]' \\
         captions=coco_val2014_30k_captions.csv out=sheet.png
@@ -23,7 +23,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from omegaconf import MISSING
 
-CELL, LINE = 0.95, 0.2  # inches: a picture, a line of text
+CELL, LINE = 0.95, 0.2  # inches: an image, a line of text
 GUIDES = ("tokens", "foreground", "rate")
 
 
@@ -45,10 +45,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def sheet(folders: dict[str, Path], captions: dict[str, str], count: int) -> Figure:
-    """One row per image that is there in every folder; tokens in colours, the foreground white, rates on one scale."""
+    """Draw one row per image that exists in every folder: tokens in colours, foreground white, rates on one scale."""
     there = [name for name in captions if all((folder / f"{name}.png").exists() for folder in folders.values())]
     if not there or not folders:
-        raise SettingsError("there is no image that every folder has")
+        raise SettingsError("the folders have no image in common")
     names = there[:count]
     columns = [(title, kind) for title, folder in folders.items() for kind in ("image", *guides_of(folder, names))]
     width, height = CELL * len(columns), (CELL + LINE) * len(names) + 2 * LINE

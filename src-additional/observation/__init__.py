@@ -1,1 +1,1 @@
-"""How a score came about: what is recorded in one forward, the numbers, and their figure."""
+"""Observation of a score: recording one forward pass, the numbers, and their figure."""

@@ -26,9 +26,9 @@ from observation.word_rows import draw_words
 
 
 def draw(settings: Mapping[str, Numbers], title: str = "", ranking: bool = False) -> Figure:
-    """A figure of one setting, or of several side by side; savefig or goca.drawing.figures.save_figure writes it.
+    """Draw a figure of one setting, or of several side by side; goca.drawing.figures.save_figure writes it.
 
-    ranking   show each word's place among the words at every pixel, in place of the view "own scale"
+    ranking   show each word's rank among the words at every pixel, instead of the view "own scale"
     """
     first = next(iter(settings.values()))
     pixels = first["picture"]
@@ -81,7 +81,7 @@ def legend_of(numbers: Numbers) -> list[list[tuple[int, str, float]]]:
     return legend_lines(ruler, [(key, name) for key, name in classes.items() if key in seen], LARGE + 0.2)
 
 
-# ---- above: the picture, the result, layers and heads
+# ---- above: the image, the result, layers and heads
 
 
 def draw_picture(panel: Panel, top: float) -> None:
@@ -89,7 +89,7 @@ def draw_picture(panel: Panel, top: float) -> None:
     axes = panel.page.picture(panel.picture, panel.left, top + UNDER, LARGE, LARGE * panel.shape)
     height, width = panel.numbers["picture"].shape[:2]
     for number, (x, y) in enumerate(panel.numbers["pixels"], start=1):
-        # centres of pixels, in the coordinates of the picture as it is shown
+        # pixel centres in the coordinates of the drawn image
         at = (x + 0.5) * panel.picture.width / width - 0.5, (y + 0.5) * panel.picture.height / height - 0.5
         axes.plot(*at, "o", ms=8, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.6, clip_on=False)
         axes.text(*at, str(number), ha="center", va="center_baseline", fontsize=5.5, color=INK)
@@ -127,7 +127,7 @@ def draw_layers(panel: Panel, top: float) -> None:
 
 
 def labelled(weights: np.ndarray, chosen: int, height: float) -> list[int]:
-    """Which bars have room for a name: the chosen one first, then by weight."""
+    """Choose the bars with room for a name: the selected one first, then by weight."""
     apart = 0.1 * len(weights) / height
     order = [chosen, *np.argsort(-weights, kind="stable").tolist()]
     kept: list[int] = []
@@ -180,7 +180,7 @@ def head_side(count: int, columns: int, width: float, height: float, shape: floa
 
 
 def heads_columns(count: int, width: float, height: float, shape: float) -> int:
-    """How many columns leave the maps largest."""
+    """Choose the number of columns with the largest maps."""
     return max(range(1, count + 1), key=lambda columns: head_side(count, columns, width, height, shape))
 
 

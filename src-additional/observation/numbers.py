@@ -1,4 +1,4 @@
-"""Every number of the figure, from one forward: what the .npz holds."""
+"""Compute every number of the figure from one forward pass: the content of the .npz file."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Pixel = tuple[int, int]
 
 
 class PixelOutside(GocaError, ValueError):
-    """A pixel that the picture does not have."""
+    """A pixel lies outside the image."""
 
 
 class TokenOutside(GocaError, ValueError):
-    """A position that no token of the prompt has."""
+    """A token position lies outside the prompt."""
 
 
 class HeadNotFound(GocaError, ValueError):
-    """A head that the layer does not have."""
+    """The layer does not have this head."""
 
 
 @torch.no_grad()
@@ -56,14 +56,14 @@ def observe(
     image_id: str | None = None,
     content: Sequence[str] = (),
 ) -> Numbers:
-    """How the scores of some words came about; the keys are those of docs/observation.md.
+    """Compute every stage of some words' scores; docs/observation.md explains the keys.
 
-    words    names of classes of the prompt, or single words of it; none: its classes
-    pixels   (x, y) in the picture; none: where each word scores highest
+    words    class names of the prompt, or single words of it; empty: its classes
+    pixels   (x, y) in the image; empty: the maximum of each word's score
     layer    a block, or its cross map's id; None: the one with the largest weight
     head     None: the layer's head with the largest mean weight
-    content  words, or positions of tokens, whose sum the shares of rescaling are of; none: all content words
-    errors   WordNotFound, PixelOutside, LayerNotFound, HeadNotFound, and those of Segmenter
+    content  words or token positions whose sum rescaling divides by; empty: all content words
+    Raises WordNotFound, PixelOutside, LayerNotFound, HeadNotFound, and the errors of Segmenter.
     """
     annotation, names = segmenter.read_prompt(prompt)
     rows = find_words(segmenter, annotation, names, words)
@@ -102,9 +102,9 @@ def find_words(
 
 
 def content_tokens(segmenter: Segmenter, annotation: PromptAnnotation, content: Sequence[str]) -> list[int]:
-    """The positions of the tokens that are named, ascending; a number is a position.
+    """Return the positions of named tokens, ascending; a number is a position.
 
-    errors  WordNotFound, TokenOutside
+    Raises WordNotFound, TokenOutside.
     """
     extractor = segmenter.extractor
     known = PromptWords(annotation.caption, **extractor.backbone.tokenizers(extractor.parts))
@@ -119,7 +119,7 @@ def check_pixels(pixels: Sequence[Pixel], picture: Image.Image) -> None:
     for x, y in pixels:
         if not (0 <= x < picture.width and 0 <= y < picture.height):
             raise PixelOutside(
-                f"pixel {x},{y} is outside of the picture: x goes from 0 to {picture.width - 1}, "
+                f"pixel {x},{y} is outside the image: x goes from 0 to {picture.width - 1}, "
                 f"y from 0 to {picture.height - 1}"
             )
 
@@ -157,7 +157,7 @@ def of_scores(
     picture: Image.Image,
     by_hand: bool = False,
 ) -> dict[str, Any]:
-    """`by_hand`: only the annotation's own content words are shared among, also where a shown word is none of them."""
+    """`by_hand`: rescale by the annotation's own content words only, even if a shown word is not one of them."""
     attention = capture.attention_map()[0]  # [g, g, N]
     tokens = [positions_in_text(each, attention.shape[-1]) for each in rows.values()]
     shown = () if by_hand else tokens
@@ -170,7 +170,7 @@ def of_scores(
     for number, own in enumerate(rows.values()):
         if own in classes:
             score = scores[classes.index(own)]
-        else:  # a word that is no class of its own is refined beside the classes
+        else:  # a word that is not a class is refined together with the classes
             beside = torch.cat([maps[:-1], rescaled[number : number + 1], maps[-1:]])
             score = segmenter.refine(beside, capture, 0, picture)[-2]
         others = [map for at, map in enumerate(scores) if at >= len(classes) or not set(own) & set(classes[at])]
@@ -192,7 +192,7 @@ def of_scores(
 
 
 def ranking(maps: Tensor) -> Tensor:
-    """At each pixel the place of each word among all: 1 for the most attention; equal ones share the better place.
+    """Rank the words at each pixel: 1 for the most attention; equal values share the better rank.
 
     maps [K, g, g] -> int [K, g, g]
     """
@@ -213,18 +213,18 @@ def of_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps [K, g, g] at every pixel of a picture of (width, height), as the decision sees them   [K, H, W]"""
+    """Upsample maps [K, g, g] to (width, height) as for the decision   [K, H, W]"""
     return F.interpolate(maps[None].float(), size=size[::-1], mode="bilinear", align_corners=False)[0]
 
 
 def peaks(refined: Tensor, size: tuple[int, int]) -> list[Pixel]:
-    """Where each word scores highest, as (x, y)."""
+    """Return the maximum of each word's score, as (x, y)."""
     places = resized(refined, size).flatten(1).nan_to_num(-torch.inf).argmax(1).tolist()
     return [(place % size[0], place // size[0]) for place in places]
 
 
 def padded(lists: Sequence[Sequence[int]]) -> np.ndarray:
-    """One row each, filled up with -1."""
+    """Stack lists as rows, padded with -1."""
     longest = max(map(len, lists))
     return np.array([[*each, *[-1] * (longest - len(each))] for each in lists])
 
@@ -234,7 +234,7 @@ def plain(values: Mapping[str, Any]) -> Numbers:
 
 
 def save_numbers(path: str | os.PathLike[str], settings: Mapping[str, Numbers]) -> Path:
-    """The .npz: the first setting's numbers by their names, those of a second one as `NAME.key`; then renamed."""
+    """Write the .npz file: the first setting's numbers by name, those of a second one as `NAME.key`."""
     path, flat = Path(path), {}
     for number, (setting, numbers) in enumerate(settings.items()):
         flat |= {f"{setting}.{key}" if number else key: value for key, value in numbers.items()}

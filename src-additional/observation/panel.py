@@ -11,12 +11,12 @@ from PIL import Image
 
 from observation.numbers import Numbers
 
-PANEL = 10.3  # inches: one setting
-LABEL, CELL, GAP, BREAK = 0.85, 0.92, 0.07, 0.24  # the words' column, a map, between two, between stages and views
-LARGE = 2.0  # the picture, and the segmentation
+PANEL = 10.3  # inches: width of one setting
+LABEL, CELL, GAP, BREAK = 0.85, 0.92, 0.07, 0.24  # inches: words, a map, gap between maps, gap between stages and views
+LARGE = 2.0  # the image, and the segmentation
 LINE, UNDER = 0.17, 0.14  # a line of small text; between a heading and what is below it
 SMALL = 6.5  # its size in points
-SHOWN = 512  # pixels: pictures are brought to about this side, so that small ones are not blocky
+SHOWN = 512  # pixels: images are resized to about this side, so that small ones are not blocky
 ACCENT = "#c8452d"
 STAGES = ("one_head", "one_layer", "heads_aggregated", "layers_aggregated", "rescaled", "refined")
 VIEWS = ("raw scale", "own scale", "where it wins")
@@ -25,14 +25,14 @@ OWN_SCALE = len(STAGES) + VIEWS.index("own scale")
 
 @dataclass
 class Panel:
-    """One setting: its numbers, and where it stands on the page."""
+    """One setting: its numbers and its position in the figure."""
 
     page: Page
     numbers: Numbers
     left: float
     picture: Image.Image
-    shape: float  # height / width of pictures as drawn
-    ranking: bool = False  # of words at each pixel, in place of the view "own scale"
+    shape: float  # height / width of images as drawn
+    ranking: bool = False  # show ranks of words at each pixel instead of the view "own scale"
 
     @property
     def palette(self) -> Array:

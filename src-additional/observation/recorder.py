@@ -1,4 +1,4 @@
-"""What one forward is looked at for, beside its aggregation: single heads of single layers, and heads' weights."""
+"""Records single heads of single layers and their weights during one forward pass, besides its aggregation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass
 class Layer:
-    """One cross-attention layer of one picture.
+    """One cross-attention layer of one image.
 
     heads     attention of every head to every word, mean over the word's tokens   [H, K, h, w]
-    weights   what each head counts at each pixel; sums to 1 over heads   [H, h, w]
+    weights   weight of each head at each pixel; sums to 1 over heads   [H, h, w]
     """
 
     heads: Tensor
@@ -29,7 +29,7 @@ class Layer:
 
 @dataclass
 class Recorder:
-    """A consumer of one forward (see diffusion_feature.tap): aggregates, and keeps every layer's heads for some words.
+    """A consumer of attention (see diffusion_feature.tap): aggregates, and keeps every layer's heads for some words.
 
     words   the tokens of each word
     """

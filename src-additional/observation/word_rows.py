@@ -1,4 +1,4 @@
-"""The rows of words in the observation figure: every stage of their scores."""
+"""The rows of the observation figure: every stage of each word's score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw_words(panel: Panel, top: float) -> None:
         "by its score",
     ]
     if panel.ranking:
-        titles[OWN_SCALE], notes[OWN_SCALE] = "ranking", "place among words"
+        titles[OWN_SCALE], notes[OWN_SCALE] = "ranking", "rank among words"
     for number, (title, note) in enumerate(zip(titles, notes)):
         panel.heading(title, column(number), top, CELL + GAP / 2, note)
     top += 1.7 * LINE
@@ -52,7 +52,7 @@ def draw_views(panel: Panel, row: int, y: float) -> None:
     class_id = ids.get(str(numbers["words"][row]), max(ids.values()) + 1 + row)
     won = numbers["wins"][row]
     top = float(np.nanmax(maps))
-    notes = [f"0 to {short(top)}", span(maps[row]), f"{100 * won.mean():.0f} % of the picture"]
+    notes = [f"0 to {short(top)}", span(maps[row]), f"{100 * won.mean():.0f} % of the image"]
     places, last = numbers["ranking"][row], len(maps)
     if panel.ranking:
         notes[1] = f"1 of {last} on {100 * (places == 1).mean():.0f} %"
