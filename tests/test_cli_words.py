@@ -83,7 +83,7 @@ def test_a_vocabulary_of_another_shape_is_refused_at_once(no_model, tmp_path, ca
     said = capsys.readouterr().err
     assert said.startswith("VocabularyError") and message in said
     assert segment("1.png", "--words", "cocco") == 1
-    assert "there are: ade20k, cityscapes, coco" in capsys.readouterr().err
+    assert "expected ade20k, cityscapes, coco" in capsys.readouterr().err
 
 
 # --- a server's description --------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_a_labeler_of_one_s_own(loaded, tmp_path, capsys):
         ("nobody", "there is no labeler 'nobody'; there are: gpt-4o, local"),
         ("local", "labeler.model is not set"),
         ("modle=x", "labeler has no field modle"),
-        ("base_url=file:///etc", "labeler.base_url is no address"),
+        ("base_url=file:///etc", "labeler.base_url is not an address"),
         ("1.png", "labeler '1.png' cannot be read"),
         ("text.yaml", "holds no fields"),
         ("round.yaml", "expected _self_ and some of: gpt-4o, local"),

@@ -101,7 +101,7 @@ def test_a_whole_run_and_what_it_says(tree, tmp_path, capsys):
         ("caption_len=0", LabelingError, "caption_len is 0"),
         ("labeler.model=null", LabelingError, "labeler.model is not set"),
         ("labeler.key_variable=NOT_THERE", KeyMissing, "NOT_THERE is not set"),
-        ("dataset.root=/nowhere", ValueError, "is no folder"),
+        ("dataset.root=/nowhere", ValueError, "is not a folder"),
     ],
 )
 def test_wrong_settings(tree, override, error, message):
