@@ -39,7 +39,7 @@ def test_open_looks_for_the_other_words_alone(embedded):
 
 @pytest.mark.parametrize("ask", ["open", "complete"])
 def test_the_background_alone_names_nothing(embedded, ask):
-    with pytest.raises(NoClass, match="names nothing"):
+    with pytest.raises(NoClass, match="contains no class names"):
         embedded(SCENE, "the background", ask=ask)
 
 

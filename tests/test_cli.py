@@ -320,6 +320,6 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_words_that_name_nothing_are_not_called_cut(loaded, capsys):
     said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", "a, star")
     assert "names nothing that could be seen, and without area: a;" in said and "cut, since" not in said
-    assert "NoClass: the prompt 'a, the' names nothing" in refused(
+    assert "NoClass: the prompt 'a, the' contains no class names" in refused(
         capsys, f"{SCENES}/test_00000.png", "--prompt", "a, the"
     )

@@ -57,7 +57,10 @@ def test_all_layer_ids_are_listed(command, capsys):
     [
         (["nowhere.png", "--layer", Q], "nowhere.png: there is no such file"),
         (["{scenes}/test_00000.png", "--layer", "mid-q"], "LayerNotFound: 'mid-q'"),
-        (["{scenes}/test_00000.png", "{other}/test_00000.png", "--layer", Q], "OutputError: two images would be written to"),
+        (
+            ["{scenes}/test_00000.png", "{other}/test_00000.png", "--layer", Q],
+            "OutputError: two images would be written to",
+        ),
     ],
 )
 def test_errors_name_what_to_do(command, tmp_path, given, message):

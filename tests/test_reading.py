@@ -117,6 +117,6 @@ def test_other_encodings_are_named(tmp_path):
 
 def test_articles_name_nothing():
     assert names_nothing("a") and names_nothing("The") and names_nothing("and, the") and not names_nothing("a cat")
-    with pytest.raises(NoClass, match="'a, the' names nothing"):
+    with pytest.raises(NoClass, match="'a, the' contains no class names"):
         Query.of_words("a, the")
     assert Query.of_words("a, star").names() == {1: "a", 2: "star"}

@@ -80,7 +80,7 @@ def test_no_class_leaves_the_background_alone(seg, picture):
 
 @pytest.mark.parametrize("prompt", ["", " , ,"])
 def test_a_prompt_that_names_nothing(seg, picture, prompt):
-    with pytest.raises(NoClass, match=r"names nothing; expected e\.g\. 'cat, grass, wall'"):
+    with pytest.raises(NoClass, match=r"contains no class names; expected e\.g\. 'cat, grass, wall'"):
         seg(picture, prompt)
 
 

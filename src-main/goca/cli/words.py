@@ -171,7 +171,7 @@ def all_ways(ways: list[str], labeler: list[str]) -> str:
 def empty_prompt(prompt: str) -> ValueError:
     from goca.segmenter import NoClass
 
-    return NoClass(f"the prompt {prompt!r} names nothing; expected e.g. 'cat, grass, wall'")
+    return NoClass(f"the prompt {prompt!r} contains no class names; expected e.g. 'cat, grass, wall'")
 
 
 def first_names(given: str) -> list[str]:

@@ -65,7 +65,7 @@ class Query:
         read = [group for text in hidden for group in read_groups(text) if not is_background(group[0])]
         groups = [tuple(map(learnt.show, group)) for group in read]
         if all(names_nothing(group[0]) for group in read):
-            raise NoClass(f"the prompt {words!r} names nothing; expected e.g. 'cat, grass, wall'")
+            raise NoClass(f"the prompt {words!r} contains no class names; expected e.g. 'cat, grass, wall'")
         return cls(tuple(enumerate(groups, start=1)))
 
     @property
