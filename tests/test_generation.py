@@ -164,20 +164,20 @@ def test_shapes_of_captions(tmp_path, name, content, expected):
 @pytest.mark.parametrize(
     "name,content,message",
     [
-        ("a.json", "{", "is no JSON"),
+        ("a.json", "{", "is not JSON"),
         ("a.json", '{"a": 1}', "is not a captions file"),
         ("a.json", "3", "is not a captions"),
         ("a.json", '{"annotations": [{"caption": "x"}]}', "without image_id"),
         ("a.txt", "\n", "has no captions"),
-        ("a.json", '{"..": "x"}', "no file name"),
-        ("a.json", '{"a.png": "x", "a.jpg": "y"}', "stands there twice"),
+        ("a.json", '{"..": "x"}', "not a file name"),
+        ("a.json", '{"a.png": "x", "a.jpg": "y"}', "is a duplicate"),
         ("a.json", '["x", ""]', "is not a captions file"),
         ("a.csv", "x\ny\n", "without a caption column"),
         ("a.txt", "1,a cat\n2,a dog\n", "without a caption column"),
         ("a.csv", "id,text\n1,a, b\n", "a row has 3 columns"),
-        ("a.csv", "id,text\n1,x\n1,y\n", "stands there twice"),
-        ("a.csv", 'id,text\n1,"x\n', "is no CSV table"),
-        ("a.csv", "id,text\n../1/,x\n../1,y\n", "stands there twice"),
+        ("a.csv", "id,text\n1,x\n1,y\n", "is a duplicate"),
+        ("a.csv", 'id,text\n1,"x\n', "is not a CSV table"),
+        ("a.csv", "id,text\n../1/,x\n../1,y\n", "is a duplicate"),
         ("a.csv", "id,text\n", "has no captions"),
     ],
 )
@@ -349,7 +349,7 @@ def test_captions_are_cleaned_where_the_pipeline_can(scene, tmp_path, monkeypatc
     [
         (["model=mini-sd"], "SettingsError"),
         (["modle=x"], "modle"),
-        (["goca"], "no key=value"),
+        (["goca"], "not key=value"),
         (["model=mini-sd", "method=goca", "captions=nowhere.txt"], "CaptionsError: captions=nowhere.txt"),
     ],
 )

@@ -184,7 +184,7 @@ def test_answers_in_a_folder_of_the_data_sets_name_get_its_ending(command, tmp_p
     ("files", "given", "message"),
     [
         ({"2007_000001.txt": "cat", "2007_000001.jpg.txt": "dog"}, ["voc"], "two files belong to 2007_000001.jpg"),
-        ({"2007_000001.txt": "cat"}, [], "for those say the data set"),
+        ({"2007_000001.txt": "cat"}, [], "for these, name the data set"),
         ({"ulm.txt": "cat"}, ["voc"], "holds no image of voc"),
         ({"2007_000001.txt": b"\xff\xfe\x00"}, ["voc"], "holds no captions; nothing was written"),
     ],

@@ -190,7 +190,7 @@ def test_a_table_is_run_written_and_collected(command, tmp_path, monkeypatch):
         ([], "expected one of: ablation, generation, main, open, switches, timesteps"),
         (["table=main", "format=word"], "markdown, csv, latex"),
         (["table=main", "scenes"], "expected key=value"),
-        (["table=ablation", "run_dir=x"], "a folder of its own"),
+        (["table=ablation", "run_dir=x"], "its own folder"),
         (["table=ablation", "model=sd51"], "sd15"),
         (["table=ablation", "model.nothing=1"], "nothing"),
     ],
