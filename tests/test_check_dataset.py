@@ -96,7 +96,7 @@ def test_many_are_summed_up_and_a_limit_is_said(stuff, capsys):
     assert "23 with no image:" in (out := capsys.readouterr().out) and "  and 13 more" in out
     assert check_dataset.check(config(stuff, labels="nowhere.json"), limit=6)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "ready, judging by the first 6 images" and "captions: nowhere.json is not there" in lines[-2]
+    assert lines[-1] == "ready, judging by the first 6 images" and "captions: nowhere.json does not exist" in lines[-2]
 
 
 def test_voc_annotations_and_values_are_looked_at(tmp_path, capsys):
