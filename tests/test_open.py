@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import FAMILIES
@@ -263,3 +264,15 @@ def test_only_words_are_looked_for_and_only_by_this_method(mini):
         baseline = DiffSegmentor.from_pretrained(None, "mini-sd-diffsegmentor", device="cpu")
         baseline(SCENE, "star, house", ask="open")
     assert baseline(SCENE, "star, house").presence is None
+
+
+def test_the_background_competes_in_dense_crf():
+    """Its map is 0 before refinement: without one of its own, the words would share every pixel."""
+    pytest.importorskip("pydensecrf")
+    label = np.asarray(Image.open(SCENE.replace("JPEGImages", "SegmentationClass")))
+    plain, refined = (
+        Segmenter.from_pretrained(None, load_config("mini-sd", refine=chain))(SCENE, ["star", "house"]).label_map()
+        for chain in (["affinity"], ["affinity", "dense_crf"])
+    )
+    right = [float(((found == 0).numpy() == (label == 0)).mean()) for found in (plain, refined)]
+    assert right[1] > max(0.95, right[0])

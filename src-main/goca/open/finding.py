@@ -15,7 +15,7 @@ from goca.open.evidence import PromptMaps, gather
 from goca.open.presence import DEFAULT, PRESENCE_RULES, Judgement
 from goca.open.prompts import Writer
 from goca.open.query import Query
-from goca.open.rest import REST_RULES
+from goca.open.rest import REST_RULES, after_competing, opposed
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation
 from goca.requests import ImageLike, Request
@@ -161,9 +161,11 @@ class Finder:
         if judgement is None:
             raw = PRESENCE_RULES.get(config.presence, PRESENCE_RULES[DEFAULT])(found)
             judgement = Judgement.of(raw, **config.calibration, least=config.least_presence)
-        before = rule.before(found)
+        before, after = rule.before(found), rule.after
+        if any(step.refinement.competes for step in config.steps) and not before[-1].any():
+            before, after = opposed(before), after_competing
         refined = self.segmenter.refine(before, summary, number, image)
-        scores = rule.after(refined, before, found, config.floor, config.half_share)
+        scores = after(refined, before, found, config.floor, config.half_share)
         asked = [query.class_ids.index(class_id) for prompt in prompts for class_id in prompt.existent_objects]
         words = scores.new_zeros(len(query.classes), *scores.shape[1:])
         words[asked] = scores[:-1]

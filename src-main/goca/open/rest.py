@@ -73,6 +73,20 @@ def over_otsu(refined: Tensor, before: Tensor, evidence: Evidence, floor: float,
     return over_floor(torch.cat([moved.clamp(max=1), refined[-1:]]), before, evidence, floor, half_share)
 
 
+def opposed(before: Tensor) -> Tensor:
+    """The background, whose map is 0, as what no class has: 1 - the highest class map   [K + 1, g, g]
+
+    For a step whose maps compete at each pixel (dense_crf): without it the classes would share every pixel.
+    """
+    return torch.cat([before[:-1], 1 - before[:-1].amax(0, keepdim=True)])
+
+
+def after_competing(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
+    """Each class map multiplied by its `weight`; the background keeps what it won."""
+    words = refined[:-1] * weight(evidence, half_share)[:, None, None]
+    return torch.cat([words, refined[-1:].clamp(min=LEAST)])
+
+
 def in_range(refined: Tensor, before: Tensor, evidence: Evidence, floor: float, half_share: float) -> Tensor:
     """Each map with its range before refinement, whose steps stretch maps to 0..1."""
     low, high = (edge[:, None, None] for edge in (before.amin((1, 2)), before.amax((1, 2))))

@@ -124,6 +124,7 @@ class Refinement:
     works_on    "grid": only on maps of the config's grid;  "any"
     leaves      "grid", "picture" (the image's own size), or "same" as before
     along_space_map     whether it needs the config's self_layers
+    competes    whether its maps compete at each pixel: the background then needs a map of its own
     """
 
     apply: Apply
@@ -132,6 +133,7 @@ class Refinement:
     works_on: str = "any"
     leaves: str = "same"
     along_space_map: bool = False
+    competes: bool = False
 
 
 ORDER: dict[str, Callable[[ChainConfig], Any]] = {"order": lambda config: config.affinity_order}
@@ -168,6 +170,7 @@ REFINEMENTS: dict[str, Refinement] = {
         },
         {"protocol": nearest_preset},
         leaves="picture",
+        competes=True,
     ),
     "median": Refinement(on_scores(median), {"window": int}),
     "rescaling": Refinement(on_scores(rescale_scores), {"rule": Annotated[str, OneOf(RESCALE_RULES)]}),
