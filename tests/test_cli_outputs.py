@@ -217,6 +217,17 @@ def test_a_pipeline_s_config_is_found(tmp_path):
     assert record("a")["model"] == "mini-sd" and record("a")["pipeline"] == "pipe"
 
 
+def test_another_embedded_model_is_known_by_its_folder(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "embedded"
+    shutil.copytree(resolve("goca:mini-sd"), folder / "mini-two")
+    (folder / "mini-two" / "README.md").write_text("# mini-two\n\nWords: star, fire dragon,\nwall. Nothing else.\n")
+    monkeypatch.setattr("goca.embedded._FOLDER", folder)
+    assert segment("a.png", "--prompt", "star, dragon, snow", "--pipeline", "goca:mini-two") == 0
+    said = capsys.readouterr().err
+    assert "mini-two, the embedded model, knows only its own drawn scenes: star, fire dragon, wall." in said
+    assert "mini-two does not know: snow;" in said and record("a")["model"] == "mini-sd"
+
+
 # --- regions -----------------------------------------------------------------------------------------------------
 
 

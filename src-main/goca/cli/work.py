@@ -73,7 +73,7 @@ class Work:
             return self.noted[text]
         notes = self.noted[text] = []
         _, cut = self.segmenter.fitted(text, self.args.ask)
-        known = embedded_words(self.embedded) if self.embedded else []
+        known = {word for name in embedded_words(self.embedded) for word in name.split()} if self.embedded else set()
         if known and (strange := [word for word in words_of(text.lower()) if word not in known]):
             notes.append(f"{self.embedded} does not know: {listed(strange, SHOWN)}; choose another --model")
         empty = [name for name in cut if names_nothing(name)]
