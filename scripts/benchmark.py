@@ -11,7 +11,8 @@ bare         VAE encode and one denoiser forward, nothing captured; text states 
 method       the whole of Segmenter(image, annotation): text, encode, forward, aggregation, rescaling, refinement
 evaluation   MeanIoU.update of one picture, nine thresholds
 
-Bare and method take turns picture by picture, so that whatever else the machine does falls on both.
+Bare and method take turns image by image, in processor time, so that what else the machine does falls on both. The
+ratio is printed beside its goal.
 """
 
 from __future__ import annotations
@@ -36,20 +37,22 @@ from goca.prompts import annotate, read_captions
 from make_scenes import REPOSITORY
 from tqdm import tqdm
 
+GOAL = 1.25  # method / bare
 WARM_UP = 5  # pictures before the clock starts
 OTHERS = {"denoisers": "benchmarks.of_denoisers", "evaluation": "benchmark_evaluation", "summary": "benchmark_summary"}
 FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:
-    start = time.perf_counter()
+    """Processor seconds on all cores, on which other processes have little influence; and the result."""
+    start = time.process_time()
     result = work()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 @torch.no_grad()
 def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
-    """Seconds per picture (medians) of bare, method and evaluation, their ratio, and the peak memory."""
+    """Processor seconds per image (medians) of bare, method and evaluation, their ratio, and the peak memory."""
     segmenter, dataset = Segmenter.from_pretrained(pipeline, "mini-sd"), load_dataset(FIELDS)
     captions = read_captions(REPOSITORY / "gpt_output/scenes.json")[0]
     extractor, backbone, t = segmenter.extractor, segmenter.extractor.backbone, segmenter.config.t
@@ -102,10 +105,10 @@ def embedded_command(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads()}
     row = found["mini-sd"]
-    print("| | bare | method | method / bare | evaluation | peak memory |\n|---|---|---|---|---|---|")
+    print("| | bare | method | method / bare | goal | evaluation | peak memory |\n|---|---|---|---|---|---|---|")
     print(
         f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "
-        f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {1e3 * row['evaluation']:.2f} ms "
+        f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {GOAL:.2f} | {1e3 * row['evaluation']:.2f} ms "
         f"| {row['peak bytes of the process'] / 1e9:.2f} GB |"
     )
     if arguments.json:

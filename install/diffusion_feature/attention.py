@@ -73,7 +73,12 @@ class Attention:
         """
         query, key = self.query[:, heads, queries], self.key[:, heads]
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        logits = exact_products(query, key, scale) if self.halves else (query.float() * scale) @ key.float().mT
+        if self.halves:
+            logits = exact_products(query, key, scale)
+        elif key.shape[-2] < SHORT_ROW:
+            logits = (key.float() @ (query.float() * scale).mT).mT  # as `softmax_` wants it
+        else:
+            logits = (query.float() * scale) @ key.float().mT
         if self.mask is not None:
             mask = self.mask[..., queries, :] if self.mask.shape[-2] > 1 else self.mask
             mask = mask[:, heads] if mask.ndim == 4 and mask.shape[1] > 1 else mask

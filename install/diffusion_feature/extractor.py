@@ -22,6 +22,7 @@ from diffusion_feature.modules import as_for_inference
 from diffusion_feature.patterns import expand_layers
 from diffusion_feature.reading import refuse_inputs
 from diffusion_feature.tap import AttentionTap, Consumer
+from diffusion_feature.text_cache import TextCache
 
 Picture = Any  # what `read_image` takes
 # by which projections an attention module is recognised
@@ -69,6 +70,7 @@ class FeatureExtractor:
             self.features = self.backbone.features(self.denoiser)
         self._paths = {id(module): path for path, module in self.denoiser.named_modules()}
         refuse_unnamed(self.denoiser, [layer.module for layer in self.layers], self.backbone.left_alone)
+        self.texts = TextCache(self.backbone.denoiser)
         wanted = [name for name, on in layer.items() if on] if isinstance(layer, Mapping) else layer
         self.wanted = expand_layers(wanted, self.layer_ids(), "-map", self.where)
 
@@ -158,7 +160,7 @@ class FeatureExtractor:
         """
         with as_for_inference(self.parts):
             with naming("text encoder or tokenizer", ValueError):
-                conditioning = self.backbone.encode_text(self.parts, list(prompts))
+                conditioning = self.texts(self.backbone.encode_text, self.parts, list(prompts))
             for number, cut in enumerate(conditioning.cut):
                 if cut:
                     warnings.warn(PromptCut(prompts[number], cut, conditioning.length, number), stacklevel=3)

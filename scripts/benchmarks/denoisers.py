@@ -62,6 +62,7 @@ class Model:
 
     side     of its latents
     target   bytes beyond the forward that the method may hold
+    goal     method / bare that it should reach: of the whole model, or of its attention layers alone
     """
 
     title: str
@@ -72,6 +73,7 @@ class Model:
     side: int
     dtype: torch.dtype
     target: float
+    goal: float
 
     def build(self, device: torch.device | str) -> Denoiser:
         """With random weights; on "meta" without any."""
@@ -136,6 +138,7 @@ SD15 = Model(
     64,
     torch.float32,
     0.2e9,
+    1.12,
 )
 
 SDXL = Model(
@@ -162,6 +165,7 @@ SDXL = Model(
     128,
     torch.bfloat16,
     0.5e9,
+    2.0,
 )
 
 PIXART = Model(
@@ -187,6 +191,7 @@ PIXART = Model(
     128,
     torch.bfloat16,
     0.6e9,
+    2.0,
 )
 
 FLUX = Model(
@@ -209,6 +214,7 @@ FLUX = Model(
     128,
     torch.bfloat16,
     1.5e9,
+    1.5,
 )
 
 MODELS = {"sd15": SD15, "sdxl": SDXL, "pixart-sigma": PIXART, "flux": FLUX}

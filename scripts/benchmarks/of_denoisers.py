@@ -2,6 +2,7 @@
 
     python3 scripts/benchmark.py denoisers                        prints a table, writes docs/benchmark.json
     python3 scripts/benchmark.py denoisers --models sd15 --repeats 7 --json FILE
+    python3 scripts/benchmark.py denoisers --models pixart-sigma --quick --rows 512
 
 bare      the denoiser's forward alone
 method    the same with attention captured, aggregated over heads and layers, rescaled and refined
@@ -10,12 +11,14 @@ held      the method's peak beyond the bare forward's; method and bare take turn
 
 Whole models run where they fit: all of them on a GPU, Stable Diffusion 1.5 on a CPU. The others run there layer by
 layer: every attention module of the model in the order of its forward, at full size, with random weights, through the
-same capture; eager, one layer of each kind, times their number.
+same capture; eager, one layer of each kind, times their number. With --quick one block of each sort is measured for
+bare and method, too, in processor time, and each ratio is printed beside its goal (see benchmarks/by_block.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 from collections import Counter
@@ -33,6 +36,7 @@ from make_scenes import REPOSITORY
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.by_block import measure
 from benchmarks.denoisers import MODELS, Denoiser, Model
 from benchmarks.eager import EverythingKept
 from benchmarks.measuring import HOW, Spent, peak_bytes, timed
@@ -144,6 +148,7 @@ def line(title: str, found: dict[str, Any]) -> str:
             seconds("bare seconds"),
             seconds("method seconds"),
             f"{ratio['wall']:.2f} ({ratio['cpu']:.2f})",
+            f"{found['goal']:.2f}",
             f"{found['held bytes'] / 1e9:.2f} GB",
             f"{found['target bytes'] / 1e9:.1f} GB",
             seconds("eager seconds"),
@@ -153,9 +158,27 @@ def line(title: str, found: dict[str, Any]) -> str:
 
 
 HEAD = (
-    "| model | precision | bare, s | method, s | method / bare | held | target | eager, s | eager holds |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| model | precision | bare, s | method, s | method / bare | goal | held | target | eager, s | eager holds |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
+QUICK_HEAD = (
+    "| model | precision | rows | bare, CPU s | method, CPU s | method / bare | goal |\n|---|---|---|---|---|---|---|"
+)
+ROWS_GOAL = 1.3  # with approximate layer weights
+
+
+def quick(
+    names: Sequence[str], device: torch.device, repeats: int, rows: int | None, dtype: torch.dtype | None
+) -> None:
+    """Measure one block of each sort, and print the ratios beside their goals."""
+    print(QUICK_HEAD)
+    for name in names:
+        model = MODELS[name] if dtype is None else dataclasses.replace(MODELS[name], dtype=dtype)
+        found = measure(Replay(model.build("meta"), device), repeats, rows)
+        goal = model.goal if rows is None else ROWS_GOAL
+        times = f"{found['bare cpu seconds']:.1f} | {found['method cpu seconds']:.1f} | {found['method / bare']:.2f}"
+        kind = str(model.dtype).removeprefix("torch.")
+        print(f"| {model.title}, attention alone | {kind} | {rows or 'all'} | {times} | {goal:.2f} |", flush=True)
 
 
 def measured_before(path: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -175,15 +198,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-eager", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, default=REPOSITORY / "docs/benchmark.json")
+    parser.add_argument("--quick", action="store_true", help="attention alone, one block of each sort")
+    parser.add_argument("--rows", type=int, help="approximate layer weights (with --quick)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="another precision (with --quick)")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
+    if arguments.quick:
+        dtype = arguments.dtype and getattr(torch, arguments.dtype)
+        return quick(arguments.models, device, arguments.repeats, arguments.rows, dtype)
     results: dict[str, Any] = {}
     for name in arguments.models:
         fits = device.type != "cpu" or name in WHOLE_ON_CPU
         work, repeats = (whole, arguments.repeats) if fits else (layers, 0)
         model = MODELS[name]
         results[name] = work(model, device, repeats, not arguments.no_eager)
-        results[name]["dtype"] = str(model.dtype).removeprefix("torch.")
+        results[name] |= {"dtype": str(model.dtype).removeprefix("torch."), "goal": model.goal}
     found = {
         "device": device.type,
         "threads": torch.get_num_threads(),
