@@ -25,10 +25,10 @@ from mutation.trying import prepare, try_all
 
 GOCA, FEATURE = "src-main/goca", "install/diffusion_feature"
 
-METHOD = ("aggregation", "rescaling", "segmenter", "families_recorded")
+METHOD = ("aggregation_heads", "aggregation", "rescaling", "segmenter", "families_recorded")
 PROMPTS = ("prompts_grammar", "prompts_released", "prompts_annotate", "prompts_learnt")
 METRIC = ("evaluation_decision", "evaluation_mean_iou", "evaluation_metrics")
-TAP = ("aggregation", "families_recorded", "extractor", "families")
+TAP = ("aggregation_heads", "families_recorded", "extractor", "extractor_refusals", "families")
 
 # file of the core -> the tests that should fail after a change in it, fastest first
 CORE: dict[str, tuple[str, ...]] = {
@@ -48,15 +48,15 @@ CORE: dict[str, tuple[str, ...]] = {
     f"{GOCA}/evaluation/upsample.py": METRIC,
     f"{GOCA}/evaluation/metrics.py": METRIC,
     f"{GOCA}/refine/affinity.py": ("rescaling", "refine"),
-    f"{GOCA}/refine/merging.py": ("refine",),
+    f"{GOCA}/refine/merging.py": ("refine_regions", "refine"),
     f"{GOCA}/refine/pamr.py": ("refine",),
-    f"{GOCA}/refine/prototypes.py": ("refine",),
-    f"{GOCA}/refine/matching.py": ("refine",),
-    f"{GOCA}/guidance/rate.py": ("guidance",),
+    f"{GOCA}/refine/prototypes.py": ("refine_regions", "refine"),
+    f"{GOCA}/refine/matching.py": ("refine_regions", "refine"),
+    f"{GOCA}/guidance/rate.py": ("guidance_rate", "guidance"),
     f"{FEATURE}/attention.py": TAP,
     f"{FEATURE}/tap.py": TAP,
     f"{FEATURE}/noise.py": ("families_settings", "schedulers", "extractor", "families_recorded", "families"),
-    f"{FEATURE}/latents.py": ("extractor", "families_recorded", "lent", "families"),
+    f"{FEATURE}/latents.py": ("extractor", "families_recorded", "lent_parts", "families"),
 }
 
 

@@ -1,9 +1,11 @@
-"""Calls of a denoiser: one with random latents, and what a pipeline hands over at its first."""
+"""Calls of a denoiser: one with random latents, what a pipeline hands over at its first, how many attentions."""
 
 import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 
 class Called(Exception):
@@ -46,3 +48,13 @@ def call(fx, hw=(8, 8)):
     latents, text = torch.randn(1, 4, *hw, generator=generator), torch.randn(1, 12, 16, generator=generator)
     with torch.no_grad():
         return fx.denoiser(latents, 7, encoder_hidden_states=text, return_dict=False)[0]
+
+
+class Counted(TorchFunctionMode):
+    """How often attention was computed, by anything."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is F.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))

@@ -1,14 +1,14 @@
-"""`goca segment`: pictures in, label map, overlay, masks and JSON out; and what it says of bad input."""
+"""`goca segment`: images in, label map, overlay, masks and JSON out; and what it says of bad input."""
 
 import json
 import shutil
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_calls import drawn, painted, record, refused, segment, values
 from goca import Segmenter
 from goca.cli import main
 from goca.cli.models import embedded_words
@@ -29,26 +29,6 @@ def inside(tmp_path, monkeypatch):
 @pytest.fixture
 def scene():
     return Image.open(f"{SCENES}/test_00000.png").convert("RGB")
-
-
-def segment(*arguments):
-    return main(["segment", *map(str, arguments)])
-
-
-def values(path):
-    return np.asarray(Image.open(path))
-
-
-def record(stem):
-    return json.loads(Path(f"{stem}.json").read_text())
-
-
-def refused(capsys, *arguments):
-    """What a command says that cannot do what it was told: one line, no traceback, exit status 1."""
-    assert segment(*arguments) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
 
 
 # --- what comes out ----------------------------------------------------------------------------------------------
@@ -140,78 +120,6 @@ def test_class_words_cannot_leave_the_folder(loaded, tmp_path):
     assert len({row["mask"] for row in rows}) == len(rows) >= 3
     for row in rows:
         assert (tmp_path / "o/p/test_00000-masks" / row["mask"]).is_file() and "/" not in row["mask"]
-
-
-# --- pictures of every kind --------------------------------------------------------------------------------------
-
-
-def written(capsys, name):
-    """A picture of its own kind, segmented: the record's notes."""
-    assert segment(name, "--prompt", PROMPT) == 0, capsys.readouterr().err
-    return record(name.rsplit(".", 1)[0])["notes"]
-
-
-def test_exif_turns_the_picture_upright(loaded, scene, capsys):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    scene.resize((60, 40)).save("phone.jpg", exif=exif)
-    notes = written(capsys, "phone.jpg")
-    assert Image.open("phone-labels.png").size == (40, 60) and "upright" in notes[0]
-
-
-def test_sixteen_bits_of_grey_are_scaled(loaded, scene, capsys):
-    grey = np.asarray(scene.convert("L"))
-    Image.fromarray(grey).save("eight.png")
-    Image.fromarray(grey.astype(np.uint16) << 8 | 7).save("deep.png")
-    (note,) = written(capsys, "deep.png")
-    assert "16 bits" in note and written(capsys, "eight.png") == []
-    assert np.abs(drawn("deep", (64, 64)) - painted("deep", Image.fromarray(grey).convert("RGB"))).max() <= 1
-
-
-def drawn(stem, size):
-    """The overlay without its legend, at the image's own size   int [H, W, 3]"""
-    height, width = size
-    factor = -(-256 // max(size))  # small images are enlarged for the legend
-    sheet = values(f"{stem}-overlay.png")
-    assert sheet.shape[0] > factor * height and sheet.shape[1] >= factor * width
-    return sheet[: factor * height : factor, : factor * width : factor].astype(int)
-
-
-def painted(stem, image):
-    """What the overlay should show: 65 % of the class's colour over greys, the image itself on background."""
-    label, own = values(f"{stem}-labels.png")[..., None], np.asarray(image)
-    grey = np.asarray(image.convert("L"))[..., None]
-    found = own.astype(float)
-    for row in record(stem)["classes"]:
-        colour = np.array([int(row["colour"][n : n + 2], 16) for n in (1, 3, 5)])
-        found = np.where((label == row["id"]) & (label > 0), 0.35 * grey + 0.65 * colour, found)
-    return found
-
-
-def test_transparency_is_laid_on_white(loaded, scene, capsys):
-    clear = scene.copy()
-    clear.putalpha(Image.fromarray(np.tile(np.uint8([0, 255]), (64, 32))))
-    clear.save("clear.png")
-    scene.convert("RGBA").save("opaque.png")
-    (note,) = written(capsys, "clear.png")
-    assert "white" in note and written(capsys, "opaque.png") == []
-    white = painted("clear", Image.new("RGB", (64, 64), "white"))
-    assert np.abs(drawn("clear", (64, 64)) - white)[:, ::2].max() <= 1
-
-
-def test_an_animation_needs_a_frame(loaded, scene, capsys):
-    scene.save("moving.gif", save_all=True, append_images=[scene.rotate(90), scene.rotate(180)])
-    said = refused(capsys, "moving.gif", "--prompt", PROMPT)
-    assert "PictureUnreadable" in said and "3 frames" in said and "--frame 0" in said
-    assert segment("moving.gif", "--prompt", PROMPT, "--frame", "2") == 0
-    assert "no frame 3" in refused(capsys, "moving.gif", "--prompt", PROMPT, "--frame", "3")
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
-def test_every_mode_is_read(loaded, scene, capsys, mode):
-    name = "picture.tif" if mode == "CMYK" else "picture.png"
-    scene.convert(mode).save(name)
-    assert written(capsys, name) == []
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------

@@ -12,74 +12,26 @@ import resource
 import signal
 import subprocess
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
-import commands
 import numpy as np
 import pytest
-from goca.benchmark.counting import CountedRun, collect, count_images
+from goca.benchmark.counting import CountedRun, count_images
 from goca.benchmark.inputs import Captions, InputError, NoiseFile
-from goca.benchmark.label_maps import LabelMaps
-from goca.benchmark.prediction import Case, Prediction
+from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunMismatch, RunStore
 from goca.benchmark.tasks import metric_for
 from goca.benchmark.word_prompts import WordPrompts
 from goca.benchmark.word_sources import WORD_SOURCES, Asked
-from goca.datasets import DatasetConfig, Sample, SampleError
+from goca.datasets import SampleError
 from goca.files.log import sealed_lines
 from goca.prompts import AnnotationError
 from goca.protocol import SWITCHES, Protocol
 from goca.report.provenance import revision
-from goca.report.results import evaluation_text, summarise, table, write_results
+from goca.report.results import evaluation_text, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-
-CONFIG = DatasetConfig("toy", "toy", thresholds=[-0.1, 0, 0.1])
-IDS = [f"i{number}" for number in range(12)]
-
-
-class Toy:
-    """Images that are made up from their id; i3 has no readable label, i5 holds an unknown value."""
-
-    name, ids, class_names = "toy", IDS, [[], ["cat"], ["dog", "puppy"], ["fish"]]
-
-    def sample(self, image_id):
-        if image_id == "i3":
-            raise SampleError("label i3.png cannot be read")
-        sample = Sample(image_id, None, None, [1, 2])
-        sample.image = Image.new("RGB", (9, 7))
-        rng = np.random.default_rng(int(image_id[1:]))
-        sample.label = rng.choice(np.array([0, 1, 2, 255], np.uint8), (7, 9))
-        if image_id == "i5":
-            sample.label[0, 0] = 77
-        return sample
-
-
-def each(segment):
-    return lambda cases: [segment(case.sample) for case in cases]
-
-
-@each
-def segment(sample):
-    scores = np.random.default_rng(len(sample.id) + int(sample.id[1:])).random((3, 4, 4))
-    return Prediction(scores, [2, 1], lost=[1] if sample.id == "i1" else ())
-
-
-def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, rank=0, world=1):
-    protocol = Protocol.of(protocol)
-    metric = metric_for(Toy(), CONFIG, protocol, extra=[0.05])
-    with RunStore(folder, settings or {"t": 100}, rank) as store:
-        count_images(Toy(), ids[rank::world], [CountedRun(store, metric, ids)], lambda: segment)
-        metric = metric.empty_copy()
-        if (records := collect(ids, metric, store)) is None:
-            return None
-        results = summarise(
-            Toy(), CONFIG, protocol, metric, records, fixed=0.05, settings={"seed": 0}, origins=store.origins()
-        )
-        write_results(store, results)
-    return results
+from toy_runs import CONFIG, IDS, Toy, each, run, segment
 
 
 def test_results_hold_what_a_reader_asks(tmp_path):
@@ -308,52 +260,3 @@ def test_noise_is_one_for_all_or_one_per_image(tmp_path):
     for name in ("not.npz", "missing.npz", "objects.npz"):
         with pytest.raises(InputError, match=r"expected an \.npz"):
             NoiseFile(tmp_path / name)
-
-
-# ---- predicted label maps
-
-
-def test_predicted_label_maps_are_kept(tmp_path):
-    def go(ids, thresholds):
-        metric = metric_for(Toy(), CONFIG, Protocol.of("paper"), extra=[0.05])
-        seen = []
-        with RunStore(tmp_path, {"t": 100}) as store:
-            counted = CountedRun(store, metric, ids, label_maps=LabelMaps(tmp_path, metric, thresholds))
-            count_images(Toy(), ids, [counted], lambda: segment, progress=lambda left: seen.extend(left) or left)
-        return metric, seen
-
-    metric, seen = go(IDS[:3], thresholds=(-0.1, 0.05))
-    assert seen == IDS[:3]
-    files = sorted(str(path.relative_to(tmp_path / "label_maps")) for path in tmp_path.rglob("*.png"))
-    assert files == sorted(f"{threshold}/{image}.png" for threshold in ("-0.1", "0.05") for image in IDS[:3])
-    sample = Toy().sample("i1")
-    prediction = segment([Case(sample, sample.label)])[0]
-    for threshold in (-0.1, 0.05):
-        image = Image.open(tmp_path / "label_maps" / f"{threshold:g}" / "i1.png")
-        expected = metric.predict(prediction.scores, sample.label, prediction.class_ids, threshold)
-        assert image.mode == "P" and image.getpalette()[3:6] == [128, 0, 0]
-        np.testing.assert_array_equal(np.asarray(image), expected)
-    assert go(IDS[:3], thresholds=(-0.1, 0.05))[1] == []  # nothing is done again
-    assert go(IDS[:3], thresholds=(0.0,))[1] == IDS[:3]  # unless other files are asked for
-    assert sorted(path.name for path in (tmp_path / "label_maps").iterdir()) == ["-0.1", "0", "0.05"]
-
-
-def test_folders_of_an_image_id_become_part_of_its_file_name():
-    maps = LabelMaps(Path("a"), metric_for(Toy(), CONFIG, Protocol.of("paper")), (0,))
-    names = [maps.paths(each)[0].name for each in ("ulm/ulm_0", "ulm_ulm_0", "ulm_ulm/0")]
-    assert names[1] == "ulm_ulm_0.png" and len(set(names)) == 3
-    assert all(name.startswith("ulm_ulm_0") for name in names)
-
-
-@given(st.text(max_size=40))
-def test_no_image_id_leads_out_of_the_folder(image_id):
-    maps = LabelMaps(Path("/runs/a"), metric_for(Toy(), CONFIG, Protocol.of("paper")), (0,))
-    path = maps.paths(image_id)[0]
-    assert path.parent == Path("/runs/a/label_maps/0")
-    assert path.name.endswith(".png") and not path.name.startswith(".") and "/" not in path.name
-
-
-def test_label_maps_of_a_run_on_the_command_line(tmp_path, monkeypatch, capsys):
-    done = commands.main(monkeypatch, capsys, tmp_path, "limit=2", "device=cpu", "run_dir=a", "label_maps=fixed")
-    assert done.code in (0, None), done.err
-    assert sorted(path.name for path in (tmp_path / "a/label_maps/0").iterdir()) == ["test_00000.png", "test_00001.png"]

@@ -1,4 +1,4 @@
-"""No module of the packages imports, at module level, one that needs it in turn."""
+"""How the code is laid out: no import cycle between modules, and no file of more than 300 lines."""
 
 import ast
 from pathlib import Path
@@ -87,3 +87,18 @@ def test_imports_for_type_checkers_and_inside_functions_do_not_count(tmp_path):
     )
     known = {f"p.{name}": file for name in ("one", "two", "three", "four", "five", "six")}
     assert imports("p.one", file, known) == {"p.two", "p.five", "p.six"}
+
+
+LONGEST = 300  # lines
+
+
+def test_no_file_is_longer_than_a_reader_can_hold():
+    folders = ("install", "src-main", "src-additional", "scripts", "tests", "examples")
+    lines = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8").count("\n")
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert len(lines) > 300
+    longer = {name: count for name, count in lines.items() if count > LONGEST}
+    assert not longer, f"split by subject what has more than {LONGEST} lines: {longer}"

@@ -5,8 +5,7 @@ import warnings
 import pytest
 import reference
 import torch
-import torch.nn.functional as F
-from calls import arguments_of
+from calls import Counted, arguments_of
 from commands import main
 from diffusion_feature import FeatureExtractor
 from diffusion_feature.backbone import JOINT
@@ -18,7 +17,6 @@ from goca.prompts import annotate, load_tokenizers
 from goca.requests import make_requests
 from PIL import Image
 from tiny import Everything, Nothing
-from torch.overrides import TorchFunctionMode
 from zoo import ZOO
 
 PROMPT = "cat, grass"
@@ -49,16 +47,6 @@ def seg(model, folder):
 def image():
     pixels = torch.randint(0, 256, (30, 44, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
-
-
-class Counted(TorchFunctionMode):
-    """How often attention was computed, by anything."""
-
-    count = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += func is F.scaled_dot_product_attention
-        return func(*args, **(kwargs or {}))
 
 
 def seeded(number=0):

@@ -13,9 +13,8 @@ from goca.generation.adapters import ConfigNotKnown, config_of
 from goca.generation.averages import TraceError, step_rule
 from goca.generation.trace import trace
 from goca.method.aggregation import Aggregator
-from goca.prompts.words import PromptWords, WordNotFound
+from goca.prompts.words import WordNotFound
 from PIL import Image
-from transformers import CLIPTokenizer
 
 STEPS = {"num_inference_steps": 3, "output_type": "np"}
 UNBINNED = {"use_resolution_binning": False}
@@ -246,39 +245,6 @@ def test_a_config_of_another_family(mini):
         trace(mini, "flux")
     with pytest.raises(WrongFamily):
         trace(mini, "sdxl")
-
-
-# ---- words
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizers") / "clip"
-    tiny.save_tokenizer(folder)
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    "prompt, word, positions",
-    [
-        ("cat, dog, cat", "cat", [1, 5]),  # every occurrence
-        ("Cat and dog", "DOG", [5]),  # 'and' is spelt in three
-        ("cat dog, sky", "cat  dog", [1, 2]),
-        ("cow cat", "cow", [1, 2, 3]),
-    ],
-)
-def test_tokens_of_words(clip, prompt, word, positions):
-    assert PromptWords(prompt, clip).positions(word) == positions
-
-
-def test_content_words_and_classes(clip):
-    words = PromptWords("a cat on the wall, cat", clip)
-    assert list(words.content) == ["cat", "wall"]
-    annotation, names = words.annotation(["wall"])
-    assert names == {1: "wall"} and annotation.background_objects == [words.positions("cat")]
-    assert annotation.rescaling_token_id == sorted(words.positions("cat") + words.positions("wall"))
-    with pytest.raises(WordNotFound, match="'sky' was cut off"):
-        PromptWords("cat " * 10 + "sky", clip).positions("sky")
 
 
 # ---- a generated scene

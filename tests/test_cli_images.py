@@ -1,0 +1,70 @@
+"""`goca segment` on images of every kind: turned, 16 bits, transparent, animated."""
+
+import numpy as np
+import pytest
+from cli_calls import drawn, painted, record, refused, segment
+from goca.embedded import resolve
+from PIL import Image
+
+SCENES = f"{resolve('goca:scenes')}/JPEGImages"
+PROMPT = "star, wall, snow"
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Commands are given in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def scene():
+    return Image.open(f"{SCENES}/test_00000.png").convert("RGB")
+
+
+def written(capsys, name):
+    """A picture of its own kind, segmented: the record's notes."""
+    assert segment(name, "--prompt", PROMPT) == 0, capsys.readouterr().err
+    return record(name.rsplit(".", 1)[0])["notes"]
+
+
+def test_exif_turns_the_picture_upright(loaded, scene, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    scene.resize((60, 40)).save("phone.jpg", exif=exif)
+    notes = written(capsys, "phone.jpg")
+    assert Image.open("phone-labels.png").size == (40, 60) and "upright" in notes[0]
+
+
+def test_sixteen_bits_of_grey_are_scaled(loaded, scene, capsys):
+    grey = np.asarray(scene.convert("L"))
+    Image.fromarray(grey).save("eight.png")
+    Image.fromarray(grey.astype(np.uint16) << 8 | 7).save("deep.png")
+    (note,) = written(capsys, "deep.png")
+    assert "16 bits" in note and written(capsys, "eight.png") == []
+    assert np.abs(drawn("deep", (64, 64)) - painted("deep", Image.fromarray(grey).convert("RGB"))).max() <= 1
+
+
+def test_transparency_is_laid_on_white(loaded, scene, capsys):
+    clear = scene.copy()
+    clear.putalpha(Image.fromarray(np.tile(np.uint8([0, 255]), (64, 32))))
+    clear.save("clear.png")
+    scene.convert("RGBA").save("opaque.png")
+    (note,) = written(capsys, "clear.png")
+    assert "white" in note and written(capsys, "opaque.png") == []
+    white = painted("clear", Image.new("RGB", (64, 64), "white"))
+    assert np.abs(drawn("clear", (64, 64)) - white)[:, ::2].max() <= 1
+
+
+def test_an_animation_needs_a_frame(loaded, scene, capsys):
+    scene.save("moving.gif", save_all=True, append_images=[scene.rotate(90), scene.rotate(180)])
+    said = refused(capsys, "moving.gif", "--prompt", PROMPT)
+    assert "PictureUnreadable" in said and "3 frames" in said and "--frame 0" in said
+    assert segment("moving.gif", "--prompt", PROMPT, "--frame", "2") == 0
+    assert "no frame 3" in refused(capsys, "moving.gif", "--prompt", PROMPT, "--frame", "3")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
+def test_every_mode_is_read(loaded, scene, capsys, mode):
+    name = "picture.tif" if mode == "CMYK" else "picture.png"
+    scene.convert(mode).save(name)
+    assert written(capsys, name) == []
