@@ -123,6 +123,7 @@ def test_what_standard_streams_cannot_do(no_model, monkeypatch, capsys):
     assert "can be read once" in refused(capsys, "-", "--prompts", "-")
     assert "standard input, which is empty" in refused(capsys, "-", "--prompt", PROMPT)
     assert "no image was given" in refused(capsys, "--prompt", PROMPT)
+    assert "leave out --ask" in refused(capsys, "a.png", "--regions", "--ask", "open")
 
 
 # --- arrays and formats ------------------------------------------------------------------------------------------
@@ -201,7 +202,8 @@ def test_any_field_of_the_config_can_be_set(capsys):
     ],
 )
 def test_a_setting_that_makes_no_sense(no_model, capsys, given, message):
-    assert message in refused(capsys, "a.png", "--prompt", PROMPT, *given)
+    assert message in refused(capsys, "a.png", "--prompt", PROMPT, "--out", "o", *given)
+    assert not Path("o").exists()
 
 
 def test_offload_and_8_bit_reach_the_library(embedded, monkeypatch):

@@ -31,7 +31,7 @@ from goca.cli import words
 from goca.cli.images import STANDARD
 from goca.cli.models import EMBEDDED as EMBEDDED
 from goca.cli.models import add_model_arguments as add_model_arguments
-from goca.cli.models import add_setting_arguments, load
+from goca.cli.models import add_setting_arguments, configured, load
 from goca.cli.models import chosen_model as chosen_model
 from goca.cli.models import embedded_words as embedded_words
 from goca.cli.work import Work
@@ -42,7 +42,7 @@ from goca.protocol import ASK, PRESETS
 
 
 class InputRefused(GocaError, ValueError):
-    """Arguments that name no image, or read standard input twice."""
+    """Arguments that name no image, read standard input twice, or do not go together."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputRefused("standard input (-) can be read once: as one image, or as --prompts")
     if not args.images and not args.prompts:
         raise InputRefused("no image was given; name files, folders or patterns, - or --prompts FILE")
+    if args.regions and (args.ask or args.presence):
+        raise InputRefused("--regions looks for no words; leave out --ask and --presence")
     formats = chosen_output_formats(args.format)
     with with_standard_input(args.images) as given:
         return segmented(args, given, formats)
@@ -114,9 +116,10 @@ def segmented(args: argparse.Namespace, given: list[str], formats: list[str]) ->
             images = find(given)
         places = places_of(images, folder)
         results = outputs(formats, folder, args.scores, len(images), stream)
+        model = chosen_model(args.model, args.pipeline, args.denoiser)
+        configured(model, args)  # its errors come before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        model = chosen_model(args.model, args.pipeline, args.denoiser)
         from goca.variants.regions import RegionFinder  # only now: it loads torch
 
         shown = sys.stderr if stream else sys.stdout
