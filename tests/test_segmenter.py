@@ -116,7 +116,7 @@ def test_unknown_names_list_the_known_ones(tiny_sd):
         load_config("sd15", feat_size=0)
     with pytest.raises(ConfigError, match="lacks version, img_size"):
         load_config({"t": 3})
-    with pytest.raises(ProtocolError, match="there are: paper, released"):
+    with pytest.raises(ProtocolError, match="expected one of: paper, released"):
         load_config("sd15", protocol="official")
     with pytest.raises(LayerNotFound, match="Nearest: mid-vit-block0-cross-map"):
         Segmenter.from_pretrained(str(tiny_sd), {**SD_CONFIG, "cross_layers": "mid-vit-block1-cross-map"})
