@@ -63,8 +63,9 @@ def generate_pairs(folder: Path, count: int, rank: int, ranks: int) -> None:
 # ---- fresh scenes with pseudo-labels, and with true masks
 
 
-def label_scenes(folder: Path, count: int) -> None:
-    """Fresh scenes in folder/fresh.npz: images, true masks, and pseudo-labels from the objects' names alone."""
+def label_scenes(folder: Path, count: int, refined: int) -> None:
+    """Fresh scenes in folder/fresh.npz: images, true masks, pseudo-labels from the objects' names alone; refined ones
+    for the first of them."""
     scenes = [draw_scene(SPLITS["fresh"], number) for number in range(count)]
     photos = folder / "photos"
     photos.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def label_scenes(folder: Path, count: int) -> None:
         "images": np.stack([scene.picture for scene in scenes]),
         "true": np.stack([scene.label for scene in scenes]),
         "pseudo": pseudo_labels(folder / "pseudo", asked, {}),
-        "refined": pseudo_labels(folder / "refined", asked, {"refine": REFINED}),
+        "refined": pseudo_labels(folder / "refined", asked[:refined], {"refine": REFINED}),
     }
     write_arrays(folder / "fresh.npz", arrays)
 
@@ -182,7 +183,7 @@ def training_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             "r pseudo-labels, pamr": fresh["refined"],
             "c true masks": fresh["true"],
         }
-    return sets | {name: (images, own) for name, own in labels.items()}
+    return sets | {name: (images[: len(own)], own) for name, own in labels.items()}
 
 
 def train(folder: Path, sizes: list[int], seeds: list[int], steps: int) -> None:
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("part", choices=("generate", "label", "train", "figure"))
     parser.add_argument("--out", type=Path, default=Path("runs/study_synth"))
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--refined", type=int, default=104, help="scenes with pseudo-labels refined by pamr, too")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500, 2000], help="N of part train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600, help="of the U-Net's training, whatever N")
@@ -266,7 +268,7 @@ def main() -> None:
     if arguments.part == "generate":
         generate_pairs(arguments.out, arguments.count, arguments.rank, arguments.ranks)
     elif arguments.part == "label":
-        label_scenes(arguments.out, arguments.count)
+        label_scenes(arguments.out, arguments.count, arguments.refined)
     elif arguments.part == "train":
         train(arguments.out, arguments.sizes, arguments.seeds, arguments.steps)
     else:

@@ -123,12 +123,24 @@ def test_a_photo_that_cannot_be_read_is_left_out(photos, tmp_path, capsys):
         (["--doubt", "2"], "--doubt is 2.0; expected 0 to 1"),
         (["--batch", "0"], "--batch is 0"),
         (["--format", ","], "names no format"),
+        (["--refine", "pmar"], "unknown step 'pmar' (nearest: pamr)"),
+        (["--model", "sd51"], "sd51"),
     ],
 )
 def test_bad_arguments(photos, tmp_path, capsys, more, message):
     assert main(command(photos, tmp_path / "out", *more)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tag_that_the_text_encoder_cuts_is_said(photos, tmp_path, capsys):
+    long = "x" * 60
+    (tmp_path / "tags.json").write_text(json.dumps({"test_00000": f"star, {long}"}))
+    assert main(command(photos, tmp_path / "out", "--allow-missing")) == 1
+    said = capsys.readouterr()
+    assert f"cut by the text encoder: {long}" in said.err and "1 photos labelled" in said.out
+    (record,) = json.loads((tmp_path / "out/metadata.json").read_text())["images"]
+    assert record["cut"] == [long]
 
 
 def test_bad_photos_and_tags(photos, tmp_path, capsys):

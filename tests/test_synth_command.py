@@ -114,6 +114,7 @@ def test_an_image_that_the_safety_checker_blacks_out_never_enters_a_set(tmp_path
         (["--template", "a"], "lacks {objects}"),
         (["--absent", "hide"], "expected one of: drop, mark"),
         (["--steps", "0"], "--steps is 0"),
+        (["--model", "sd51"], "sd51"),
     ],
 )
 def test_bad_arguments(tmp_path, capsys, more, message):

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     formats = check_set_arguments(args)
     args.model = segment.chosen_model(args.model, args.pipeline)
+    config_of(args)  # what is wrong with it is said before the folder is made
     photos, args.classes, args.known = asked_for(args)
     args.asked = photos
     spread(work, args, args.processes)
@@ -117,14 +118,20 @@ def work(args: argparse.Namespace, rank: int) -> None:
 
 def load(args: argparse.Namespace, device: str) -> Any:
     """The segmenter. Where the classes are known to be there, none is dropped for its presence."""
-    from goca.config import load_config
     from goca.segmenter import Segmenter
 
-    fields: dict[str, Any] = {"least_presence": 0.0 if args.known else least_presence(args)}
+    config = config_of(args, least_presence=0.0 if args.known else least_presence(args))
+    files = {"variant": None if args.variant == "plain" else args.variant, "denoiser": args.denoiser}
+    return Segmenter.from_pretrained(args.pipeline, config, device, args.dtype, **files)
+
+
+def config_of(args: argparse.Namespace, **fields: Any) -> Any:
+    """The model's config with the chain that --refine gives. Raises ConfigError, ChainError."""
+    from goca.config import load_config
+
     if args.refine:
         fields["refine"] = [step.strip() for step in args.refine.split(",")]
-    files = {"variant": None if args.variant == "plain" else args.variant, "denoiser": args.denoiser}
-    return Segmenter.from_pretrained(args.pipeline, load_config(args.model, **fields), device, args.dtype, **files)
+    return load_config(args.model, **fields)
 
 
 def least_presence(args: argparse.Namespace) -> float:
@@ -220,7 +227,8 @@ def report(out: Path, records: Sequence[Mapping[str, Any]], count: int) -> int:
     for record in skipped:
         print(f"{record['name']}: left out: {record['skipped']}", file=sys.stderr)
     if cut:
-        print(f"cut by the text encoder, and without area: {', '.join(cut)}; choose shorter names", file=sys.stderr)
+        fix = "their masks show what was left of the names, or nothing; choose shorter names"
+        print(f"cut by the text encoder: {', '.join(cut)}; {fix}", file=sys.stderr)
     doubt = sum(record["doubt"] for record in records if "doubt" in record) / max(count, 1)
     print(f"{count} photos labelled in {out}, {doubt:.1%} of the pixels in doubt (255); look at {out / 'review.html'}")
     return int(bool(skipped or cut))

@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from goca.config import load_config
     from goca.labelsets.export import export, labelled
     from goca.labelsets.processes import spread
     from goca.labelsets.store import Store
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     formats = label.check_set_arguments(args)
     args.model = segment.chosen_model(args.model, args.pipeline)
+    load_config(args.model)  # an unknown name is said before the folder is made
     args.how = generation(args)
     args.table = class_names(args.classes)
     args.plan = plan(args)

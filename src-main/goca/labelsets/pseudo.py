@@ -48,6 +48,11 @@ class Labelling:
         """One for all photos: the prompts of a vocabulary are the same for each of them."""
         return self.segmenter.finder()
 
+    @cached_property
+    def cut(self) -> frozenset[int]:
+        """Classes whose names are longer than what the text encoders read."""
+        return frozenset(each for each, name in self.classes.items() if self.finder.writer.cuts(name))
+
     def label(self, photos: Sequence[Photo], store: Store) -> list[dict[str, Any]]:
         """Write the label maps of a batch; a record per photo, with `skipped` for one that cannot be read."""
         read: dict[str, Any] = {}
@@ -73,7 +78,7 @@ class Labelling:
                 "name": photo.name,
                 "classes": self.names(photo.class_ids),
                 "unsure": self.names(unsure),
-                "cut": self.names(answer.lost),
+                "cut": self.names(sorted({*answer.lost, *self.cut.intersection(photo.class_ids)})),
                 "doubt": round(found.doubt, 6),
                 "areas": {self.classes[each]: round(area, 6) for each, area in found.areas.items() if area},
                 "presence": {self.classes[each]: round(value, 4) for each, value in presence.items()},

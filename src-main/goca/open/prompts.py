@@ -15,7 +15,7 @@ from goca.open.query import Query
 from goca.prompts.annotation import PromptAnnotation
 from goca.prompts.grammar import Entity
 from goca.prompts.learnt import LearntTokens
-from goca.prompts.tokens import own_by_offsets, tokenise
+from goca.prompts.tokens import count_uncut, own_by_offsets, tokenise
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,24 @@ class Writer:
         """The number of tokens of an entity on its own."""
         return len(self.own([entity])[1][0])
 
+    def cuts(self, name: str) -> bool:
+        """Whether the text encoders read less than the whole of a class's name."""
+        tokenizers, lengths = self.read_by
+        return len(tokenise(name, tokenizers, lengths)) < count_uncut(name, tokenizers, lengths)
+
+    @property
+    def read_by(self) -> tuple[list[Any], list[int | None]]:
+        """The tokenizers whose tokens are attended to, and their lengths."""
+        suffixes = [suffix for suffix in ("", "_2") if self.tokenizers.get(f"tokenizer{suffix}") is not None]
+        lengths = [self.tokenizers.get(f"max_length{suffix}") for suffix in suffixes]
+        return [self.tokenizers[f"tokenizer{suffix}"] for suffix in suffixes], lengths
+
     def own(self, entities: Sequence[Entity]) -> tuple[str, list[list[int]]]:
         """The text, and for each entity the positions of its tokens."""
-        given = dict(self.tokenizers)
-        learnt = LearntTokens.of(**given)
+        learnt = LearntTokens.of(**self.tokenizers)
         entities = [dataclasses.replace(entity, text=learnt.hide(entity.text)) for entity in entities]
         text = self.separator.join(entity.text for entity in entities)
-        suffixes = [suffix for suffix in ("", "_2") if given.get(f"tokenizer{suffix}") is not None]
-        lengths = [given.get(f"max_length{suffix}") for suffix in suffixes]
-        tokens = tokenise(text, [given[f"tokenizer{suffix}"] for suffix in suffixes], lengths, learnt)
+        tokens = tokenise(text, *self.read_by, learnt)
         owned: list[list[int]] = [[] for _ in entities]
         for token, owner in zip(tokens, own_by_offsets(entities, text, tokens, self.separator)):
             if owner is not None:
