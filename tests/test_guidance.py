@@ -177,7 +177,7 @@ def test_a_forward_that_fails_leaves_nothing_behind(sd):
     with sd.guide("cat") as guidance:
         with pytest.raises(RuntimeError):
             sd.denoiser(torch.zeros(2, 4, 8, 8), 5, torch.zeros(2, 12, 999))
-        assert guidance.running is None
+        assert not guidance.attached.running
         sd("cat", num_inference_steps=1)
     with pytest.raises(KeyboardInterrupt), sd.guide("cat"):
         sd.denoiser.mid_block.register_forward_hook(interrupt)

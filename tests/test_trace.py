@@ -89,7 +89,7 @@ def test_only_the_conditional_half_counts(name, pipe, monkeypatch):
     call = {"prompt": ["cat, sky", "grass"], "num_images_per_prompt": 2, "height": side, "width": side, **STEPS}
     with trace(pipe, FAMILIES[name].config) as t:
         pipe(**call, **CALLS.get(name, {}), generator=seeded())
-    monkeypatch.setattr("goca.generation.trace.Conditional", lambda aggregator, count: aggregator)
+    monkeypatch.setattr("goca.generation.trace.Conditional", lambda aggregator, count, part: aggregator)
     with trace(pipe, FAMILIES[name].config) as whole:
         pipe(**call, **CALLS.get(name, {}), generator=seeded())
     assert t.prompts == ["cat, sky", "cat, sky", "grass", "grass"] and len(t.pictures) == 4

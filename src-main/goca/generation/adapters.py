@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusion_feature import FeatureExtractor, WrongFamily
+from diffusion_feature.extractor import refuse_unnamed
 from diffusion_feature.families import backbone
 from diffusion_feature.modules import unwrapped
-from diffusion_feature.reading import DENOISERS, refuse_other
+from diffusion_feature.reading import DENOISERS, refuse_inputs, refuse_other
 
 from goca.errors import GocaError
 
@@ -95,3 +96,8 @@ class PipelineLayers(FeatureExtractor):
         refuse_other(self.denoiser, self.backbone)
         self.layers = self.backbone.layers(self.denoiser)
         self.features = self.backbone.features(self.denoiser)
+
+    def refuse_further_inputs(self) -> None:
+        """Raises WrongFamily for a denoiser with inputs beside the noisy image or attentions that are not known."""
+        refuse_inputs(self.parts, self.backbone)
+        refuse_unnamed(self.denoiser, [layer.module for layer in self.layers], self.backbone.left_alone)

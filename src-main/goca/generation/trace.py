@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusion_feature import AttentionTap, Consumer
-from diffusion_feature.calls import Call, CallNotUnderstood
+from diffusion_feature import Consumer
+from diffusion_feature.calls import Call
 from diffusion_feature.latents import picture_size
-from diffusion_feature.modules import not_compiled
 from PIL import Image
 
 from goca.config import SegmenterConfig, load_config
 from goca.drawing.palettes import as_picture
 from goca.generation.adapters import PipelineLayers, config_of
+from goca.generation.attached import AttachedPipeline
 from goca.generation.averages import (
     Conditional,
     StepAverage,
@@ -80,7 +79,8 @@ class trace(TextMaps):
         self._with_negative = negative
         self._begin(self.given or [], 1)
         self._told = False  # whether the prompt of the generation to come was seen
-        self._tap: AttentionTap | None = None
+        self._running: dict[StepAverage, Aggregator] = {}  # what the denoiser's call in progress shows
+        self._attached = AttachedPipeline(pipe, self.layers, TraceError)
 
     def _begin(self, prompts: Sequence[str], each: int, negative: Sequence[str] = ()) -> None:
         """A new generation of `each` pictures per prompt."""
@@ -102,24 +102,16 @@ class trace(TextMaps):
     # ---- around the pipeline
 
     def __enter__(self) -> trace:
-        denoiser, self._undo = self.layers.denoiser, ExitStack()
-        self._undo.enter_context(not_compiled(denoiser.modules()))
-        before = denoiser.register_forward_pre_hook(self._before, with_kwargs=True)
-        self._undo.callback(before.remove)
-        after = denoiser.register_forward_hook(self._after, always_call=True)
-        self._undo.callback(after.remove)
+        self._attached.hook(self._before, self._after)
         if hasattr(self.pipe, "encode_prompt"):
-            self._undo.callback(watch(self.pipe, "encode_prompt", self._encoded))
+            self._attached.observe(self.pipe, "encode_prompt", self._encoded)
         if hasattr(getattr(self.pipe, "image_processor", None), "postprocess"):
-            self._undo.callback(watch(self.pipe.image_processor, "postprocess", self._drawn))
+            self._attached.observe(self.pipe.image_processor, "postprocess", self._drawn)
         return self
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._undo.close()
+    def __exit__(self, *error: Any) -> None:
+        self._attached.detach()
         self._settle()
-        if self._tap is not None:  # Ctrl-C inside the denoiser
-            tap, self._tap = self._tap, None
-            tap.__exit__(kind or KeyboardInterrupt, error, traceback)
 
     def _encoded(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The first prompt that is encoded is the generation's; what follows may be a negative one."""
@@ -149,28 +141,23 @@ class trace(TextMaps):
 
     # ---- around the denoiser
 
-    def _before(self, denoiser: Any, args: Any, kwargs: Any) -> None:
+    def _before(self, call: Call) -> Consumer | None:
         family = self.layers.backbone
-        try:
-            call = family.read_call(denoiser, args, kwargs)
-        except CallNotUnderstood as error:
-            raise TraceError(str(error)) from None
         if call.timestep == self.timestep:  # one step calls it again: guidance, or SD 3 with layers left out
             self._views |= self._last is not None and not repeated(self._last, call)
             if not (family.text_comes_last and self._held):
-                return
+                return None
             self._held = {}  # what was seen is the half without the prompt
         else:
             self._settle()
             self.step, self.timestep, self._told = self.step + 1, call.timestep, False
         self._last = call
         if not self.chosen(self.step):
-            return
+            return None
         count, self.latents = len(self.prompts) or len(call.latents), call.side
         part = part_of(call, count, bool(getattr(self.pipe, "do_perturbed_attention_guidance", False)))
         part = 0 if family.text_is_first_half else part
-        tap = self.layers.tap(self._consumers(call, count, part), self.latents, call.beside)
-        self._tap = tap.__enter__()
+        return self._consumers(call, count, part)
 
     def _consumers(self, call: Call, count: int, part: int | None) -> Several:
         """What receives the attention of one call: of the prompt, and of the texts beside it that are asked for."""
@@ -192,17 +179,10 @@ class trace(TextMaps):
         return Several(consumers)
 
     @torch.no_grad()
-    def _after(self, denoiser: Any, args: Any, output: Any) -> None:
-        if self._tap is None:
-            return
-        tap, self._tap = self._tap, None
-        failed = None if output is not None else RuntimeError
-        tap.__exit__(failed, None, None)
-        if failed is None:
-            self._held = self._running
-            if not self.layers.backbone.text_comes_last:
-                self._settle()
-        self._running = {}
+    def _after(self, consumer: Consumer, output: Any) -> None:
+        self._held, self._running = self._running, {}
+        if not self.layers.backbone.text_comes_last:
+            self._settle()
 
     def _settle(self) -> None:
         """What was seen of a step enters the mean, once it is known that the step calls the denoiser no more."""
@@ -269,26 +249,3 @@ def texts(prompts: str | Sequence[str]) -> list[str]:
 def drawn_size(picture: Any) -> tuple[int, int]:
     """(height, width) of a picture of any kind, [h, w, c] where it is no PIL image."""
     return (picture.height, picture.width) if isinstance(picture, Image.Image) else tuple(picture.shape[:2])
-
-
-def watch(owner: Any, name: str, tell: Callable[[Mapping[str, Any], Any], None]) -> Callable[[], None]:
-    """Tells of every call of a method of this one object (its arguments, its result); returns what undoes that."""
-    method, own = getattr(owner, name), vars(owner).get(name)
-    signature = inspect.signature(method)
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = {name: list(value) if isinstance(value, list) else value for name, value in bound.arguments.items()}
-        result = method(*args, **kwargs)  # which may write into the lists that it is given
-        tell(given, result)
-        return result
-
-    def undo() -> None:
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
-
-    setattr(owner, name, watched)
-    return undo

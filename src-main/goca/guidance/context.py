@@ -8,21 +8,21 @@ with any scheduler.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusion_feature import AttentionTap, Consumer, FeatureExtractor, PromptCut
+from diffusion_feature import Consumer, FeatureExtractor, PromptCut
+from diffusion_feature.calls import Call
 from diffusion_feature.families import backbone
-from diffusion_feature.modules import not_compiled
-from diffusion_feature.reading import refuse_other
-from torch import Tensor, nn
+from diffusion_feature.loading import parts_of
+from torch import Tensor
 
 from goca.config import SegmenterConfig, load_config
+from goca.generation.adapters import PipelineLayers
+from goca.generation.attached import AttachedPipeline, is_observed
 from goca.guidance.rate import GuidanceError, check_scale, guidance_rate
 from goca.guidance.segmentors import SEGMENTORS, PromptTokens, Segmentor
 from goca.prompts import blanked
@@ -66,11 +66,7 @@ class SemanticGuidance:
     ):
         self.pipe, self.prompts = pipe, [prompt] if isinstance(prompt, str) else list(prompt)
         self.guidance_scale, self.call_scale = guidance_scale, None
-        self.kind: type | None = None  # the pipeline's class, while it is watched
-        self.hooks: list[Any] = []
-        self.eager: Any = None  # while the denoiser runs as it is written, though it is compiled
         self.halves_seen = False  # the batch's halves were looked at once; on an accelerator that waits for it
-        self.running: tuple[AttentionTap, Consumer] | None = None
         self.latents: tuple[int, int] = (0, 0)  # (h, w), of the running forward
         self.segmentor: Segmentor | None = None
         if segmentor is None:
@@ -79,34 +75,21 @@ class SemanticGuidance:
             check_scale(guidance_scale)
         segmenter = segmenter_of(pipe, load_config(config))
         self.extractor = segmenter.extractor
+        self.attached = AttachedPipeline(pipe, self.extractor)
         self.tokens = [prompt_tokens(each, self.extractor) for each in self.prompts]
         self.segmentor = named_segmentor(segmentor, segmenter) if isinstance(segmentor, str) else segmentor
 
     def __enter__(self) -> SemanticGuidance:
         if self.segmentor is not None:
-            self.kind = type(self.pipe)
-            if hasattr(self.kind, "guided_by_regions"):
+            if is_observed(self.pipe):
                 raise GuidanceError("this pipeline is guided by regions already; leave the other context first")
-            self.pipe.__class__ = watched(self.kind, self._called)
-            denoiser = self.extractor.denoiser
-            self.eager = not_compiled(denoiser.modules())
-            self.eager.__enter__()
-            self.hooks = [
-                denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
-                denoiser.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-            ]
+            self.attached.observe_call(self._called)
+            self.attached.hook(self._before, self._after)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stop(RuntimeError)  # a forward that was broken off by Ctrl-C has left its tap open
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks.clear()
-        if self.eager is not None:
-            self.eager.__exit__(None, None, None)
-            self.eager = None
-        if self.kind is not None:
-            self.pipe.__class__, self.kind = self.kind, None
+        if self.segmentor is not None:
+            self.attached.detach()
 
     # ---- the pipeline's call
 
@@ -143,21 +126,14 @@ class SemanticGuidance:
 
     # ---- one forward of the denoiser
 
-    def _before(self, denoiser: nn.Module, args: Any, kwargs: Any) -> None:
-        call = self.extractor.backbone.read_call(denoiser, args, kwargs)
+    def _before(self, call: Call) -> Consumer:
         self._check_batch(call.latents)
         assert self.segmentor is not None
-        self.latents = latents = call.side
-        consumer = self.segmentor.consumer(latents)
-        tap = self.extractor.tap(consumer, latents)
-        self.running = (tap.__enter__(), consumer)
+        self.latents = call.side
+        return self.segmentor.consumer(call.side)
 
     @torch.no_grad()
-    def _after(self, denoiser: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if output is None:  # the forward raised
-            self._stop(RuntimeError)
-            return None
-        consumer = self._stop(None)
+    def _after(self, consumer: Consumer, output: Any) -> Any:
         assert self.segmentor is not None
         sample = sample_of(output)
         uncond, text = self._maps(sample).chunk(2)  # [B, C, h, w]
@@ -176,14 +152,6 @@ class SemanticGuidance:
         h, w = (side // self.extractor.backbone.patch for side in self.latents)
         return sample.transpose(1, 2).unflatten(2, (h, w))
 
-    def _stop(self, error: type | None) -> Consumer | None:
-        """Close the tap of the running forward; without an error it checks that every attention was seen."""
-        if self.running is None:
-            return None
-        (tap, consumer), self.running = self.running, None
-        tap.__exit__(error, None, None)
-        return consumer
-
     def _check_batch(self, sample: Tensor) -> None:
         half, odd = divmod(len(sample), 2)
         if odd or half == 0 or half % len(self.prompts):
@@ -201,20 +169,6 @@ class SemanticGuidance:
             )
 
 
-def watched(kind: type, called: Callable[[Mapping[str, Any]], None]) -> type:
-    """The same pipeline class, but its call tells its arguments first; not every pipeline keeps its guidance scale."""
-    signature = inspect.signature(kind.__call__)
-
-    @functools.wraps(kind.__call__)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        called(bound.arguments)
-        return kind.__call__(self, *args, **kwargs)
-
-    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__, "guided_by_regions": True})
-
-
 def default_scale(kind: type) -> float:
     parameter = inspect.signature(kind.__call__).parameters.get("guidance_scale")
     if parameter is None or parameter.default is inspect.Parameter.empty:
@@ -223,21 +177,14 @@ def default_scale(kind: type) -> float:
 
 
 def segmenter_of(pipe: Any, config: SegmenterConfig) -> Segmenter:
-    """The method on the pipeline's own denoiser; all other parts are only named, and none is changed."""
+    """The method on the pipeline's own denoiser. Raises GuidanceError, WrongFamily, PartMissing."""
     family = backbone(config.version)
-    names = family.parts + family.optional
-    parts = {name: getattr(pipe, name, None) for name in {"unet", "transformer", *names}}
-    named = {
-        name: SimpleNamespace() if isinstance(part, nn.Module) and name != family.denoiser else part
-        for name, part in parts.items()
-        if part is not None
-    }
-    denoiser: Any = parts[family.denoiser]
-    refuse_other(denoiser, family)
+    denoiser: Any = parts_of(pipe, family)[family.denoiser]
     if (width := getattr(getattr(denoiser, "config", None), "time_cond_proj_dim", None)) is not None:
         raise GuidanceError(f"{type(pipe).__name__} is distilled (time_cond_proj_dim {width}): it has no guidance")
-    view = type(type(pipe).__name__, (SimpleNamespace,), {})(**named)  # of that name, for messages
-    return Segmenter(FeatureExtractor((), config.version, img_size=config.img_size, pipeline=view), config)
+    layers = PipelineLayers(pipe, config.version)
+    layers.refuse_further_inputs()
+    return Segmenter(layers, config)
 
 
 def named_segmentor(name: str, segmenter: Segmenter) -> Segmentor:
