@@ -78,13 +78,13 @@ class trace(TextMaps):
         self._words = FurtherWords.encoded(self.layers, words) if words else None
         self._with_negative = negative
         self._begin(self.given or [], 1)
-        self._told = False  # whether the prompt of the generation to come was seen
+        self._prompt_seen = False  # whether the prompt of the generation to come was seen
         self._running: dict[StepAverage, Aggregator] = {}  # what the denoiser's call in progress shows
         self._attached = AttachedPipeline(pipe, self.layers, TraceError)
 
     def _begin(self, prompts: Sequence[str], each: int, negative: Sequence[str] = ()) -> None:
         """A new generation of `each` pictures per prompt."""
-        self._told = True
+        self._prompt_seen = True
         self.prompts = [prompt for prompt in prompts for _ in range(each)]
         self._negative = Beside(self, [text for text in negative for _ in range(each)], NO_NEGATIVE)
         self._further = Beside(self, self.prompts, "nothing was traced", self._words)
@@ -115,12 +115,12 @@ class trace(TextMaps):
 
     def _encoded(self, arguments: Mapping[str, Any], result: Any) -> None:
         """The first prompt that is encoded is the generation's; what follows may be a negative one."""
-        if self._told:
+        if self._prompt_seen:
             return
         name = self.layers.backbone.prompt[0][0].replace("tokenizer", "prompt")  # Flux attends to prompt_2
         prompts = arguments.get(name) or arguments.get("prompt") or self.given or []
-        second = name == "prompt" and arguments.get("prompt_2")
-        mixed = bool(second) and texts(second) != texts(prompts)
+        second = arguments.get("prompt_2") if name == "prompt" else None
+        mixed = bool(second) and texts(second or "") != texts(prompts)
         prompts = texts(prompts)
         negative = texts(arguments.get("negative_prompt") or "")
         negative = negative * len(prompts) if len(negative) == 1 else negative
@@ -150,7 +150,7 @@ class trace(TextMaps):
             self._held = {}  # what was seen is the half without the prompt
         else:
             self._settle()
-            self.step, self.timestep, self._told = self.step + 1, call.timestep, False
+            self.step, self.timestep, self._prompt_seen = self.step + 1, call.timestep, False
         self._last = call
         if not self.chosen(self.step):
             return None
