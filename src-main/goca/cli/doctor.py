@@ -1,10 +1,11 @@
-"""Say what works on this machine, and what mends the rest.
+"""Check this machine: versions, devices, memory, models, data; and say how to fix what fails.
 
 goca doctor
 goca doctor --model sd15 --pipeline FOLDER --dataset voc --root /data/VOCdevkit/VOC2012
 
-Each line ends in ok or in the command that mends it. Sizes of models are estimates: weights and the method's own memory
-beyond one forward. Ends by segmenting one picture with the chosen pipeline. Exit status 1: something needed is missing.
+Each line ends in ok or in the command that fixes it. Sizes of models are estimates: weights and the method's own memory
+beyond one forward pass. At the end, one image is segmented with the chosen pipeline. Exit status 1: something needed is
+missing.
 """
 
 from __future__ import annotations

@@ -26,7 +26,11 @@ class ModelNotChosen(GocaError, ValueError):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --pipeline, --denoiser, --variant, --device, --dtype: what every subcommand that loads a model takes."""
-    parser.add_argument("--model", metavar="CONFIG", help=f"a config, such as sd15, sdxl, flux (default: {EMBEDDED})")
+    parser.add_argument(
+        "--model",
+        metavar="CONFIG",
+        help=f"a config, such as sd15, sdxl, flux (default: that of the pipeline; without one, {EMBEDDED})",
+    )
     parser.add_argument("--pipeline", metavar="PLACE", help="a pipeline folder or hub id (default: the config's own)")
     parser.add_argument("--denoiser", metavar="PLACE", help="another one, whose denoiser is to be taken")
     parser.add_argument("--variant", default="auto", metavar="NAME", help="of weights: auto, fp16, bf16, plain")
