@@ -9,13 +9,18 @@ threshold.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from goca import Segmenter
 from goca.benchmark import Benchmark
+from goca.benchmark.tasks import metric_for
 from goca.datasets import class_label, load_dataset
 from goca.drawing.figures import Row, figure, save_figure
+from goca.evaluation import MeanIoU
+from goca.evaluation.metrics import image_iou
 from goca.files.bounded_json import read_json
 from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale
@@ -64,7 +69,10 @@ def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnot
 
 
 def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
-    """Draw images from the whole split with ground truth, each run's labels, and the last run's word maps."""
+    """Draw images from the whole split with ground truth, each run's labels, and the last run's word maps.
+
+    Under each prediction stands its IoU; outlined is where the predictions of the first and the last run differ.
+    """
     benchmarks = {name: Benchmark.of(run["config"]) for name, run in runs.items()}
     dataset = load_dataset(next(iter(benchmarks.values())).dataset)
     samples = [dataset.sample(image_id) for image_id in dataset.ids[:: max(1, len(dataset.ids) // images)][:images]]
@@ -73,14 +81,34 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     for name, benchmark in benchmarks.items():
         segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
         prompts = benchmark.prompts(dataset).annotated(benchmark.annotator(dataset, segmenter.extractor.parts))
+        metric, threshold = (
+            metric_for(dataset, benchmark.dataset, benchmark.protocol),
+            runs[name]["mIoU"]["best"]["threshold"],
+        )
         for sample, row in zip(samples, rows):
             annotation = prompts(sample)
             capture = segmenter.capture(sample.image, annotation, image_id=sample.id)
             scores = segmenter.refine(segmenter.rescale(capture.attention_map()[0], annotation), capture)
             segmentation = segmenter.segmentation(scores, annotation, names, sample.image)
-            row.predictions[name] = segmentation.label_map(threshold=runs[name]["mIoU"]["best"]["threshold"])
+            row.predictions[name] = segmentation.label_map(threshold=threshold)
+            iou = iou_of(metric, scores, sample.label, list(annotation.existent_objects), threshold)
+            row.notes[name] = f"IoU {100 * iou:.1f} %"
             row.words = word_maps(segmenter, capture, annotation)
+    first, *_, last = [next(iter(runs)), *runs]
+    if first != last:
+        for row in rows:
+            row.outlined = row.predictions[first] != row.predictions[last]
+        rows[-1].caption = (
+            f"Outlined: where {first} and {last} differ. IoU: mean over the classes that the image shows or that were"
+            " predicted in it."
+        )
     return figure(rows, list(names.values()))
+
+
+def iou_of(metric: MeanIoU, scores: Tensor, label: np.ndarray, class_ids: Sequence[int], threshold: float) -> float:
+    """IoU of one image at a threshold, as the report's."""
+    counts = metric.image_counts([metric.update(scores, label, class_ids)], threshold)
+    return float(image_iou(counts)[0])
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="a word or token position to rescale by, repeatable; default: all content words",
     )
     add("--ranking", action="store_true", help="show each word's rank among the words at every pixel")
-    add("--compare", metavar="SETTING", help='also show "vanilla", or another name in configs/model')
+    add("--compare", metavar="SETTING", help='below it, show "vanilla", or another name in configs/model')
     add("--protocol", choices=("paper", "released"), help="default: the config's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any other field of the model's config")
     add("--device", default="auto")
@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
     from goca.config import load_config
     from goca.drawing.figures import save_figure
     from goca.segmenter import Segmenter
+    from observation.comparison import compare
     from observation.figure import draw
     from observation.numbers import observe, save_numbers
     from tqdm import tqdm
@@ -124,7 +125,12 @@ def run(options: argparse.Namespace) -> None:
         if str(found["layer"]) in segmenter.blocks:  # the second setting shows the same places
             layer, head = str(found["layer"]), int(found["head"])
         settings[name] = found
-    figure = save_figure(draw(settings, Path(options.image).name, options.ranking), out, options.dpi)
+    title = Path(options.image).name
+    if len(settings) > 1:
+        drawn = compare(settings, title, options.ranking)
+    else:
+        drawn = draw(options.model, found, title, options.ranking)
+    figure = save_figure(drawn, out, options.dpi)
     numbers = save_numbers(out.with_suffix(".npz"), settings)
     print(f"figure: {figure}\nnumbers: {numbers}")
 

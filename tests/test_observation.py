@@ -16,6 +16,7 @@ from tiny import Everything
 
 ADDITIONAL = ROOT / "src-additional"
 sys.path.insert(0, str(ADDITIONAL))
+from observation.comparison import WIDTH, compare  # noqa: E402
 from observation.figure import draw, labelled  # noqa: E402
 from observation.numbers import TokenOutside, observe  # noqa: E402
 
@@ -81,7 +82,7 @@ def test_every_stage_of_every_family(name, tmp_path, picture):
     np.testing.assert_allclose(found["refined"], segmentation.scores[[1, 0]], atol=1e-4)
     assert (found["label_map"] == segmentation.label_map().numpy()).mean() > 0.99
     assert found["pixel_classes"][0] == names[int(found["label_map"][2, 40])]
-    draw({name: found}, "picture")
+    draw(name, found, "picture")
 
 
 def test_a_word_that_is_part_of_a_class(mini, picture):
@@ -160,7 +161,8 @@ def test_two_settings_side_by_side(tmp_path, capsys):
     np.testing.assert_array_equal(both["vanilla.scores"], plain["scores"])
     assert np.abs(both["scores"] - plain["scores"]).max() > 0.05
     shown = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
-    assert (shown[:20] == 255).all() and (shown[:, :20] == 255).all() and (shown[-20:] == 255).all()
+    assert shown.shape[1] == WIDTH * 200 <= 700  # a paper's column
+    assert (shown[:10] == 255).all() and (shown[:, :10] == 255).all() and (shown[-10:] == 255).all()
     assert "a.npz" in capsys.readouterr().out
 
 
@@ -251,6 +253,29 @@ def test_names_of_many_layers_leave_each_other_room():
     assert labelled(weights[:7], 3, 2.0) and set(labelled(weights[:7], 3, 2.0)) == set(range(7))
 
 
+def test_rows_of_two_settings_stand_under_each_other_and_equal_heads_are_said(mini):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8))
+    found = observe(mini, image, PROMPT)
+    equal = {**found, "head_weights": np.full_like(found["head_weights"], 0.25)}
+    drawn = compare({"mini-sd": found, "vanilla": equal}, "image")
+    drawn.canvas.draw()
+    check_within_page(drawn)
+    texts = drawn.texts
+    [said] = [text.get_text() for text in texts if text.get_text().startswith("All ")]
+    assert said == "All 4 heads weigh the same, 0.25, at every pixel."
+    labels = [text for text in texts if text.get_text() in ("mini-sd", "vanilla") and text.get_position()[0] < 0.1]
+    names = [text.get_text() for text in sorted(labels, key=lambda text: -text.get_position()[1])]
+    assert names == ["mini-sd", "vanilla"] * len(found["words"])
+    alone = [text.get_text() for text in draw("vanilla", equal).texts]
+    assert said in alone and said not in [text.get_text() for text in draw("mini-sd", found).texts]
+
+
+def check_within_page(drawn):
+    width, height = drawn.canvas.get_width_height()
+    for box in (each.get_window_extent() for each in (*drawn.axes, *drawn.texts)):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+
+
 def test_a_large_model_and_a_wide_picture_are_drawn_within_the_page(mini):
     """Flux's numbers of heads and layers, on a picture three times as wide as high."""
     rng = np.random.default_rng(0)
@@ -260,12 +285,10 @@ def test_a_large_model_and_a_wide_picture_are_drawn_within_the_page(mini):
     found["layer_weights"], found["layer"] = rng.random(57), np.asarray("vit-block56")
     found["head_weights"] = rng.random((24, 8, 8))
     found["head_weight_means"] = found["head_weights"].mean((1, 2))
-    drawn = draw({"flux": found}, "picture")
+    drawn = draw("flux", found, "picture")
     drawn.canvas.draw()
-    width, height = drawn.canvas.get_width_height()
-    for axes in drawn.axes:
-        box = axes.get_window_extent()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height and box.width > 5
-    for text in drawn.texts:
-        box = text.get_window_extent()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+    check_within_page(drawn)
+    assert all(axes.get_window_extent().width > 5 for axes in drawn.axes)
+    drawn = compare({"flux": found, "flux-vanilla": found}, "picture")
+    drawn.canvas.draw()
+    check_within_page(drawn)

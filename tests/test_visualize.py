@@ -165,6 +165,26 @@ def test_a_figure_has_the_colours_of_its_classes_names():
     assert tuple(voc_palette()[1].tolist()) not in seen
 
 
+def test_what_differs_is_outlined_on_the_predictions_and_notes_stand_under_them():
+    flat = Image.new("RGB", (60, 60), (128, 128, 128))
+    label, mask = np.zeros((6, 6), int), np.zeros((6, 6), bool)
+    mask[1:3, 1:3] = True
+
+    def drawn(outlined):
+        row = Row(flat, label, {"vanilla": label, "GoCA": label}, notes={"GoCA": "IoU 71.2 %"}, outlined=outlined)
+        return figure([row], ["background"])
+
+    without, same, outlined = (pixels(drawn(each)).astype(int) for each in (None, np.zeros_like(mask), mask))
+    assert np.array_equal(without, same)
+    changed = np.abs(outlined - without).sum(axis=2) > 0
+    rows, columns = np.nonzero(changed)
+    cell = outlined.shape[1] / 4  # image, truth, vanilla, GoCA
+    assert set((columns // cell).astype(int)) == {2, 3}
+    assert np.ptp(rows) == pytest.approx(200 * 1.5 / 3, abs=8)  # two of six pixels of a cell of 1.5 inches, at 200 dpi
+    assert outlined[changed].min() < 30
+    assert "IoU 71.2 %" in {text.get_text() for text in drawn(mask).texts}
+
+
 def test_figures_are_the_same_every_time():
     assert np.array_equal(pixels(figure(rows())), pixels(figure(rows())))
 

@@ -1,69 +1,78 @@
-"""The figure of an observation, drawn from its numbers alone; two settings stand side by side."""
+"""The figure of an observation, drawn from its numbers alone; that of two settings is in `observation.comparison`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from goca.drawing.figures import (
-    HEAD,
-    INK,
-    MARGIN,
-    PALE,
-    Page,
-    draw_legend_line,
-    legend_lines,
-)
+from goca.drawing.figures import HEAD
 from goca.drawing.palettes import overlay
+from goca.drawing.sheet import INK, MARGIN, PALE, Page, draw_legend_line, legend_lines
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from observation.numbers import Numbers
-from observation.panel import ACCENT, BREAK, CELL, GAP, LABEL, LARGE, LINE, PANEL, SHOWN, SMALL, UNDER, Panel
+from observation.panel import (
+    ACCENT,
+    BREAK,
+    CELL,
+    EQUAL,
+    GAP,
+    LABEL,
+    LARGE,
+    LINE,
+    NARROW,
+    PANEL,
+    SHOWN,
+    SMALL,
+    UNDER,
+    Panel,
+)
 from observation.word_rows import draw_words
 
 
-def draw(settings: Mapping[str, Numbers], title: str = "", ranking: bool = False) -> Figure:
-    """Draw a figure of one setting, or of several side by side; goca.drawing.figures.save_figure writes it.
+def draw(name: str, numbers: Numbers, title: str = "", ranking: bool = False) -> Figure:
+    """Draw a figure of one setting; goca.drawing.figures.save_figure writes it.
 
     ranking   show each word's rank among the words at every pixel, instead of the view "own scale"
     """
-    first = next(iter(settings.values()))
-    pixels = first["picture"]
-    shape = float(min(max(pixels.shape[0] / pixels.shape[1], 0.4), 1.8))
-    legend = {name: legend_of(numbers) for name, numbers in settings.items()}
-    below = max(LARGE * shape + HEAD * (0.5 + max(map(len, legend.values()))), LARGE)
+    pixels = numbers["picture"]
+    shape = shape_of(pixels)
+    legend = legend_of(numbers)
+    below = max(LARGE * shape + HEAD * (0.5 + len(legend)), LARGE)
     above = 2 * MARGIN + 2 * HEAD + UNDER + below + HEAD
-    words, marks = len(first["words"]), len(first["pixels"])
+    words, marks = len(numbers["words"]), len(numbers["pixels"])
     table = above + 2 * LINE + words * (CELL * shape + LINE + GAP) + HEAD
     height = table + (marks + 2) * LINE + MARGIN
-    width = MARGIN + PANEL * len(settings)
+    width = MARGIN + PANEL
     drawn = Figure(figsize=(width, height), dpi=200, facecolor="white")
     FigureCanvasAgg(drawn)
     page = Page(drawn, width, height)
-    for number, (name, numbers) in enumerate(settings.items()):
-        panel = Panel(page, numbers, MARGIN + number * PANEL, display(pixels), shape, ranking)
-        rules = json.loads(str(numbers["settings"]))
-        page.text(panel.left, MARGIN + 0.5 * HEAD, f"{name}: {title}", PANEL - MARGIN, size=11, weight="bold")
-        chosen = ", ".join(f"{key.removesuffix('_method')}: {rules[key]}" for key in rules if key.endswith("_method"))
-        page.text(
-            panel.left,
-            MARGIN + 1.4 * HEAD,
-            f"{numbers['prompt']}   |   {chosen}",
-            PANEL - MARGIN,
-            size=SMALL,
-            colour=PALE,
-        )
-        top = 2 * MARGIN + 2 * HEAD
-        draw_picture(panel, top)
-        draw_segmentation(panel, top, legend[name])
-        draw_layers(panel, top)
-        draw_heads(panel, top)
-        draw_words(panel, above)
-        draw_table(panel, table)
+    panel = Panel(page, numbers, MARGIN, display(pixels), shape, ranking)
+    page.text(panel.left, MARGIN + 0.5 * HEAD, f"{name}: {title}", PANEL - MARGIN, size=11, weight="bold")
+    said = f"{numbers['prompt']}   |   {rules_of(numbers)}"
+    page.text(panel.left, MARGIN + 1.4 * HEAD, said, PANEL - MARGIN, size=SMALL, colour=PALE)
+    top = 2 * MARGIN + 2 * HEAD
+    draw_picture(panel, top)
+    draw_segmentation(panel, top, legend)
+    draw_layers(panel, top)
+    draw_heads(panel, top)
+    draw_words(panel, above)
+    draw_table(panel, table)
     return drawn
+
+
+def shape_of(pixels: np.ndarray) -> float:
+    """Height / width of the image as drawn: very long ones are stretched to the page."""
+    return float(min(max(pixels.shape[0] / pixels.shape[1], 0.4), 1.8))
+
+
+def rules_of(numbers: Numbers) -> str:
+    """The head, layer and rescaling rules of a setting, in a line."""
+    rules = json.loads(str(numbers["settings"]))
+    return ", ".join(f"{key.removesuffix('_method')}: {rules[key]}" for key in rules if key.endswith("_method"))
 
 
 def display(pixels: np.ndarray) -> Image.Image:
@@ -85,8 +94,13 @@ def legend_of(numbers: Numbers) -> list[list[tuple[int, str, float]]]:
 
 
 def draw_picture(panel: Panel, top: float) -> None:
-    panel.heading("picture", 0, top, LARGE)
-    axes = panel.page.picture(panel.picture, panel.left, top + UNDER, LARGE, LARGE * panel.shape)
+    panel.heading("image", 0, top, LARGE)
+    draw_pixels(panel, 0, top, LARGE)
+
+
+def draw_pixels(panel: Panel, left: float, top: float, width: float) -> None:
+    """The image with its numbered pixels, under a heading at `top`."""
+    axes = panel.page.picture(panel.picture, panel.left + left, top + UNDER, width, width * panel.shape)
     height, width = panel.numbers["picture"].shape[:2]
     for number, (x, y) in enumerate(panel.numbers["pixels"], start=1):
         # pixel centres in the coordinates of the drawn image
@@ -106,20 +120,24 @@ def draw_segmentation(panel: Panel, top: float, legend: Sequence[list[tuple[int,
 
 
 def draw_layers(panel: Panel, top: float) -> None:
-    left, width = 2 * (LARGE + BREAK), 2.75
+    draw_layer_bars(panel, 2 * (LARGE + BREAK), top, 2.75, LARGE, "layer weights")
+
+
+def draw_layer_bars(panel: Panel, left: float, top: float, width: float, tall: float, heading: str) -> None:
+    """Each layer's weight as a bar, in that place of the panel, under a heading."""
     names, weights = panel.numbers["layers"].tolist(), panel.numbers["layer_weights"]
     chosen = names.index(str(panel.numbers["layer"]))
-    panel.heading("layer weights", left, top, width)
+    panel.heading(heading, left, top, width)
     named, long = 1.5, width - 1.5 - 0.25  # of the names, of the longest bar
-    axes = panel.page.axes(panel.left + left + named, top + UNDER, long, LARGE)
+    axes = panel.page.axes(panel.left + left + named, top + UNDER, long, tall)
     colours = [ACCENT if number == chosen else "#9aa7b5" for number in range(len(names))]
     axes.barh(range(len(names)), weights, color=colours, height=0.8)
     axes.set(xlim=(0, max(weights.max(), 1e-9)), ylim=(len(names) - 0.5, -0.5), xticks=[], yticks=[])
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
     axes.spines["left"].set(linewidth=0.4, color="#c5cad0")
-    for number in labelled(weights, chosen, LARGE):
-        x, y = panel.left + left + named, top + UNDER + LARGE * (number + 0.5) / len(names)
+    for number in labelled(weights, chosen, tall):
+        x, y = panel.left + left + named, top + UNDER + tall * (number + 0.5) / len(names)
         colour = ACCENT if number == chosen else INK
         panel.page.text(x - 0.06, y, names[number], named, "right", 5.5, colour)
         end = x + long * weights[number] / max(weights.max(), 1e-9) + 0.04
@@ -139,13 +157,21 @@ def labelled(weights: np.ndarray, chosen: int, height: float) -> list[int]:
 
 def draw_heads(panel: Panel, top: float) -> None:
     left = 2 * (LARGE + BREAK) + 2.75 + BREAK
-    width = PANEL - MARGIN - left
+    draw_head_maps(panel, left, top, PANEL - MARGIN - left, LARGE, "head weights per pixel")
+
+
+def draw_head_maps(panel: Panel, left: float, top: float, width: float, tall: float, heading: str) -> None:
+    """Each head's weight at each pixel, in that place of the panel; one sentence where all are equal everywhere."""
     weights, means = panel.numbers["head_weights"], panel.numbers["head_weight_means"]
     count = len(weights)
     even = 1 / count
-    far = max(float(np.abs(weights - even).max()), 1e-9)
-    panel.heading("head weights per pixel", left, top, width, f"{panel.numbers['layer']}, {count} heads")
-    room = LARGE + UNDER - 2 * LINE - HEAD
+    far = float(np.abs(weights - even).max())
+    panel.heading(heading, left, top, width, f"{panel.numbers['layer']}, {count} heads")
+    if has_equal_heads(panel.numbers):
+        said = f"All {count} heads weigh the same, {even:.3g}, at every pixel."
+        panel.page.text(panel.left + left, top + 2.2 * LINE, said, width, size=7)
+        return
+    room = tall + UNDER - 2 * LINE - HEAD
     columns = heads_columns(count, width, room, panel.shape)
     side = head_side(count, columns, width, room, panel.shape)
     for number, (weight, mean) in enumerate(zip(weights, means)):
@@ -155,7 +181,7 @@ def draw_heads(panel: Panel, top: float) -> None:
         panel.page.text(
             x + side / 2,
             y + LINE / 2,
-            f"{number}: {mean:.2f}",
+            f"{number}: {mean:.2f}" if side > NARROW else str(number),
             side + 2 * GAP,
             "center",
             5.5,
@@ -165,12 +191,18 @@ def draw_heads(panel: Panel, top: float) -> None:
         panel.page.picture(
             weight, x, y + LINE, side, side * panel.shape, cmap="RdBu_r", vmin=even - far, vmax=even + far
         )
-    bar = panel.page.axes(panel.left + left + 0.4, top + UNDER + LARGE - 0.08, width - 0.95, 0.07)
+    bar = panel.page.axes(panel.left + left + 0.4, top + UNDER + tall - 0.08, width - 0.95, 0.07)
     bar.imshow(np.linspace(0, 1, 256)[None], cmap="RdBu_r", aspect="auto")
     bar.set_axis_off()
-    y = top + UNDER + LARGE - 0.045
+    y = top + UNDER + tall - 0.045
     panel.page.text(panel.left + left + 0.36, y, f"{even - far:.2f}", 0.5, "right", 5.5)
     panel.page.text(panel.left + left + width - 0.51, y, f"{even + far:.2f}", 0.5, size=5.5)
+
+
+def has_equal_heads(numbers: Numbers) -> bool:
+    """Whether the layer's heads weigh the same everywhere, as they do in a plain average."""
+    weights = numbers["head_weights"]
+    return bool(np.abs(weights - 1 / len(weights)).max() < EQUAL)
 
 
 def head_side(count: int, columns: int, width: float, height: float, shape: float) -> float:

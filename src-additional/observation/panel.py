@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goca.drawing.class_colours import class_palette
-from goca.drawing.figures import PALE, Page
 from goca.drawing.palettes import Array
+from goca.drawing.sheet import PALE, Page
 from PIL import Image
 
 from observation.numbers import Numbers
@@ -17,10 +17,11 @@ LARGE = 2.0  # the image, and the segmentation
 LINE, UNDER = 0.17, 0.14  # a line of small text; between a heading and what is below it
 SMALL = 6.5  # its size in points
 SHOWN = 512  # pixels: images are resized to about this side, so that small ones are not blocky
+NARROW = 0.22  # inches: a head's map that is not wider has its number above it, without the mean weight
+EQUAL = 1e-6  # head weights closer than this to an equal share are equal
 ACCENT = "#c8452d"
 STAGES = ("one_head", "one_layer", "heads_aggregated", "layers_aggregated", "rescaled", "refined")
 VIEWS = ("raw scale", "own scale", "where it wins")
-OWN_SCALE = len(STAGES) + VIEWS.index("own scale")
 
 
 @dataclass

@@ -4,73 +4,83 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-from goca.drawing.figures import PALE, heat_overlay
+from goca.drawing.figures import heat_overlay
 from goca.drawing.palettes import colourise
+from goca.drawing.sheet import PALE
 from PIL import Image
 
-from observation.panel import BREAK, CELL, GAP, LABEL, LINE, OWN_SCALE, STAGES, VIEWS, Panel
+from observation.panel import BREAK, CELL, GAP, LABEL, LINE, STAGES, VIEWS, Panel
+
+NOTES = {  # column -> what stands under its heading
+    "one_head": "of one layer",
+    "one_layer": "mean of its heads",
+    "heads_aggregated": "aggregated",
+    "layers_aggregated": "aggregated",
+    "rescaled": "per pixel",
+    "refined": "the score",
+    "raw scale": "layers aggregated",
+    "own scale": "the same",
+    "ranking": "rank among words",
+    "where it wins": "by its score",
+}
+TITLES = {
+    "one_layer": "layer",
+    "heads_aggregated": "heads",
+    "layers_aggregated": "layers",
+}  # of columns whose heading is not their name
 
 
 def draw_words(panel: Panel, top: float) -> None:
     numbers, page = panel.numbers, panel.page
-    titles = [f"head {numbers['head']}", "layer", "heads", "layers", "rescaled", "refined", *VIEWS]
-    notes = [
-        "of one layer",
-        "mean of its heads",
-        "aggregated",
-        "aggregated",
-        "per pixel",
-        "the score",
-        "layers aggregated",
-        "the same",
-        "by its score",
-    ]
-    if panel.ranking:
-        titles[OWN_SCALE], notes[OWN_SCALE] = "ranking", "rank among words"
-    for number, (title, note) in enumerate(zip(titles, notes)):
-        panel.heading(title, column(number), top, CELL + GAP / 2, note)
+    views = [view if view != "own scale" or not panel.ranking else "ranking" for view in VIEWS]
+    for number, name in enumerate([*STAGES, *views]):
+        title = f"head {numbers['head']}" if name == "one_head" else TITLES.get(name, name)
+        panel.heading(title, column(number), top, CELL + GAP / 2, NOTES[name])
     top += 1.7 * LINE
     for row, word in enumerate(numbers["words"].tolist()):
         y = top + row * (CELL * panel.shape + LINE + GAP)
         page.text(panel.left, y + CELL * panel.shape / 2, word, LABEL - GAP, size=9, weight="bold")
-        for number, stage in enumerate(STAGES):
-            heat = numbers[stage][row]
-            box = panel.left + column(number), y, CELL, CELL * panel.shape
-            page.picture(heat_overlay(panel.picture, heat), *box)
-            page.text(box[0] + CELL / 2, y + CELL * panel.shape + LINE / 2, span(heat), CELL, "center", 5.5, PALE)
-        draw_views(panel, row, y)
+        for number, name in enumerate([*STAGES, *views]):
+            left = panel.left + column(number)
+            note = draw_map(panel, name, row, left, y, CELL)
+            page.text(left + CELL / 2, y + CELL * panel.shape + LINE / 2, note, CELL + GAP, "center", 5.5, PALE)
 
 
 def column(number: int) -> float:
     return LABEL + number * (CELL + GAP) + (BREAK - GAP if number >= len(STAGES) else 0)
 
 
-def draw_views(panel: Panel, row: int, y: float) -> None:
-    numbers, page, tall = panel.numbers, panel.page, CELL * panel.shape
+def draw_map(panel: Panel, name: str, row: int, left: float, top: float, width: float) -> str:
+    """One map of a word, in inches of the page: a stage, or one of the views; returns the note on its values."""
+    numbers, page, box = panel.numbers, panel.page, (left, top, width, width * panel.shape)
+    if name in STAGES:
+        page.picture(heat_overlay(panel.picture, numbers[name][row]), *box)
+        return span(numbers[name][row])
     maps = numbers["layers_aggregated"]
+    if name == "ranking":
+        places, last = numbers["ranking"][row], len(maps)
+        page.picture(places, *box, cmap=matplotlib.colormaps["viridis_r"], vmin=1, vmax=max(last, 2))
+        return f"1 of {last} on {100 * (places == 1).mean():.0f} %"
+    if name == "where it wins":
+        page.picture(won(panel, row), *box)
+        return f"{100 * numbers['wins'][row].mean():.0f} % of the image"
+    top = float(np.nanmax(maps))
+    low, high = (0.0, top) if name == "raw scale" else (float(np.nanmin(maps[row])), float(np.nanmax(maps[row])))
+    page.picture(maps[row], *box, cmap=matplotlib.colormaps["viridis"], vmin=low, vmax=max(high, low + 1e-12))
+    return f"0 to {short(top)}" if name == "raw scale" else span(maps[row])
+
+
+def won(panel: Panel, row: int) -> Image.Image:
+    """The greyed image, in the class's colour where the word's score is the highest."""
+    numbers = panel.numbers
     ids = dict(zip(numbers["class_names"].tolist(), numbers["class_ids"].tolist()))
     class_id = ids.get(str(numbers["words"][row]), max(ids.values()) + 1 + row)
-    won = numbers["wins"][row]
-    top = float(np.nanmax(maps))
-    notes = [f"0 to {short(top)}", span(maps[row]), f"{100 * won.mean():.0f} % of the image"]
-    places, last = numbers["ranking"][row], len(maps)
-    if panel.ranking:
-        notes[1] = f"1 of {last} on {100 * (places == 1).mean():.0f} %"
-    for number, note in enumerate(notes):
-        box = panel.left + column(len(STAGES) + number), y, CELL, tall
-        if number == 1 and panel.ranking:
-            page.picture(places, *box, cmap=matplotlib.colormaps["viridis_r"], vmin=1, vmax=max(last, 2))
-        elif number < 2:
-            low, high = (0.0, top) if number == 0 else (float(np.nanmin(maps[row])), float(np.nanmax(maps[row])))
-            page.picture(maps[row], *box, cmap=matplotlib.colormaps["viridis"], vmin=low, vmax=max(high, low + 1e-12))
-        else:
-            grey = panel.picture.convert("L").convert("RGB")
-            mask = Image.fromarray(won).resize(grey.size, Image.Resampling.NEAREST)
-            colour = tuple(colourise(np.array([[class_id]]), panel.palette)[0, 0].tolist())
-            faint = Image.blend(grey, Image.new("RGB", grey.size, "white"), 0.45)
-            strong = Image.blend(grey, Image.new("RGB", grey.size, colour), 0.75)
-            page.picture(Image.composite(strong, faint, mask), *box)
-        page.text(box[0] + CELL / 2, y + tall + LINE / 2, note, CELL + GAP, "center", 5.5, PALE)
+    grey = panel.picture.convert("L").convert("RGB")
+    mask = Image.fromarray(numbers["wins"][row]).resize(grey.size, Image.Resampling.NEAREST)
+    colour = tuple(colourise(np.array([[class_id]]), panel.palette)[0, 0].tolist())
+    faint = Image.blend(grey, Image.new("RGB", grey.size, "white"), 0.45)
+    strong = Image.blend(grey, Image.new("RGB", grey.size, colour), 0.75)
+    return Image.composite(strong, faint, mask)
 
 
 def short(value: float) -> str:

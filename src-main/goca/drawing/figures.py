@@ -19,7 +19,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from goca.drawing.class_colours import class_palette
@@ -29,11 +28,11 @@ from goca.drawing.palettes import (
     PictureError,
     array_of,
     as_picture,
-    colourise,
     labels_of,
     overlay,
     palette_of,
 )
+from goca.drawing.sheet import MARGIN, PALE, Page, draw_legend_line, legend_lines
 from goca.files.atomic import whole_file
 
 
@@ -86,8 +85,7 @@ def _unit(heat: Any) -> Array:
 
 # --- the figure --------------------------------------------------------------------------------------------------
 
-CELL, GAP, HEAD, MARGIN = 1.5, 0.08, 0.24, 0.18  # inches: width of a picture, between two, a line of text, the rim
-INK, PALE = "#20242a", "#68707a"
+CELL, GAP, HEAD = 1.5, 0.08, 0.24  # inches: width of an image, between two, a line of text
 
 
 @dataclass
@@ -97,6 +95,8 @@ class Row:
     predictions  title -> label map; the columns of a figure are all titles that occur, in order of appearance
     words        (word, map [g, g]) pairs, drawn at the end of the row under their words
     caption      a line under the row
+    notes        title -> a line under that prediction
+    outlined     bool [h, w]: where it is true is outlined on every prediction
     """
 
     image: Any
@@ -104,6 +104,8 @@ class Row:
     predictions: Mapping[str, Any] = field(default_factory=dict)
     words: Sequence[tuple[str, Any]] = ()
     caption: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+    outlined: Any = None
 
 
 def figure(
@@ -127,7 +129,7 @@ def figure(
     pictures = [as_picture(row.image) for row in rows]
     heights = [CELL * min(max(p.height / p.width, 0.4), 1.8) for p in pictures]
     above = [HEAD if number == 0 or row.words else 0.0 for number, row in enumerate(rows)]
-    below = [HEAD if row.caption else 0.0 for row in rows]
+    below = [HEAD * (bool(row.notes) + bool(row.caption)) for row in rows]
     width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
     drawn = Figure(dpi=200, facecolor="white")
     FigureCanvasAgg(drawn)
@@ -144,15 +146,35 @@ def figure(
             left = MARGIN + at * (CELL + GAP)
             if heading and (number == 0 or at >= len(columns) - _most_words(rows)):
                 page.text(left + CELL / 2, top - 0.42 * HEAD, heading, CELL, align="center")
-            if panel is not None:
-                page.picture(panel, left, top, CELL, tall)
+            if panel is None:
+                continue
+            axes = page.picture(panel, left, top, CELL, tall)
+            if row.outlined is not None and heading in row.predictions:
+                outline(axes, row.outlined, panel.size)
+            if note := row.notes.get(heading):
+                page.text(left + CELL / 2, top + tall + 0.5 * HEAD, note, CELL, "center", 7)
         if row.caption:
-            page.text(MARGIN, top + tall + 0.5 * HEAD, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
+            line = top + tall + below[number] - 0.5 * HEAD
+            page.text(MARGIN, line, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
         top += tall + below[number] + GAP
     for line in legend:
         draw_legend_line(page, line, MARGIN, top + 0.7 * HEAD, palette_of(palette))
         top += HEAD
     return drawn
+
+
+def outline(axes: Axes, mask: Any, size: tuple[int, int]) -> None:
+    """Draw the border of a mask [h, w] on an image of (width, height): black on white, so that it is seen on both."""
+    inside = np.pad(array_of(mask).astype(float), 1)
+    if not inside.any():
+        return
+    (h, w), (width, height) = inside.shape, size
+    x = (np.arange(w) - 0.5) * width / (w - 2) - 0.5  # centres of the mask's pixels, in those of the image
+    y = (np.arange(h) - 0.5) * height / (h - 2) - 0.5
+    limits = axes.get_xlim(), axes.get_ylim()
+    for colour, thick in (("white", 1.6), ("black", 0.7)):
+        axes.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=[thick])
+    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
@@ -195,74 +217,6 @@ def _panels(
     return panels
 
 
-class Page:
-    """A figure addressed in inches from its upper left corner."""
-
-    def __init__(self, drawn: Figure, width: float, height: float) -> None:
-        self.figure, self.width, self.height = drawn, width, height
-
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes in a box of the page."""
-        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        return self.figure.add_axes(box)
-
-    def picture(self, picture: Any, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
-        """A picture or a map in a thin frame, stretched to its box; `options` are imshow's."""
-        axes, pixels = self.axes(left, top, width, height), np.asarray(picture)
-        fine = "nearest" if pixels.shape[1] < 200 else "antialiased"
-        axes.imshow(pixels, **{"interpolation": fine, "aspect": "auto", **options})
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for side in axes.spines.values():
-            side.set(linewidth=0.4, color="#c5cad0")
-        return axes
-
-    def text(
-        self,
-        x: float,
-        y: float,
-        words: str,
-        room: float,
-        align: str = "left",
-        size: float = 8,
-        colour: str = INK,
-        weight: str = "normal",
-    ) -> None:
-        """One line, vertically centred at y, cut with an ellipsis where it is wider than `room`."""
-        shown = self.figure.text(
-            x / self.width,
-            1 - y / self.height,
-            words,
-            ha=align,
-            va="center_baseline",
-            fontsize=size,
-            color=colour,
-            weight=weight,
-            parse_math=False,
-        )
-        kept = " ".join(words.split())
-        shown.set_text(kept)
-        while kept and (wide := shown.get_window_extent().width / self.figure.dpi) > room:
-            kept = kept[: min(len(kept) - 1, int(len(kept) * room / wide) + 2)].rstrip(" ,")
-            shown.set_text(kept + "…")
-
-    def swatch(self, left: float, y: float, side: float, colour: Any) -> None:
-        corner = (left / self.width, 1 - (y + side / 2) / self.height)
-        self.figure.add_artist(
-            Rectangle(
-                corner,
-                side / self.width,
-                side / self.height,
-                linewidth=0.4,
-                facecolor=np.asarray(colour) / 255,
-                edgecolor="#a0a6ad",
-            )
-        )
-
-
-_SWATCH, _LEGEND_SIZE = 0.12, 7.5
-
-
 def _seen(rows: Sequence[Row], class_names: Sequence[str]) -> list[tuple[int, str]]:
     """The classes of all label maps, and their names."""
     maps = [labels for row in rows for labels in (row.truth, *row.predictions.values()) if labels is not None]
@@ -271,29 +225,3 @@ def _seen(rows: Sequence[Row], class_names: Sequence[str]) -> list[tuple[int, st
         name = class_names[class_id] if class_id < len(class_names) else f"class {class_id}"
         found.append((class_id, "void" if class_id == VOID and class_id >= len(class_names) else name))
     return found
-
-
-LegendLine = list[tuple[int, str, float]]
-
-
-def legend_lines(drawn: Figure, classes: Sequence[tuple[int, str]], room: float) -> list[LegendLine]:
-    """Legend entries (class id, name, inches) broken into lines that fit into `room`."""
-    lines: list[LegendLine] = []
-    used = room
-    for class_id, name in classes:
-        ruler = drawn.text(0, 0, name, fontsize=_LEGEND_SIZE, parse_math=False)
-        need = _SWATCH + 0.07 + ruler.get_window_extent().width / drawn.dpi + 0.18
-        ruler.remove()
-        if used + need > room or not lines:
-            lines.append([])
-            used = 0
-        lines[-1].append((class_id, name, need))
-        used += need
-    return lines
-
-
-def draw_legend_line(page: Page, line: LegendLine, left: float, y: float, colours: Array) -> None:
-    for class_id, name, need in line:
-        page.swatch(left, y, _SWATCH, colourise(np.array([[class_id]]), colours)[0, 0])
-        page.text(left + _SWATCH + 0.07, y, name, page.width - MARGIN - left, size=_LEGEND_SIZE)
-        left += need

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from goca.drawing.palettes import as_hex, overlay, voc_palette
+from goca.drawing.class_colours import class_colours, class_palette
+from goca.drawing.legend import painted
+from goca.drawing.palettes import as_hex
 from goca.files.atomic import write_text
 from goca.formats import Labelled
 from goca.report.markup import Markup, tag
@@ -18,7 +20,8 @@ SIDE = 192  # longest side of a thumbnail, pixels
 STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}
 main{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;padding:8px;border:2px solid #ddd;width:400px}
 figure.chosen{border-color:#06c;background:#eef5ff}img{width:192px;image-rendering:pixelated;margin-right:4px}
-figcaption{overflow-wrap:anywhere}.swatch{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .7em}"""
+figcaption{overflow-wrap:anywhere}
+.swatch{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .7em;border:1px solid #999}"""
 SCRIPT = """const all=[...document.querySelectorAll("figure")];let at=-1;
 function go(to){if(!all.length)return;all[at]?.classList.remove("chosen");at=Math.max(0,Math.min(all.length-1,to));
 all[at].classList.add("chosen");all[at].scrollIntoView({block:"center"});}
@@ -31,7 +34,8 @@ all.forEach((each,i)=>each.addEventListener("click",()=>go(i)));"""
 def write_review(path: Path, items: Iterable[Labelled], classes: Mapping[int, str], most: int = 500) -> None:
     """Write the page of the `most` items with the largest share of doubt (`record["doubt"]`)."""
     ordered = sorted(items, key=lambda item: (-item.record.get("doubt", 0), item.name))
-    shown = [figure(item, classes) for item in ordered[:most]]
+    colours = class_colours(classes)
+    shown = [figure(item, colours) for item in ordered[:most]]
     head = tag("head", tag("meta", charset="utf-8"), tag("title", "Review"), tag("style", Markup(STYLE)))
     rest = f", the {most} most doubtful of them" if len(ordered) > most else ""
     body = tag(
@@ -48,7 +52,7 @@ def write_review(path: Path, items: Iterable[Labelled], classes: Mapping[int, st
     write_text(path, "<!doctype html>\n" + tag("html", head, body, lang="en") + "\n")
 
 
-def figure(item: Labelled, classes: Mapping[int, str]) -> Markup:
+def figure(item: Labelled, colours: Mapping[int, tuple[int, int, int]]) -> Markup:
     image, label = item.read_image(), item.read_label()
     record = item.record
     areas = ", ".join(f"{name} {area:.0%}" for name, area in record.get("areas", {}).items())
@@ -57,7 +61,7 @@ def figure(item: Labelled, classes: Mapping[int, str]) -> Markup:
     if unsure := [*record.get("unsure", []), *record.get("missing", [])]:
         lines.append(f"low presence: {', '.join(unsure)}")
     texts = [child for line in lines for child in (tag("br"), line)]
-    pictures = [picture(each) for each in (image, overlay(image, label))]
+    pictures = [picture(each) for each in (image, painted(image, label, colours))]
     return tag("figure", pictures, tag("figcaption", tag("b", item.name), texts))
 
 
@@ -70,7 +74,7 @@ def picture(image: Image.Image) -> Markup:
 
 
 def legend(classes: Mapping[int, str]) -> list[Markup | str]:
-    colours = voc_palette()
+    colours = class_palette(classes)
     rows = [*classes.items(), (255, "doubt (255)")]
     found: list[Markup | str] = []
     for class_id, name in rows:
