@@ -99,9 +99,8 @@ class PlainFiles:
         self.scores = scores
 
     def add(self, done: Done) -> str:
-        place, more = done.place, {}
-        if self.scores:
-            more = {"scores": place.scores.name, "maps": done.segmentation.names}
+        place = done.place
+        more = {"scores": place.scores.name, "maps": done.segmentation.names} if self.scores else {}
         write(place, done.image, done.segmentation, done.label, {**done.record, **more})
         return f"{place.overlay}, {place.labels.name}, {place.record.name}, {place.masks.name}/"
 

@@ -50,5 +50,5 @@ def detections(held: Held, size: tuple[int, int]) -> Any:
 
 def box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """The first and last column and row of a mask, as supervision's mask_to_xyxy has them: x0, y0, x1, y1."""
-    (rows,), (columns,) = mask.any(1).nonzero(), mask.any(0).nonzero()
-    return columns[0], rows[0], columns[-1], rows[-1]
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
