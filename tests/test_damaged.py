@@ -75,6 +75,12 @@ def test_the_page_names_a_pipeline_that_cannot_be_read(folder):
     assert "the pipeline cannot be read" in failed.error and "terminal" not in failed.error
 
 
+def flip(file, position):
+    content = bytearray(file.read_bytes())
+    content[position] ^= 4
+    file.write_bytes(content)
+
+
 def damages(folder):
     """(what, how): values changed in each JSON file, bits flipped, files cut and removed."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -84,8 +90,7 @@ def damages(folder):
                 for value in ODD:
                     yield f"{name}: {key}={value!r}", lambda file=file, key=key, value=value: edit(file, **{key: value})
         for position in range(0, min(len(content), 2000), 40):
-            flipped = bytes([*content[:position], content[position] ^ 4, *content[position + 1 :]])
-            yield f"{name}: a bit at {position}", lambda file=file, flipped=flipped: file.write_bytes(flipped)
+            yield f"{name}: a bit at {position}", lambda file=file, position=position: flip(file, position)
         yield f"{name}: cut", lambda file=file, content=content: file.write_bytes(content[: len(content) // 2])
         yield f"{name}: gone", lambda file=file: file.unlink()
 
