@@ -78,13 +78,14 @@ class TextCache:
 
 
 def weights_of(module: nn.Module) -> Iterator[Tensor | None]:
-    """Parameters and buffers; None for a module that is more than they are."""
+    """Parameters and buffers; None for one of a special type (quantised), and for a module that does more with them."""
     for each in submodules(module):
         own = vars(each)
         adapted = any(name in own or name in each._modules for name in ADAPTED)
         if adapted or each._forward_hooks or each._forward_pre_hooks or "forward" in own:
             yield None
-        yield from (weight for weight in (*each._parameters.values(), *each._buffers.values()) if weight is not None)
+        stored = (weight for weight in (*each._parameters.values(), *each._buffers.values()) if weight is not None)
+        yield from (weight if type(weight) in (Tensor, nn.Parameter) else None for weight in stored)
 
 
 def probe_of(weights: Sequence[Tensor]) -> Tensor:
