@@ -154,8 +154,8 @@ def figure(
             if note := row.notes.get(heading):
                 page.text(left + CELL / 2, top + tall + 0.5 * HEAD, note, CELL, "center", 7)
         if row.caption:
-            line = top + tall + below[number] - 0.5 * HEAD
-            page.text(MARGIN, line, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
+            baseline = top + tall + below[number] - 0.5 * HEAD
+            page.text(MARGIN, baseline, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
         top += tall + below[number] + GAP
     for line in legend:
         draw_legend_line(page, line, MARGIN, top + 0.7 * HEAD, palette_of(palette))
