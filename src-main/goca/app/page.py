@@ -180,11 +180,22 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
         panel = Panel.make("generated")
 
     def work(
-        model: str, place: str, prompt: str, words: str, seed: int, steps: int, guidance: float, *kept: Any
+        model: str,
+        place: str,
+        prompt: str,
+        words: str,
+        seed: int,
+        steps: int,
+        guidance: float,
+        threshold: float,
+        kept: Any,
     ) -> Iterator[dict[Any, Any]]:
         choice = Choice(model, place or "")
         yield from panel.follow(
-            lambda say: generate(models, choice, prompt, words, Settings(seed, steps, guidance), say), *kept, picture
+            lambda say: generate(models, choice, prompt, words, Settings(seed, steps, guidance), say),
+            threshold,
+            kept,
+            picture,
         )
 
     def picture(result: Result) -> dict[Any, Any]:

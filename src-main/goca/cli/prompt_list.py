@@ -75,16 +75,17 @@ class PromptList:
         by_name: dict[str, list[str]] = {}
         for path, prompt in self.prompts.items():
             by_name.setdefault(path.name, []).append(prompt)
-        found, bare = {}, []
+        found: dict[Path, str] = {}
+        missing: list[str] = []
         for image in images:
             same = by_name.get(image.name, [])
-            prompt = by_path.get(image.resolve(), same[0] if len(same) == 1 else None)
-            if prompt is None:
-                bare.append(str(image))
+            own = by_path.get(image.resolve(), same[0] if len(same) == 1 else None)
+            if own is None:
+                missing.append(str(image))
             else:
-                found[image] = prompt
-        if bare:
-            raise WordsNotGiven(f"{self.source} has no prompt for {listed(bare)}; add a line for each; {FORM}")
+                found[image] = own
+        if missing:
+            raise WordsNotGiven(f"{self.source} has no prompt for {listed(missing)}; add a line for each; {FORM}")
         return PromptList(found, self.source)
 
     def of(self, image: Image.Image, name: str, path: Path | None = None) -> str:
