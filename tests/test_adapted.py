@@ -281,4 +281,5 @@ def test_weights_that_wait_in_groups(kind, pipe, tmp_path):
     level = {"num_blocks_per_group": 1} if kind == "block_level" else {}
     level["offload_type"] = "leaf_level" if kind == "disk" else kind
     pipe.unet.enable_group_offload(torch.device("cpu"), torch.device("cpu"), **level, **more)
-    torch.testing.assert_close(score_maps(pipe), expected, rtol=0, atol=1e-5)
+    # weights read from disk lie at other addresses, where kernels may round otherwise: 2e-5 was seen on AVX2
+    torch.testing.assert_close(score_maps(pipe), expected, rtol=0, atol=1e-4 if kind == "disk" else 1e-5)

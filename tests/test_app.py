@@ -63,8 +63,8 @@ def test_without_gradio_6_the_command_says_what_to_install(found, monkeypatch, c
 def test_bad_arguments_end_before_a_page_is_served(capsys):
     assert main(["app", "--model", "sd99"]) == 1
     assert "there is no model config 'sd99'" in capsys.readouterr().err
-    assert main(["app", "--pipeline", "somewhere"]) == 1
-    assert "--model sd15" in capsys.readouterr().err
+    assert main(["app", "--pipeline", "some where"]) == 1
+    assert "PipelineNotFound: 'some where' is no folder" in capsys.readouterr().err
 
 
 def test_the_command_serves_this_machine_until_it_is_stopped(monkeypatch, capsys):

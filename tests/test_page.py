@@ -130,11 +130,14 @@ def test_a_click_on_the_result_ranks_the_words_there(opened, segmentation):
     opened.wait_for_selector("#goca-picture-legend li")
     for x, y in [(0.5, 0.1), (0.2, 0.6)]:  # the sky, the house
         before = opened.inner_text("#goca-picture-place")
-        box = opened.locator("#goca-picture-overlay img").bounding_box()
+        shown = opened.locator("#goca-picture-overlay img")
+        box = shown.bounding_box()
         assert box["width"] == pytest.approx(box["height"], abs=1)  # the image fills it
-        opened.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        shown.click(position={"x": x * box["width"], "y": y * box["height"]})  # when the page no longer scrolls
         opened.wait_for_function(
-            "text => !['', text].includes(document.querySelector('#goca-picture-place').innerText)", arg=before
+            """text => { const place = document.querySelector('#goca-picture-place')
+                        return place.querySelector('li') && place.innerText !== text }""",
+            arg=before,
         )
         lines = [line.split("\n") for line in opened.locator("#goca-picture-place li").all_inner_texts()]
         label = segmentation.label_map((512, 512))[int(512 * y), int(512 * x)]

@@ -205,6 +205,7 @@ class Benchmark(RunSettings):
         Fields that came later are left out where they change nothing, so that a folder of before goes on.
         """
         fields = self.model.to_dict()
+        del fields["call"]  # of generated images alone
         if self.ask != "open":
             fields = {name: value for name, value in fields.items() if name not in OPEN_FIELDS}
         else:
