@@ -3,7 +3,8 @@
     python3 scripts/scaling_study.py                    the models that ship, and the checkpoints in runs/KIND
     python3 scripts/scaling_study.py --train            train the whole family first (hours; it stops and resumes)
     python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/early, middle, late
-    python3 scripts/scaling_study.py --quick            a few images of everything, for tests
+    python3 scripts/scaling_study.py --sizes reduced    half the images and two noise seeds: a third of the time
+    python3 scripts/scaling_study.py --sizes quick      a few images of everything, for tests
 
 For each point: how well it draws (Fréchet distance and words found, by a network of the project's own; loss on held-out
 images) and how well it segments (mIoU of vanilla, of each part alone and of GoCA, under both protocols, over noise
@@ -26,7 +27,7 @@ import torch
 from embedded.mini_family import KINDS
 from goca.drawing.figures import save_figure
 from goca.files.atomic import write_arrays, write_text
-from scaling.measures import QUICK, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
+from scaling.measures import SIZES, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
 from scaling.points import Point, find_points
 from scaling.summary import (
     Measured,
@@ -138,15 +139,15 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     parser.add_argument("--train", action="store_true", help="train the kinds first")
-    parser.add_argument("--quick", action="store_true", help="a few images of everything")
+    parser.add_argument("--sizes", choices=SIZES, default="full", help="how much is measured (default: full)")
     arguments = parser.parse_args()
     if arguments.train:
-        train_all(arguments.models, arguments.kinds, arguments.quick)
+        train_all(arguments.models, arguments.kinds, arguments.sizes == "quick")
     points = find_points(arguments.models, arguments.kinds)
     if not points:
         parser.error(f"no checkpoints of {', '.join(arguments.kinds)} in {arguments.models}; say --train, or --models")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    report(points, QUICK if arguments.quick else Sizes(), arguments.out)
+    report(points, SIZES[arguments.sizes], arguments.out)
     print(f"{len(points)} points: {', '.join(point.name for point in points)}; results in {arguments.out}")
 
 

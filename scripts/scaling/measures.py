@@ -50,7 +50,11 @@ class Sizes:
     network: int = 6000  # images of each world that the feature network is trained on
 
 
-QUICK = Sizes(images=6, chosen_on=3, seeds=1, timesteps=(200, 400), generated=4, steps=2, real=64, network=64)
+SIZES = {
+    "full": Sizes(),
+    "reduced": Sizes(images=100, chosen_on=30, seeds=2, timesteps=(100, 200, 300, 400), generated=100, real=1000),
+    "quick": Sizes(images=6, chosen_on=3, seeds=1, timesteps=(200, 400), generated=4, steps=2, real=64, network=64),
+}
 
 
 @cache
