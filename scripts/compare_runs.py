@@ -1,6 +1,6 @@
 """Compare finished runs: a table of mIoU and IoU per class, and a figure of a few images with each prediction.
 
-    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --image scenes.png
+    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --picture scenes.png
 
 All runs must use the same data set. The figure's images are segmented again with each run's configuration and best
 threshold.
@@ -81,10 +81,8 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     for name, benchmark in benchmarks.items():
         segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
         prompts = benchmark.prompts(dataset).annotated(benchmark.annotator(dataset, segmenter.extractor.parts))
-        metric, threshold = (
-            metric_for(dataset, benchmark.dataset, benchmark.protocol),
-            runs[name]["mIoU"]["best"]["threshold"],
-        )
+        metric = metric_for(dataset, benchmark.dataset, benchmark.protocol)
+        threshold = runs[name]["mIoU"]["best"]["threshold"]
         for sample, row in zip(samples, rows):
             annotation = prompts(sample)
             capture = segmenter.capture(sample.image, annotation, image_id=sample.id)
@@ -94,7 +92,8 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
             iou = iou_of(metric, scores, sample.label, list(annotation.existent_objects), threshold)
             row.notes[name] = f"IoU {100 * iou:.1f} %"
             row.words = word_maps(segmenter, capture, annotation)
-    first, *_, last = [next(iter(runs)), *runs]
+    names_of_runs = list(runs)
+    first, last = names_of_runs[0], names_of_runs[-1]
     if first != last:
         for row in rows:
             row.outlined = row.predictions[first] != row.predictions[last]

@@ -21,7 +21,8 @@ from typing import Any
 
 from goca.cli.hydra_command import check_arguments, told
 from goca.cli.overrides import configured
-from goca.config import folder, names
+from goca.config import names
+from goca.config_folder import config_folder
 from goca.files.atomic import write_text
 from goca.files.text import read_yaml
 from tqdm import tqdm
@@ -160,7 +161,7 @@ def body(founds: Sequence[Found], dataset: str) -> Iterator[str]:
 
 def figure(model: str, dataset: str) -> float | None:
     """The paper's mIoU in %, from configs/tables/main.yaml."""
-    rows = read_yaml(folder().parent / "tables" / "main.yaml")["rows"]
+    rows = read_yaml(config_folder() / "tables" / "main.yaml")["rows"]
     own = (row.get("figures", {}) for row in rows if row["overrides"] == [f"model={model}"])
     return next((found[dataset] for found in own if dataset in found), None)
 

@@ -36,7 +36,7 @@ from goca.benchmark import Benchmark
 from goca.benchmark.sweep import run_together
 from goca.cli import INTERRUPTED
 from goca.cli.overrides import configured
-from goca.config import folder
+from goca.config_folder import config_folder
 from goca.errors import GocaError, explained
 from goca.files.atomic import write_text
 from goca.files.bounded_json import read_json
@@ -108,7 +108,7 @@ def read_arguments(arguments: Iterable[str]) -> tuple[dict[str, str], list[str]]
 
 def definition(name: str) -> dict[str, Any]:
     """Read a file of configs/tables. Raises ArgumentError."""
-    files = {file.stem: file for file in (folder().parent / "tables").glob("*.yaml")}
+    files = {file.stem: file for file in (config_folder() / "tables").glob("*.yaml")}
     if name not in files:
         raise ArgumentError(f"unknown table={name}; expected one of: {', '.join(sorted(files))}")
     return read_yaml(files[name])

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from benchmark import FIELDS
-from diffusion_feature import Attention
+from diffusion_feature.tap import ConsumerGroup
 from goca import Segmenter
 from goca.datasets import load_dataset
 from goca.evaluation import MeanIoU
@@ -21,25 +21,9 @@ from goca.method.aggregation import Aggregator
 from goca.prompts import annotate, read_captions
 from goca.requests import Request, load_images
 from make_scenes import REPOSITORY
-from torch import Tensor
 from tqdm import tqdm
 
 THRESHOLDS = [t / 10 for t in range(-4, 5)]
-
-
-class Several:
-    """A consumer that hands one forward pass to several aggregators."""
-
-    def __init__(self, aggregators: Sequence[Aggregator]):
-        self.aggregators, self.features = aggregators, aggregators[0].features
-
-    def attention(self, attention: Attention) -> None:
-        for each in self.aggregators:
-            each.attention(attention)
-
-    def feature(self, layer: str, feature: Tensor) -> None:
-        for each in self.aggregators:
-            each.feature(layer, feature)
 
 
 @torch.no_grad()
@@ -57,7 +41,7 @@ def study(rows: Sequence[int], images: int) -> list[tuple[str, float, float, flo
         annotation = annotate(caption, names, sample.present, tokenizer, **options)
         summaries = {name: Aggregator(plan) for name, plan in plans.items()}
         request = Request(sample.image, annotation, image_id=image_id)
-        model.forward(load_images([request]), Several(list(summaries.values())))
+        model.forward(load_images([request]), ConsumerGroup(list(summaries.values())))
         exact = summaries["all"].layer_weights(model.config.layer_method)[0]
         for name, summary in summaries.items():
             weights = summary.layer_weights(model.config.layer_method)[0]

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from goca.embedded import resolve
+from PIL import Image
 
 RECORDED = Path(__file__).parent / "recorded"
 FULL_RECORD = Path(os.environ.get("GOCA_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
@@ -79,3 +81,15 @@ def loaded(monkeypatch: pytest.MonkeyPatch, embedded) -> None:
     from goca import Segmenter
 
     monkeypatch.setattr(Segmenter, "from_pretrained", classmethod(lambda *_, **__: embedded))
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are given in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def scene() -> Image.Image:
+    """An image of the embedded scenes: a star, a wall, snow."""
+    return Image.open(f"{resolve('goca:scenes')}/JPEGImages/test_00000.png").convert("RGB")

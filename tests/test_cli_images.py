@@ -8,17 +8,7 @@ from PIL import Image
 
 SCENES = f"{resolve('goca:scenes')}/JPEGImages"
 PROMPT = "star, wall, snow"
-
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path, monkeypatch):
-    """Commands are given in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def scene():
-    return Image.open(f"{SCENES}/test_00000.png").convert("RGB")
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 def written(capsys, name):

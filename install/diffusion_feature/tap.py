@@ -44,6 +44,23 @@ class Consumer(Protocol):
     def feature(self, layer: str, feature: Tensor) -> None: ...
 
 
+class ConsumerGroup:
+    """Several consumers of one forward pass, as one; each receives the features that it wants."""
+
+    def __init__(self, consumers: Sequence[Consumer]):
+        self.consumers = consumers
+        self.features = tuple(dict.fromkeys(name for consumer in consumers for name in consumer.features))
+
+    def attention(self, attention: Attention) -> None:
+        for consumer in self.consumers:
+            consumer.attention(attention)
+
+    def feature(self, layer: str, feature: Tensor) -> None:
+        for consumer in self.consumers:
+            if layer in consumer.features:
+                consumer.feature(layer, feature)
+
+
 class AttentionTap(TorchFunctionMode):
     """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
 

@@ -9,7 +9,7 @@ mini-flux       FluxPipeline: double- and single-stream blocks on 16 x 16 tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusion_feature.families.packed import pack, places, unpack
+from goca.config import load_config
+from goca.generation.calling import with_guidance
 from torch import Tensor, nn
 
 from embedded.mini_model import (
@@ -102,6 +104,7 @@ def flux_networks(parts: Parts, device: torch.device) -> Networks:
 class Family:
     """A pipeline class: its networks, the parts that it may have and has not, how it is called beside the prompt.
 
+    guidance  further arguments where it is called with guidance, as `with_guidance` takes them
     plain_attention  trained with softmax(QK) written out where a CPU trains in bfloat16: the fused attention's
                      backward is slow there
     """
@@ -109,7 +112,8 @@ class Family:
     pipeline: type[DiffusionPipeline]
     networks: Callable[[Parts, torch.device], Networks]
     without: dict[str, Any] = field(default_factory=dict)
-    call: dict[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    guidance: dict[str, Any] = field(default_factory=dict)
     plain_attention: bool = True
 
     def assemble(self, parts: Parts, vae: AutoencoderKL) -> DiffusionPipeline:
@@ -121,11 +125,12 @@ SD = Family(
     sd_networks,
     {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )
-PIXART = Family(PixArtSigmaPipeline, pixart_networks, call={"use_resolution_binning": False, "clean_caption": False})
+PIXART = Family(PixArtSigmaPipeline, pixart_networks, call=load_config("pixart-sigma").call)
 FLUX = Family(
     FluxPipeline,
     flux_networks,
     call={"height": 2 * SIZE, "width": 2 * SIZE, "max_sequence_length": TEXT},
+    guidance={"true_cfg_scale": 1.0, "negative_prompt": ""},
     plain_attention=False,
 )
 FAMILIES = {family.pipeline.__name__: family for family in (SD, PIXART, FLUX)}
@@ -181,7 +186,6 @@ def call_arguments(pipe: DiffusionPipeline) -> dict[str, Any]:
 
 
 def guided(pipe: DiffusionPipeline, scale: float, batch: int) -> dict[str, Any]:
-    """Arguments of a call with classifier-free guidance; Flux wants an empty negative prompt for each of the batch."""
-    flux = type(pipe).__name__ == "FluxPipeline"
-    own = {"true_cfg_scale": scale, "negative_prompt": [""] * batch} if flux else {"guidance_scale": scale}
-    return own | call_arguments(pipe)
+    """Arguments of a call with classifier-free guidance."""
+    family = FAMILIES[type(pipe).__name__]
+    return with_guidance({**family.call, **family.guidance}, batch, scale)

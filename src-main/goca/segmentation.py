@@ -85,10 +85,17 @@ class Segmentation:
         offset = threshold * (ids == BACKGROUND)
         return ids[(scores + offset[:, None, None]).argmax(0)].cpu()
 
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """(height, width) of label maps that are asked for without a size: the image's, else the grid's."""
+        h, w = self.image_size or tuple(self.scores.shape[-2:])
+        return h, w
+
     def resized(self, size: tuple[int, int] | None = None) -> Tensor:
         """The score maps as the decision sees them, bilinear   [n, H, W]; size: (height, width), else the image's"""
-        h, w = size or self.image_size or tuple(self.scores.shape[-2:])
-        return F.interpolate(self.scores[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0]
+        return F.interpolate(
+            self.scores[None].float(), size=size or self.own_size, mode="bilinear", align_corners=False
+        )[0]
 
     def at(self, x: int, y: int, threshold: float = 0.0) -> list[tuple[str, float]]:
         """The names with their scores at a pixel of the image, highest first; the first is that of `label_map`.
@@ -193,8 +200,7 @@ class Segmentation:
         """
         from goca.formats.objects import detections
 
-        h, w = self.label_map().shape
-        return detections(self._held(threshold), (h, w))
+        return detections(self._held(threshold), self.own_size)
 
     def _held(self, threshold: float) -> list[tuple[dict[str, Any], np.ndarray]]:
         """The row of `summary` and the mask [H, W] of each class but the background that holds a pixel."""
@@ -247,7 +253,7 @@ class Segmentation:
     def __repr__(self) -> str:
         names = [name for class_id, name in self.classes().items() if class_id != BACKGROUND]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        h, w = self.image_size or tuple(self.scores.shape[-2:])
+        h, w = self.own_size
         return f"Segmentation({shown}; {h} x {w})"
 
     def _repr_png_(self) -> bytes:

@@ -60,8 +60,3 @@ def word_maps(segmentation: Segmentation) -> list[tuple[Image.Image, str]]:
 
     named = zip(segmentation.scores, segmentation.class_ids, segmentation.names)
     return [(heat_overlay(segmentation.image, np.asarray(heat)), name) for heat, id_, name in named if id_]
-
-
-def ranking(segmentation: Segmentation, x: int, y: int, threshold: float) -> list[tuple[str, float]]:
-    """The words by their scores at a pixel of the image, highest first; the threshold is added to the background's."""
-    return segmentation.at(x, y, threshold)

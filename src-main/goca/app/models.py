@@ -15,8 +15,9 @@ from diffusion_feature.reading import LIBRARIES
 from diffusion_feature.repository import Repository
 
 from goca.benchmark.predictor import SEGMENTERS
+from goca.cli.models import embedded_model
 from goca.config import SegmenterConfig, load_config, names
-from goca.embedded import PREFIX, resolve
+from goca.embedded import resolve
 from goca.errors import GocaError
 from goca.generation.loading import load_pipeline
 from goca.segmentation_model import SegmentationModel
@@ -47,13 +48,9 @@ class Choice:
         return self.place.strip() or str(self.config.pipeline)
 
     @property
-    def embedded(self) -> bool:
-        return self.pipeline.startswith(PREFIX)
-
-    @property
-    def name(self) -> str:
-        """Of the embedded model."""
-        return self.pipeline.removeprefix(PREFIX)
+    def embedded(self) -> str | None:
+        """The name of the embedded model, if it is one."""
+        return embedded_model(self.pipeline)
 
 
 def known_models() -> list[str]:

@@ -13,7 +13,7 @@ from goca.app.models import Choice, Models, known_models
 from goca.app.panel import Panel
 from goca.app.runs import Result, Settings, generate, segment, unknown
 from goca.app.theme import said
-from goca.cli.segment import EMBEDDED, embedded_words
+from goca.cli.models import EMBEDDED, embedded_words
 from goca.embedded import resolve
 
 TITLE = """# GoCA
@@ -73,7 +73,7 @@ def described(choice: Choice) -> str:
     if choice.embedded:
         return (
             f"The embedded model needs no download, and knows only its own drawn scenes and these words: "
-            f"{', '.join(embedded_words(choice.name))}. For photographs choose another model."
+            f"{', '.join(embedded_words(choice.embedded))}. For photographs choose another model."
         )
     return (
         f"Read from {choice.pipeline} when it is first used: a folder of the machine that serves this page, or the "

@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 
 from goca.app.downloads import KINDS, write_kind
-from goca.app.drawing import Kept, at_page_size, decided, described, ranking, word_maps
+from goca.app.drawing import Kept, at_page_size, decided, described, word_maps
 from goca.app.models import Say
 from goca.app.runs import Result, attempt
 from goca.app.theme import going, heading, legend, ranked, said
@@ -186,7 +186,7 @@ def at_click(kept: Kept | None, threshold: float, event: gr.SelectData) -> str:
     shown = kept.segmentation
     across, down = kept.size[1] / shown.image.width, kept.size[0] / shown.image.height
     colours = {shown.classes()[class_id]: colour for class_id, colour in shown.colours().items() if class_id}
-    found = ranking(shown, x, y, threshold)
+    found = shown.at(x, y, threshold)
     return ranked(
         f"Scores at x {int(x * across)}, y {int(y * down)}", [(word, colours.get(word), s) for word, s in found]
     )

@@ -15,7 +15,8 @@ import torch
 from diffusion_feature.images import PictureUnreadable, read_image
 
 from goca.app.models import Choice, Models, Say, silent
-from goca.cli.segment import embedded_words, kept_warnings
+from goca.cli.models import known_words
+from goca.cli.work import kept_warnings
 from goca.config import ConfigError
 from goca.errors import GocaError, explained
 from goca.generation.calling import call_arguments
@@ -178,7 +179,7 @@ def segmenter_counts(segmenter: SegmentationModel) -> Callable[[str], tuple[int,
 def unknown(choice: Choice, text: str) -> str:
     """Which words of a text, in the text's order, mean nothing to the embedded model; "" if there are none."""
     named = dict.fromkeys(word for word in re.findall(r"[^\W_]+", text.lower()) if word not in FUNCTION_WORDS)
-    known = {word for name in embedded_words(choice.name) for word in name.split()} if choice.embedded else named
+    known = known_words(choice.embedded) if choice.embedded else named
     strange = [word for word in named if word not in known]
     return f"{choice.model} does not know: {', '.join(strange)}." if strange else ""
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusion_feature import Attention, FeatureExtractor, PromptCut
-from diffusion_feature.tap import Consumer
+from diffusion_feature import FeatureExtractor, PromptCut
+from diffusion_feature.tap import ConsumerGroup
 from torch import Tensor
 
 from goca.benchmark.benchmark import Benchmark
@@ -134,23 +134,6 @@ class SharedPass:
         if key not in self._maps:
             self._maps[key] = self.summary(plan).attention_map(*key[1:])[0]
         return self._maps[key]
-
-
-class ConsumerGroup:
-    """Several consumers of one forward pass, as one (see diffusion_feature.tap)."""
-
-    def __init__(self, consumers: Sequence[Consumer]):
-        self.consumers = consumers
-        self.features = tuple(dict.fromkeys(name for consumer in consumers for name in consumer.features))
-
-    def attention(self, attention: Attention) -> None:
-        for consumer in self.consumers:
-            consumer.attention(attention)
-
-    def feature(self, layer: str, feature: Tensor) -> None:
-        for consumer in self.consumers:
-            if layer in consumer.features:
-                consumer.feature(layer, feature)
 
 
 def without_rules(plan: Plan) -> Plan:

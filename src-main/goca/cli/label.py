@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from goca.cli import segment, words
+from goca.cli import words
+from goca.cli.models import NO_STEPS, add_model_arguments, chosen_model, steps_of
 
 TOGETHER = 8  # photos of a batch
 
@@ -39,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--doubt", type=float, default=0.1, metavar="D", help="0 to 1 (default: 0.1); 0: no pixel is 255"
     )
     parser.add_argument("--presence", type=float, metavar="P", help="0 to 1 (default: the config's least_presence)")
-    parser.add_argument("--refine", metavar="STEPS", help='a chain such as "dense_crf" or "affinity,pamr"')
+    parser.add_argument(
+        "--refine", metavar="STEPS", help=f'a chain such as "dense_crf" or "affinity,pamr"; {NO_STEPS}: no refinement'
+    )
     add_set_arguments(parser, TOGETHER)
-    segment.add_model_arguments(parser)
+    add_model_arguments(parser)
 
 
 def add_set_arguments(parser: argparse.ArgumentParser, batch: int) -> None:
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from goca.labelsets.store import Store
 
     formats = check_set_arguments(args)
-    args.model = segment.chosen_model(args.model, args.pipeline)
+    args.model = chosen_model(args.model, args.pipeline)
     config_of(args)  # what is wrong with it is said before the folder is made
     photos, args.classes, args.known = asked_for(args)
     args.asked = photos
@@ -130,7 +133,7 @@ def config_of(args: argparse.Namespace, **fields: Any) -> Any:
     from goca.config import load_config
 
     if args.refine:
-        fields["refine"] = [step.strip() for step in args.refine.split(",")]
+        fields["refine"] = steps_of(args.refine)
     return load_config(args.model, **fields)
 
 

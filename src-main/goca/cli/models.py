@@ -87,10 +87,15 @@ def configured(model: str, args: argparse.Namespace) -> SegmenterConfig:
     config = load_config(model, protocol=getattr(args, "protocol", "paper"))
     fields = set_fields(getattr(args, "set", []), config)
     if refine := getattr(args, "refine", None):
-        fields["refine"] = [] if refine == NO_STEPS else [step.strip() for step in refine.split(",")]
+        fields["refine"] = steps_of(refine)
     if presence := getattr(args, "presence", None):
         fields["presence"] = presence
     return load_config(config, **fields) if fields else config
+
+
+def steps_of(refine: str) -> list[str]:
+    """The chain that --refine names."""
+    return [] if refine == NO_STEPS else [step.strip() for step in refine.split(",")]
 
 
 def set_fields(given: Sequence[str], config: SegmenterConfig) -> dict[str, Any]:
@@ -146,3 +151,8 @@ def embedded_words(name: str = EMBEDDED) -> list[str]:
     card = Path(resolve(PREFIX + name)) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return [word.strip() for word in text.partition("\nWords: ")[2].partition(".")[0].split(",") if word.strip()]
+
+
+def known_words(name: str) -> set[str]:
+    """The single words of what an embedded model knows."""
+    return {word for phrase in embedded_words(name) for word in phrase.split()}

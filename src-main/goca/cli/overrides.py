@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from goca.benchmark.settings import GROUPS
 from goca.cli.hydra_command import resolved
+from goca.config_folder import config_folder
 
 PLACES = r"roots\..+|dataset\.(root|labels)|model\.(pipeline|denoiser)|run_dir|annotations|noise_file"
 NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload|label_maps)=")
@@ -65,9 +66,8 @@ def is_field(override: Override) -> bool:
 @cache
 def composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
     """Hydra's configuration, and the choice of each group; kept, since it takes Hydra a tenth of a second."""
-    from goca.config import folder  # loads torch, which `default_run_dir` can do without
 
-    with initialize_config_dir(str(folder().parent.resolve()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     choices = {group: config.hydra.runtime.choices[group] for group in GROUPS}
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

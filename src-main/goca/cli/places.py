@@ -107,11 +107,11 @@ def hub_line(place: str) -> Line:
 
 def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Iterable[str]] = iter) -> Iterator[Line]:
     """Whether a data set's folder is complete: every picture and label opened."""
-    from goca.config import folder
+    from goca.config_folder import config_folder
     from goca.datasets import DatasetError, load_dataset
     from goca.datasets.check import examine
 
-    known = sorted(file.stem for file in (folder().parent / "dataset").glob("*.yaml"))
+    known = sorted(file.stem for file in (config_folder() / "dataset").glob("*.yaml"))
     command = f"goca doctor --dataset {name} --root FOLDER"
     if name not in known:
         found = f"{name!r} is not known; there are: {', '.join(known)}"
@@ -132,9 +132,9 @@ def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Ite
 
 def dataset_config(name: str, root: str | None) -> DatasetConfig:
     """configs/dataset/NAME.yaml, with another root if one is given."""
-    from goca.config import folder
+    from goca.config_folder import config_folder
     from goca.datasets import DatasetConfig
     from goca.files.text import read_yaml
 
-    fields: Any = read_yaml(folder().parent / "dataset" / f"{name}.yaml")
+    fields: Any = read_yaml(config_folder() / "dataset" / f"{name}.yaml")
     return DatasetConfig.of({**fields, **({"root": root} if root else {})})

@@ -29,14 +29,8 @@ from pathlib import Path
 
 from goca.cli import words
 from goca.cli.images import STANDARD
-from goca.cli.models import EMBEDDED as EMBEDDED
-from goca.cli.models import add_model_arguments as add_model_arguments
-from goca.cli.models import add_setting_arguments, configured, load
-from goca.cli.models import chosen_model as chosen_model
-from goca.cli.models import embedded_words as embedded_words
+from goca.cli.models import add_model_arguments, add_setting_arguments, chosen_model, configured, load
 from goca.cli.work import Work
-from goca.cli.work import kept_warnings as kept_warnings
-from goca.cli.work import words_of as words_of
 from goca.errors import GocaError
 from goca.protocol import ASK, PRESETS
 

@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from goca.cli import label, segment
+from goca.cli import label
+from goca.cli.models import EMBEDDED, chosen_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--doubt", type=float, default=0.1, metavar="D", help="0 to 1 (default: 0.1); 0: no pixel is 255"
     )
     label.add_set_arguments(parser, 8)
-    parser.add_argument("--model", metavar="CONFIG", help=f"a config, such as sd15, sdxl (default: {segment.EMBEDDED})")
+    parser.add_argument("--model", metavar="CONFIG", help=f"a config, such as sd15, sdxl (default: {EMBEDDED})")
     parser.add_argument("--pipeline", metavar="PLACE", help="a pipeline folder or hub id (default: the config's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from goca.labelsets.synthetic import name_of
 
     formats = label.check_set_arguments(args)
-    args.model = segment.chosen_model(args.model, args.pipeline)
+    args.model = chosen_model(args.model, args.pipeline)
     load_config(args.model)  # an unknown name is said before the folder is made
     args.how = generation(args)
     args.table = class_names(args.classes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from goca.cli.models import embedded_model, embedded_words
+from goca.cli.models import embedded_model, embedded_words, known_words
 from goca.cli.words import WordsNotFound
 from goca.files.names import listed
 
@@ -73,7 +73,7 @@ class Work:
             return self.noted[text]
         notes = self.noted[text] = []
         _, cut = self.segmenter.fitted(text, self.args.ask)
-        known = {word for name in embedded_words(self.embedded) for word in name.split()} if self.embedded else set()
+        known = known_words(self.embedded) if self.embedded else set()
         if known and (strange := [word for word in words_of(text.lower()) if word not in known]):
             notes.append(f"{self.embedded} does not know: {listed(strange, SHOWN)}; choose another --model")
         empty = [name for name in cut if names_nothing(name)]

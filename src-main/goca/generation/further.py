@@ -104,25 +104,6 @@ class Joining:
         self.consumer.feature(layer, feature)
 
 
-@dataclass
-class Several:
-    """Consumers of one forward pass."""
-
-    consumers: Sequence[Consumer]
-
-    @property
-    def features(self) -> Collection[str]:
-        return {name: None for each in self.consumers for name in each.features}
-
-    def attention(self, attention: Attention) -> None:
-        for each in self.consumers:
-            each.attention(attention)
-
-    def feature(self, layer: str, feature: Tensor) -> None:
-        for each in self.consumers:
-            each.feature(layer, feature)
-
-
 class Beside(TextMaps):
     """The maps of a text beside the prompt, of a generation that `of` traced.
 

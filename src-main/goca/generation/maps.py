@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from goca.generation.further import FurtherWords
 
 
-class TextMaps:
+class TextMaps(ABC):
     """Word maps of one text per image, averaged over the steps of a generation.
 
     prompts   the texts, one per image
@@ -41,13 +42,13 @@ class TextMaps:
     capture: StepAverage
     pictures: list[Any]
 
+    @abstractmethod
     def refuse(self) -> None:
         """Raise TraceError where nothing can be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self) -> tuple[int, int]:
         """(height, width) of the images."""
-        raise NotImplementedError
 
     def attention(self, image: int = 0) -> Tensor:
         """Mean over the steps, heads and layers aggregated; sums to 1 over tokens   [g, g, N]"""

@@ -21,6 +21,7 @@ import torch
 from diffusion_feature import Consumer
 from diffusion_feature.calls import Call
 from diffusion_feature.latents import picture_size
+from diffusion_feature.tap import ConsumerGroup
 from PIL import Image
 
 from goca.config import SegmenterConfig, load_config
@@ -36,7 +37,7 @@ from goca.generation.averages import (
     repeated,
     step_rule,
 )
-from goca.generation.further import NO_NEGATIVE, Beside, FurtherWords, Joining, Several, further_words
+from goca.generation.further import NO_NEGATIVE, Beside, FurtherWords, Joining, further_words
 from goca.generation.maps import TextMaps
 from goca.method.aggregation import Aggregator
 from goca.segmenter import Segmenter
@@ -159,7 +160,7 @@ class trace(TextMaps):
         part = 0 if family.text_is_first_half else part
         return self._consumers(call, count, part)
 
-    def _consumers(self, call: Call, count: int, part: int | None) -> Several:
+    def _consumers(self, call: Call, count: int, part: int | None) -> ConsumerGroup:
         """What receives the attention of one call: of the prompt, and of the texts beside it that are asked for."""
         plan = dataclasses.replace(self.segmenter.plan(), grid=self._grid())
         consumers: list[Consumer] = []
@@ -176,7 +177,7 @@ class trace(TextMaps):
         other = negative_part(call, count, part, self.layers.backbone.text_is_first_half)
         if self._with_negative and other is not None:
             add(self._negative, other)
-        return Several(consumers)
+        return ConsumerGroup(consumers)
 
     @torch.no_grad()
     def _after(self, consumer: Consumer, output: Any) -> None:

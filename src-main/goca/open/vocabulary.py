@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from goca.config_folder import config_folder
 from goca.errors import GocaError
 from goca.files.text import read_yaml
 from goca.schema import nearest, shown
@@ -38,6 +39,5 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
 
 
 def folder() -> Path:
-    from goca.config import folder as models
-
-    return models().parent / "vocabulary"
+    """configs/vocabulary."""
+    return config_folder() / "vocabulary"
