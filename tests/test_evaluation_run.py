@@ -11,6 +11,7 @@ import re
 import resource
 import signal
 import subprocess
+import threading
 import time
 from types import SimpleNamespace
 
@@ -185,6 +186,28 @@ def test_each_image_is_on_disk_before_the_next_is_begun(tmp_path, monkeypatch):
 
     run(tmp_path, segment=look)
     assert [lines for lines, _ in seen] == [forces for _, forces in seen] == [0, 1, 2, 4, 6, 7, 8, 9, 10, 11]
+
+
+def test_counting_while_the_next_images_are_segmented_changes_nothing(tmp_path, monkeypatch):
+    whole, fsync, begun = run(tmp_path / "one"), os.fsync, threading.Event()
+
+    def wait(file):  # the first record is written only when the second image is being segmented
+        if threading.current_thread().name.startswith("goca-count"):
+            assert begun.wait(10)
+        fsync(file)
+
+    def look(cases):
+        if cases[0].sample.id == "i1":
+            begun.set()
+        return segment(cases)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    assert run(tmp_path / "two", segment=look, behind=2)["mIoU"] == whole["mIoU"] and begun.is_set()
+    first, second = (
+        [{**json.loads(line), "seconds": None, "crc32": None} for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("one/counts.jsonl", "two/counts.jsonl")
+    )
+    assert first == second
 
 
 def test_results_say_what_the_counts_were_made_with(tmp_path):

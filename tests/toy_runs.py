@@ -41,11 +41,11 @@ def segment(sample):
     return Prediction(scores, [2, 1], lost=[1] if sample.id == "i1" else ())
 
 
-def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, rank=0, world=1):
+def run(folder, ids=IDS, segment=segment, protocol="paper", settings=None, rank=0, world=1, behind=0):
     protocol = Protocol.of(protocol)
     metric = metric_for(Toy(), CONFIG, protocol, extra=[0.05])
     with RunStore(folder, settings or {"t": 100}, rank) as store:
-        count_images(Toy(), ids[rank::world], [CountedRun(store, metric, ids)], lambda: segment)
+        count_images(Toy(), ids[rank::world], [CountedRun(store, metric, ids)], lambda: segment, behind=behind)
         metric = metric.empty_copy()
         if (records := collect(ids, metric, store)) is None:
             return None

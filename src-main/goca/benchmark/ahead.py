@@ -1,11 +1,12 @@
-"""Reading ahead: the next items are prepared by threads while the current one is worked on, and come in order."""
+"""Reading ahead and finishing behind: threads prepare the next items and finish the last ones, all in order."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import nullcontext, suppress
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,3 +34,34 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], ahead: int
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class Behind:
+    """Calls that one thread makes in the order in which they were given, while the caller goes on.
+
+    most   how many calls may be unfinished; one more waits for the first of them. 0: the caller makes each at once
+    What a call raises is raised by a later one, or at the end of the `with` block. The block ends when all are made,
+    also when it ends by an error of its own.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.unfinished: deque[Future[Any]] = deque()
+
+    def __enter__(self) -> Behind:
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="goca-count")
+        return self
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        if self.most == 0:
+            function(*arguments)
+            return
+        while len(self.unfinished) >= self.most:
+            self.unfinished.popleft().result()
+        self.unfinished.append(self.pool.submit(function, *arguments))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.pool.shutdown()
+        with suppress(Exception) if kind else nullcontext():
+            for each in self.unfinished:
+                each.result()

@@ -13,7 +13,7 @@ from diffusion_feature.loading import pick_device
 
 from goca.benchmark import fingerprints
 from goca.benchmark.checks import checked, refuse_empty
-from goca.benchmark.counting import CountedRun, collect, count_images
+from goca.benchmark.counting import BEHIND, CountedRun, collect, count_images
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.inputs import AnnotationFile, Captions, NoiseFile
 from goca.benchmark.label_maps import LabelMaps
@@ -94,9 +94,16 @@ class Benchmark(RunSettings):
             counted = CountedRun(store, metric, own, made_from=made_from, label_maps=label_maps)
             counted.keep_thumbnails(self.strategy.ranking_threshold, class_labels(dataset))
             load = partial(self.predictor, dataset, source, noise, store)
-            count_images(dataset, own, [counted], load, batch_size=self.batch_size, progress=progress)
+            count_images(
+                dataset, own, [counted], load, batch_size=self.batch_size, progress=progress, behind=self.behind
+            )
             results = self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
         return refuse_empty(results, self.run_dir)
+
+    @property
+    def behind(self) -> int:
+        """Batches that are counted while the next ones are segmented: none on a CPU, which is busy anyway."""
+        return 0 if pick_device(self.device).type == "cpu" else BEHIND
 
     def store(self, dataset: Dataset, rank: int = 0) -> RunStore:
         """The run's folder, opened. Raises RunMismatch for counts of other settings or another class table."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from goca.benchmark.ahead import read_ahead
+from goca.benchmark.ahead import Behind, read_ahead
 from goca.benchmark.fingerprints import MadeFrom
 from goca.benchmark.label_maps import LabelMaps
 from goca.benchmark.prediction import Case, Outcome, Predictor
@@ -29,6 +29,7 @@ from goca.files.log import Record
 from goca.report.gallery import Gallery
 
 AHEAD = 8  # images
+BEHIND = 2  # batches, on an accelerator
 
 
 class Watcher(Protocol):
@@ -121,6 +122,7 @@ def count_images(
     batch_size: int = 1,
     progress: Callable[[list[str]], Iterable[str]] = iter,
     ahead: int = AHEAD,
+    behind: int = 0,
 ) -> None:
     """Segment and count those of the images that any run lacks; each is read once for all runs.
 
@@ -128,23 +130,26 @@ def count_images(
     batch_size  images that are segmented at once
     progress    wraps the ids that are left, such as tqdm
     ahead       images that are read by threads while others are segmented; results do not depend on it
+    behind      batches that a thread counts while the next ones are segmented; results do not depend on it. 0: an image
+                is on disk before the next one is begun
     An image that cannot be used is recorded with the reason.
     """
     left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
     readings = read_ahead(left, lambda image_id: read_image(dataset, image_id, runs), ahead)
     predictor = cache(load)
-    batch: list[Reading] = []
-    with closing(readings):
+    batch: list[Case] = []
+    images = 0
+    with closing(readings), Behind(behind) as later:
         for _, reading in zip(progress(left), readings):
             for number, reason in reading.skipped.items():
-                runs[number].skip(reading.image_id, reason)
+                later(runs[number].skip, reading.image_id, reason)
             if reading.cases:
-                batch.append(reading)
-            if len(batch) == batch_size:
-                count_batch(batch, runs, predictor())
-                batch = []
-    if batch:
-        count_batch(batch, runs, predictor())
+                batch, images = [*batch, *reading.cases], images + 1
+            if images == batch_size:
+                later(count_batch, batch, *segmented(batch, predictor()), runs)
+                batch, images = [], 0
+        if batch:
+            later(count_batch, batch, *segmented(batch, predictor()), runs)
 
 
 @dataclass(frozen=True)
@@ -182,14 +187,19 @@ def read_image(dataset: Dataset, image_id: str, runs: Sequence[CountedRun]) -> R
     return Reading(image_id, [replace(case, read_seconds=seconds) for case in cases], skipped)
 
 
-def count_batch(batch: Sequence[Reading], runs: Sequence[CountedRun], predict: Predictor) -> None:
-    """Segment the images of a batch at once, then count and record them one by one."""
-    cases = [case for reading in batch for case in reading.cases]
+def segmented(cases: Sequence[Case], predict: Predictor) -> tuple[Sequence[Outcome], float]:
+    """One outcome per case, and the seconds that each took."""
     start = time.perf_counter()
     outcomes = predict(cases)
-    seconds = (time.perf_counter() - start) / len(cases)
+    return outcomes, (time.perf_counter() - start) / len(cases)
+
+
+def count_batch(
+    cases: Sequence[Case], outcomes: Sequence[Outcome], model_seconds: float, runs: Sequence[CountedRun]
+) -> None:
+    """Count and record the images of a batch one by one."""
     for case, outcome in zip(cases, outcomes, strict=True):
-        runs[case.run].count(case, outcome, seconds)
+        runs[case.run].count(case, outcome, model_seconds)
 
 
 def changes(ids: Iterable[str], known: Mapping[str, Record], made_from: MadeFrom | None) -> dict[str, str]:

@@ -133,7 +133,8 @@ def run_group(
             return shared
 
         name = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
-        count_images(dataset, ids[rank::world], runs, load, progress=partial(progress, name))
+        behind = group[0].behind
+        count_images(dataset, ids[rank::world], runs, load, progress=partial(progress, name), behind=behind)
         return {
             benchmark.run_dir: finished(run, ids)
             or benchmark.sum_up(dataset, ids, run.metric.empty_copy(), run.store, made_from if world > 1 else None)
