@@ -2,7 +2,7 @@
 
     python3 scripts/scaling_study.py                    the models that ship, and the checkpoints in runs/KIND
     python3 scripts/scaling_study.py --train            train the whole family first (hours; it stops and resumes)
-    python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/early, middle, late
+    python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/first, early, middle, advanced, late
     python3 scripts/scaling_study.py --sizes reduced    half the images and two noise seeds: a third of the time
     python3 scripts/scaling_study.py --sizes quick      a few images of everything, for tests
 

@@ -6,7 +6,7 @@
     python3 scripts/train_mini.py --kind ... --export   no training: folders of the checkpoints that there are
 
 Every stage writes into --work and goes on from there when the command is run again. The finished pipeline, in 16-bit
-safetensors, goes to --out; the averaged weights of early and middle steps become folders in --work.
+safetensors, goes to --out; the averaged weights of earlier steps (MARKS) become folders in --work.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from goca.embedded import resolve
 from torch import Tensor
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src-main/goca/embedded"
-MARKS = {"early": 0.1, "middle": 1 / 3}  # name -> share of the steps after which the weights are kept
+# name -> share of the steps after which the averaged weights are kept; the last are "late"
+MARKS = {"first": 0.025, "early": 0.1, "middle": 1 / 3, "advanced": 2 / 3}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from embedded.pen import SIZE
 from goca.config import SegmenterConfig
 from goca.embedded import names, resolve
 
-CHECKPOINTS = ("early", "middle", "late")
+CHECKPOINTS = ("first", "early", "middle", "advanced", "late")
 
 
 @dataclass(frozen=True)
