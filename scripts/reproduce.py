@@ -28,11 +28,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from goca.benchmark import Benchmark
+from goca.benchmark.checks import NothingCounted
 from goca.benchmark.sweep import run_together
 from goca.cli import INTERRUPTED
 from goca.cli.overrides import configured
@@ -70,13 +71,24 @@ def main(arguments: list[str]) -> None:
         found["timesteps"] = own["timesteps"].split(",")
     table = Table.of(found, [each for each in given if choice(each).split(".")[0] not in PLACES], own["grid"])
     benchmarks = {place: Benchmark.of(configured(located(overrides, given))) for place, overrides in table.runs()}
+    empty = None
     if own["run"] == "true":
         wanted = [benchmark for benchmark in benchmarks.values() if benchmark.dataset.root]
-        run_together(wanted, rank=rank, world=world, progress=bars(rank))
-    if rank > 0:
-        return
-    table.cells.update(collected(benchmarks, Path(own["runs"])))
-    write(own, written(table), name_of(own, table))
+        empty = finished(wanted, rank, world)
+    if rank == 0:
+        table.cells.update(collected(benchmarks, Path(own["runs"])))
+        write(own, written(table), name_of(own, table))
+    if empty is not None:
+        raise empty
+
+
+def finished(benchmarks: Sequence[Benchmark], rank: int, world: int) -> NothingCounted | None:
+    """Run what is left; the error that names runs in which every image was skipped, if there are any."""
+    try:
+        run_together(benchmarks, rank=rank, world=world, progress=bars(rank))
+    except NothingCounted as error:
+        return error
+    return None
 
 
 def write(own: Mapping[str, str], texts: Mapping[str, str], name: str) -> None:

@@ -49,7 +49,7 @@ def evaluate(values: dict[str, Any]) -> None:
     try:
         results = benchmark.run(rank=rank, world=world, progress=lambda ids: interruptible(bar(ids)))
     except NothingCounted as error:
-        report(error.results, values["run_dir"])
+        report(error.runs[benchmark.run_dir], values["run_dir"])
         raise
     if results is None:
         print(f"Process {rank} has counted its images; the last process, or another run, writes the results.")

@@ -147,15 +147,6 @@ def test_without_a_key_nothing_is_asked_and_nothing_written(no_model, capsys, mo
     assert not (tmp_path / LOG).exists()
 
 
-def test_without_its_libraries_the_extra_is_named(no_model, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("goca.labeling.server.find_spec", lambda name: None)
-    with ChatServer() as server:
-        assert described(server, "1.png") == 1 and not server.asked
-    said = capsys.readouterr().err
-    assert said.startswith("LibrariesMissing") and "pip install 'goca[label]'" in said
-    assert not (tmp_path / LOG).exists()
-
-
 def test_a_labeler_of_one_s_own(loaded, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("defaults: [local, _self_]\nmodel: see-3\n")
     with ChatServer(otherwise=caption("star, wall")) as server:

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from chat_server import ChatServer, caption
 from goca.cli import main
 from goca.embedded import resolve
 from PIL import Image
@@ -55,6 +56,20 @@ def test_masks_lie_on_the_objects(photos, tmp_path, capsys):
             assert (found & wanted).sum() > 0.5 * (found | wanted).sum(), (name, tag)
     assert (out / "voc/SegmentationClass/test_00000.png").is_file()
     assert json.loads((out / "metadata.json").read_text())["images"][0]["areas"]["star"] > 0
+
+
+def test_a_server_says_what_is_in_each_photo(photos, tmp_path, monkeypatch, capsys):
+    """What was answered is not asked again."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in list(TAGS)[2:]:
+        (photos / f"{name}.png").unlink()
+    with ChatServer(otherwise=caption("star, wall")) as server:
+        given = ["--describe", "--labeler", f"base_url={server.url}", "--out", str(tmp_path / "out")]
+        assert main(["label", str(photos), *given]) == 0 and len(server.requests) == 2
+        assert main(["label", str(photos), *given]) == 0 and len(server.requests) == 2
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == {"1": "star", "2": "wall"}
+    assert (tmp_path / "out/labels/test_00001.png").is_file() and "2 photos labelled" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_to_identical_files(photos, tmp_path):

@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import quick_runs
 from commands import ROOT, environment
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import reproduce
+from goca.benchmark.checks import NothingCounted
 from goca.cli.overrides import configured
 from goca.config import HEAD_RULES, LAYER_RULES, RESCALE_RULES, names
 from goca.protocol import SWITCHES
@@ -184,6 +186,17 @@ def test_a_table_is_run_written_and_collected(command, tmp_path, monkeypatch):
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     assert command(*given, "run=false", "runs=elsewhere").splitlines()[:4] == out.splitlines()[:4]
     assert "not run" in command(*given, "run=false", "runs=elsewhere", "seed=1")
+
+
+def test_a_table_is_written_though_nothing_was_counted(command, tmp_path, monkeypatch):
+    for path in (quick_runs.copy_scenes(tmp_path) / "SegmentationClass").glob("*.png"):
+        path.write_bytes(b"no label")
+    monkeypatch.setitem(tables.BUILDERS, "ablation", lambda *_: [tables.Row(("ours",) * 3, ())])
+    own = (f"dataset.root={tmp_path / 'scenes'}", f"dataset.labels={tmp_path / 'labels.json'}", "device=cpu")
+    with pytest.raises(NothingCounted, match="no image was counted in runs/mini-sd-scenes-paper"):
+        command("table=ablation", "dataset=scenes", *own)
+    (written,) = (tmp_path / "runs/tables").glob("ablation-*.md")
+    assert "no image counted" in written.read_text() and "0 of 3" in written.read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
+import quick_runs
 from commands import MAIN, ROOT
 from goca.benchmark import Benchmark
 from goca.report.results import evaluation_text
@@ -126,6 +127,20 @@ def test_a_sweep_leaves_a_record_of_itself_and_no_empty_folders(swept, tmp_path)
     ]
     assert [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()] == ["multirun.yaml"]
     assert not [path for path in tmp_path.rglob("*") if path.is_dir() and not any(path.iterdir())]
+
+
+def test_each_table_of_a_sweep_stands_under_its_run_s_name(monkeypatch, capsys, tmp_path):
+    scenes = quick_runs.copy_scenes(tmp_path)
+    monkeypatch.setattr(Benchmark, "predictor", quick_runs.Quick.predictor)
+    labels = f"dataset.labels={tmp_path / 'labels.json'}"
+    own = ["dataset=scenes", f"dataset.root={scenes}", labels, "protocol=paper,released", "device=cpu"]
+    done = commands.main(monkeypatch, capsys, tmp_path, "-m", "model=mini-sd", *own)
+    assert not done.code, done.err
+    tables = [part.splitlines() for part in done.out.strip().split("\n\n")]
+    names = [f"mini-sd-scenes-{protocol},device=cpu" for protocol in ("paper", "released")]
+    assert [(table[0], table[-1]) for table in tables] == [(name, f"results: runs/{name}") for name in names]
+    for table, protocol in zip(tables, ("paper", "released")):
+        assert any(line.startswith("mIoU") for line in table) and f"3 of 3 images, protocol {protocol}" in table[-2]
 
 
 def test_the_sweep_over_models_and_datasets(swept):

@@ -223,9 +223,10 @@ def test_a_run_that_counted_nothing_fails_and_says_why_first(scenes, tmp_path, m
     name, first, second = done.out.strip().splitlines()[:3]
     assert name == "run" and first == "3 of 3 images were skipped: no image was counted"
     assert second.startswith("  3 x label <image>.png has mode RGB and colours other")
+    library = Benchmark.of(commands.values(*given[:-1], f"run_dir={tmp_path / 'library'}"))
     with pytest.raises(NothingCounted, match=r"all 3 were skipped, the first because: label .* mode RGB") as error:
-        Benchmark.of(commands.values(*given[:-1], f"run_dir={tmp_path / 'library'}")).run()
-    assert error.value.results["mIoU"]["best"]["mIoU"] is None
+        library.run()
+    assert error.value.runs[tmp_path / "library"]["mIoU"]["best"]["mIoU"] is None
     assert (tmp_path / "library" / "results.json").is_file()
 
 

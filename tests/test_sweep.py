@@ -3,15 +3,18 @@
 import json
 
 import pytest
+import quick_runs
 from commands import ROOT
 from commands import values as composed
 from goca.benchmark import Benchmark
+from goca.benchmark.checks import NothingCounted
 from goca.benchmark.run_store import RunMismatch
 from goca.benchmark.shared_forward import merge_plans
 from goca.benchmark.sweep import groups, run_together
 from goca.cli.overrides import configured, default_run_dir, latest
 from goca.segmenter import Segmenter
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 
 SETTINGS = {
     "GoCA": ["model=mini-sd"],
@@ -128,6 +131,26 @@ def test_images_that_cannot_be_used_are_skipped_by_all(tmp_path):
     results = run_together([benchmark(tmp_path, name, given) for name in ("GoCA", "vanilla")])
     assert [len(each["images"]["skipped"]) for each in results] == [1, 1]
     assert "no caption" in results[0]["images"]["skipped"][0]["reason"]
+
+
+def test_runs_in_which_nothing_was_counted_are_named_when_the_others_are_finished(tmp_path):
+    """One that shares forward passes and one that is run alone fail alike, as each does by itself."""
+    labelled = (quick_runs.copy_scenes(tmp_path) / "SegmentationClass").glob("*.png")
+    for path in labelled:
+        Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
+    broken = [f"dataset.root={tmp_path / 'scenes'}", f"dataset.labels={tmp_path / 'labels.json'}"]
+    empty = [benchmark(tmp_path, name, *broken) for name in ("vanilla", "diffsegmentor")]
+    whole = benchmark(tmp_path, "GoCA", "limit=1")
+    with pytest.raises(NothingCounted) as error:
+        run_together([empty[0], whole, empty[1]])
+    said = str(error.value).splitlines()
+    assert sorted(error.value.runs) == sorted(each.run_dir for each in empty)
+    for each in empty:
+        (line,) = [line for line in said if line.startswith(f"no image was counted in {each.run_dir}: all 3 were")]
+        with pytest.raises(NothingCounted) as own:
+            each.run()
+        assert str(own.value) == line and (each.run_dir / "results.json").is_file()
+    assert json.loads((whole.run_dir / "results.json").read_text())["images"]["counted"] == 1
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):

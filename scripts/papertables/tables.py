@@ -61,6 +61,8 @@ class Cell:
         )
 
     def __str__(self) -> str:
+        if not self.images:
+            return "no image counted"
         around = f" [{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else ""
         presence = "" if self.auc is None else f"; AUC {self.auc:.1f}"
         return f"{self.best:.1f}{around} at {self.threshold:g}; {self.fixed:.1f}{presence}"

@@ -98,7 +98,8 @@ class Benchmark(RunSettings):
                 dataset, own, [counted], load, batch_size=self.batch_size, progress=progress, behind=self.behind
             )
             results = self.sum_up(dataset, ids, metric.empty_copy(), store, made_from if world > 1 else None)
-        return refuse_empty(results, self.run_dir)
+        refuse_empty({self.run_dir: results})
+        return results
 
     @property
     def behind(self) -> int:

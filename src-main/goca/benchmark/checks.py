@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from goca.benchmark.settings import BESIDES, GROUPS, KEYS, Merging, RunSettings
@@ -15,23 +16,25 @@ from goca.schema import ConfigError, check, shown
 
 
 class NothingCounted(GocaError, ValueError):
-    """A run that had to skip every image. results: what it wrote, with the reasons"""
+    """Runs that had to skip every image. runs: the folder of each -> the results that it wrote, with the reasons"""
 
-    def __init__(self, message: str, results: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.results = results
+    def __init__(self, runs: Mapping[Path, dict[str, Any]]) -> None:
+        super().__init__("\n".join(f"no image was counted in {folder}: {_why(each)}" for folder, each in runs.items()))
+        self.runs = runs
 
 
-def refuse_empty(results: dict[str, Any] | None, run_dir: Any) -> dict[str, Any] | None:
-    """The results. Raises NothingCounted where images were listed and none of them was counted."""
-    if results is not None and (images := results["images"])["listed"] and not images["counted"]:
-        first = images["skipped"][0]["reason"] if images["skipped"] else "no reason is known"
-        raise NothingCounted(
-            f"no image was counted: all {images['listed']} were skipped, the first because: {first}; {run_dir} has the "
-            "reasons for all",
-            results,
-        )
-    return results
+def refuse_empty(runs: Mapping[Path, dict[str, Any] | None]) -> None:
+    """Raises NothingCounted for the runs, folder -> results, that list images and counted none of them."""
+    written = {folder: results for folder, results in runs.items() if results is not None}
+    counts = {folder: results["images"] for folder, results in written.items()}
+    if empty := [folder for folder, images in counts.items() if images["listed"] and not images["counted"]]:
+        raise NothingCounted({folder: written[folder] for folder in empty})
+
+
+def _why(results: Mapping[str, Any]) -> str:
+    images = results["images"]
+    first = images["skipped"][0]["reason"] if images["skipped"] else "no reason is known"
+    return f"all {images['listed']} were skipped, the first because: {first}; its results.json has the reasons for all"
 
 
 def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:

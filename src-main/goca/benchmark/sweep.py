@@ -19,7 +19,7 @@ from diffusion_feature import FeatureExtractor
 from diffusion_feature.loading import pick_device
 
 from goca.benchmark.benchmark import Benchmark
-from goca.benchmark.checks import NothingCounted
+from goca.benchmark.checks import NothingCounted, refuse_empty
 from goca.benchmark.counting import CountedRun, count_images
 from goca.benchmark.shared_forward import SharedForward
 from goca.datasets import load_dataset
@@ -49,6 +49,7 @@ def run_together(
     progress   wraps the ids of the images that are left of a group, whose name comes first
     A run that shares nothing (another method or task) is run alone. `batch_size` and `max_bytes` have no effect on the
     others: their images go one by one.
+    Raises NothingCounted at the end, when the other runs are finished, for all in which every image was skipped.
     """
     found: dict[Path, Results | None] = {}
     for device in {benchmark.device for benchmark in benchmarks}:
@@ -62,8 +63,9 @@ def run_together(
             weights.drop()
             try:
                 found[first.run_dir] = first.run(rank=rank, world=world, progress=lambda ids: progress("1 run", ids))
-            except NothingCounted as error:  # the other runs go on, and this one's results say why
-                found[first.run_dir] = error.results
+            except NothingCounted as error:  # the other runs go on
+                found |= error.runs
+    refuse_empty(found)
     return [found[benchmark.run_dir] for benchmark in benchmarks]
 
 

@@ -204,7 +204,6 @@ def described(args: argparse.Namespace, paths: Sequence[str]) -> dict[str, tuple
     from goca.labelsets.tags import joined
     from goca.prompts import parse_brackets
 
-    args.out.mkdir(parents=True, exist_ok=True)
     given = argparse.Namespace(prompt=None, words=None, describe=True, labeler=args.labeler, out=args.out)
     describer, found = words.chosen(given), []
     try:

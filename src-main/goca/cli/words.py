@@ -103,9 +103,6 @@ class Described:
         self.describer.close()
 
 
-WAYS = ("prompt", "prompts", "words", "describe", "regions")
-
-
 def way(args: argparse.Namespace) -> str:
     """The one of WAYS that the arguments give. Raises WordsNotGiven for none and for several."""
     ways = [name for name in WAYS if getattr(args, name, None) not in (None, False)]
