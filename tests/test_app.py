@@ -1,5 +1,6 @@
 """`goca app`: the command, and what the page's runs come to."""
 
+import json
 import re
 import threading
 import urllib.error
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 from diffusion_feature.errors import PartMissing
 from goca import Segmenter
 from goca.cli import main
@@ -109,11 +111,35 @@ def test_what_is_going_on_is_told():
     for _ in range(2):
         segment(models, MINI, str(SCENE), "house", lambda *said: told.append(said))
     assert [said[0].split(":")[0] for said in told] == ["Reading the model mini-sd", *2 * ["Looking for the words"]]
-    told.clear()
-    generate(models, MINI, "a house", "", Settings(steps=2), lambda *said: told.append(said))
-    assert told[0][0].startswith("Reading the model") and told[1] == ("Generating the image", (0, 2))
-    steps = [said[1] for said in told[2:]]
-    assert [done for done, _ in steps] == [*range(1, len(steps) + 1)] and steps[-1][0] == steps[-1][1] >= 2
+
+
+@pytest.mark.parametrize(
+    "scheduler, asked, calls",
+    [
+        (EulerDiscreteScheduler, 3, 3),
+        (PNDMScheduler, 3, 4),  # its second step calls the denoiser twice
+        (HeunDiscreteScheduler, 3, 5),  # so do all of its steps but the last
+    ],
+)
+def test_the_steps_that_are_told_are_the_calls_of_the_denoiser(scheduler, asked, calls, tmp_path):
+    folder = mini_with(scheduler, tmp_path)
+    models, choice, told, seen = Models("cpu"), Choice("mini-sd", str(folder)), [], []
+    with models.pipe(choice) as pipe:
+        pipe.unet.register_forward_hook(lambda *_: seen.append(len(told)))
+    generate(models, choice, "a house", "", Settings(steps=asked), lambda *said: told.append(said))
+    assert len(seen) == calls
+    assert told == [("Generating the image",), *(("Generating the image", (n + 1, calls)) for n in range(calls))]
+
+
+def mini_with(scheduler, folder):
+    """The embedded model's files with another scheduler."""
+    for path in Path(resolve("goca:mini-sd")).iterdir():
+        if path.name not in ("scheduler", "model_index.json"):
+            (folder / path.name).symlink_to(path)
+    index = json.loads(Path(resolve("goca:mini-sd"), "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", scheduler.__name__]}))
+    scheduler.from_pretrained(resolve("goca:mini-sd"), subfolder="scheduler").save_pretrained(folder / "scheduler")
+    return folder
 
 
 def text_file(folder):

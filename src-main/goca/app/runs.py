@@ -131,7 +131,7 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
                 num_inference_steps=settings.steps,
                 generator=torch.Generator().manual_seed(settings.seed),
                 **call_arguments(choice.config, 1, float(settings.guidance)),
-                **steps_told(pipe, settings.steps, say),
+                **steps_told(pipe, say),
             )
         if not traced.words():
             raise NoClass(f"The prompt {prompt!r} names nothing that could be seen; name things in it.")
@@ -144,19 +144,25 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
     return Result(segmentation, remarks, name=name, record={**record, "notes": remarks})
 
 
-def steps_told(pipe: Any, steps: int, say: Say) -> dict[str, Any]:
+def steps_told(pipe: Any, say: Say) -> dict[str, Any]:
     """The argument by which a pipeline tells of each step, where it has one."""
+    say("Generating the image")
     if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
-        say("Generating the image")
         return {}
+    done = 0
 
     def told(pipe: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
-        all_steps = max(getattr(pipe, "num_timesteps", steps), step + 1)  # some schedulers take one more
-        say("Generating the image", (step + 1, all_steps))
+        nonlocal done
+        done += 1
+        say("Generating the image", (done, max(done, steps_of(pipe))))
         return values
 
-    say("Generating the image", (0, steps))
     return {"callback_on_step_end": told}
+
+
+def steps_of(pipe: Any) -> int:
+    """How many steps a running generation takes: some schedulers take more than they are asked for."""
+    return getattr(pipe, "num_timesteps", None) or len(pipe.scheduler.timesteps)
 
 
 def recorded(choice: Choice, segmenter: SegmentationModel, **given: Any) -> dict[str, Any]:
