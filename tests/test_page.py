@@ -2,12 +2,14 @@
 
 import json
 import socket
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import open_browser, open_page
+from commands import ROOT
 from goca import Segmenter
 from goca.cli import make_parser
 from goca.cli.app import serve
@@ -16,6 +18,8 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
 
+sys.path.insert(0, str(ROOT / "scripts"))
+import draw_page
 from goca.app.drawing import at_page_size
 
 pytestmark = pytest.mark.filterwarnings("ignore:::gradio")  # what it asks of pandas is deprecated
@@ -218,3 +222,12 @@ def test_an_example_fills_the_form_and_a_phone_shows_it_all(opened):
     top = "Math.abs(document.querySelector('#goca-picture-result').getBoundingClientRect().top) < 5"
     opened.wait_for_function(top)  # the result is scrolled to
     assert all(opened.evaluate("[...document.images].map(each => each.alt)"))
+
+
+def test_the_figure_of_the_documentation_shows_the_page_as_it_is(served, opened):
+    _, url = served
+    draw_page.segment_example(opened, url)
+    said = " ".join(opened.inner_text("#goca-picture-result").split())
+    for part in ("Scores at x ", "Areas star ", "Background threshold", "Label map (PNG)", "Word maps star snow wall"):
+        assert part in said
+    assert opened.locator("#goca-picture-place li").first.inner_text().startswith("star")
