@@ -174,7 +174,7 @@ def test_a_result_replaces_no_picture(loaded, scene, capsys):
 def test_words_that_do_not_fit_are_named(loaded, capsys):
     words = ["ball", "star", "tree", "house", "car", "fish", "flower", "mushroom", "sky", "wall"]
     said = refused(capsys, f"{SCENES}/test_00000.png", "--ask", "complete", "--prompt", ", ".join(words))
-    (line,) = [line for line in said.splitlines() if line.startswith("cut, since")]
+    (line,) = [line for line in said.splitlines() if line.startswith("cut, because")]
     assert "sky, wall" in line and "house" not in line and line in record("test_00000")["notes"]
     rows = {row["name"]: row for row in record("test_00000")["classes"]}
     assert rows["wall"]["area"] == 0 and rows["wall"]["mean_score"] is None and rows["ball"]["area"] > 0
@@ -217,7 +217,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 def test_words_that_name_nothing_are_not_called_cut(loaded, capsys):
     said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", "a, star")
-    assert "names nothing that could be seen, and without area: a;" in said and "cut, since" not in said
+    assert "not the name of anything visible, and without area: a;" in said and "cut, because" not in said
     assert "NoClass: the prompt 'a, the' contains no class names" in refused(
         capsys, f"{SCENES}/test_00000.png", "--prompt", "a, the"
     )

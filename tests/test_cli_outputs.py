@@ -120,7 +120,7 @@ def test_what_standard_streams_cannot_do(no_model, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Standard())
     assert "--out - writes one label map" in refused(capsys, "a.png", "b.png", "--prompt", PROMPT, "--out", "-")
     assert "this is --format coco" in refused(capsys, "a.png", "--prompt", PROMPT, "--out", "-", "--format", "coco")
-    assert "can be read once" in refused(capsys, "-", "--prompts", "-")
+    assert "can be read only once" in refused(capsys, "-", "--prompts", "-")
     assert "standard input, which is empty" in refused(capsys, "-", "--prompt", PROMPT)
     assert "no image was given" in refused(capsys, "--prompt", PROMPT)
     assert "leave out --ask" in refused(capsys, "a.png", "--regions", "--ask", "open")

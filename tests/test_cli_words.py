@@ -50,8 +50,8 @@ def names(stem):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "nothing says what to look for"),
-        (("--prompt", "star", "--words", "coco"), "--prompt and --words were given; give one of them"),
+        ((), "there is nothing to look for"),
+        (("--prompt", "star", "--words", "coco"), "--prompt and --words were given; give only one of them"),
         (("--words", "coco", "--describe"), "--words and --describe were given"),
         (("--prompt", "star", "--labeler", "local"), "give --describe too"),
     ],
@@ -125,7 +125,7 @@ def test_a_picture_without_words_is_named_and_the_others_go_on(loaded, capsys, t
     with ChatServer({1: [misbehaviour] * 2}, otherwise=caption("star, wall")) as server:
         assert described(server, "1.png", "2.png") == 1
     said = capsys.readouterr().err
-    assert "WordsNotFound: 1.png: the server gave no words" in said and message in said and "--prompt" in said
+    assert "WordsNotFound: 1.png: the server named nothing in it" in said and message in said and "--prompt" in said
     assert "1 of 2 images could not be used" in said and "Traceback" not in said
     assert names("2") == ["star", "wall"] and not (tmp_path / "1.json").exists()
 
@@ -158,12 +158,12 @@ def test_a_labeler_of_one_s_own(loaded, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("labeler", "message"),
     [
-        ("nobody", "there is no labeler 'nobody'; there are: gpt-4o, local"),
+        ("nobody", "unknown labeler 'nobody'; expected a YAML file or one of: gpt-4o, local"),
         ("local", "labeler.model is not set"),
         ("modle=x", "labeler has no field modle"),
         ("base_url=file:///etc", "labeler.base_url is not an address"),
         ("1.png", "labeler '1.png' cannot be read"),
-        ("text.yaml", "holds no fields"),
+        ("text.yaml", "contains no fields"),
         ("round.yaml", "expected _self_ and some of: gpt-4o, local"),
     ],
 )

@@ -70,13 +70,13 @@ def test_the_hub_is_asked_with_patience_and_its_silence_is_said(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", silent)
     (line,) = places.pipeline("somebody/no-such-model-here")
-    assert line.needed and "not reached" in line.found and "--pipeline FOLDER" in line.mend
+    assert line.needed and "cannot be reached" in line.found and "--pipeline FOLDER" in line.fix
     assert asked == [(asked[0][0], 5)] and "somebody/no-such-model-here" in asked[0][0]
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)
     (line,) = places.pipeline("somebody/no-such-model-here")
     assert line.ok
     (line,) = places.pipeline("no such:id")
-    assert "no hub id" in line.found
+    assert "neither a folder nor a hub id" in line.found
 
 
 def test_a_folder_that_hides_the_package_is_named(tmp_path, monkeypatch):
@@ -104,12 +104,12 @@ def test_the_path_that_the_set_up_writes_finds_the_package_beside_such_a_folder(
 
 def test_a_data_set_is_looked_through(tmp_path):
     (line,) = places.dataset("scenes", None)
-    assert line.ok and "200 pictures" in line.found
+    assert line.ok and "200 images" in line.found
     root = tmp_path / "scenes"
     shutil.copytree(resolve("goca:scenes"), root)
     (root / "SegmentationClass" / "test_00007.png").unlink()
     (line,) = places.dataset("scenes", str(root))
-    assert line.needed and "1 with no label" in line.found and "--root" in line.mend
+    assert line.needed and "1 with no label" in line.found and "--root" in line.fix
     (line,) = places.dataset("voc", None)
     assert "root is not set" in line.found and not line.ok
     (line,) = places.dataset("vox", None)
@@ -122,7 +122,7 @@ def test_a_data_set_is_looked_through(tmp_path):
 def test_versions_are_held_against_their_ranges(text, ok, monkeypatch):
     monkeypatch.setattr(machine.metadata, "version", installed(torch="2.13.0+cpu"))
     line = machine.version_line(Requirement(text))
-    assert line.ok == ok and (ok or line.mend == f"pip install '{text}'")
+    assert line.ok == ok and (ok or line.fix == f"pip install '{text}'")
 
 
 def installed(**versions):
@@ -157,11 +157,11 @@ def test_what_fits_follows_the_memory():
         assert fits(smaller) <= fits(larger)
 
 
-def test_the_mending_command_names_what_does_fit(monkeypatch):
+def test_the_fix_names_a_model_that_fits(monkeypatch):
     monkeypatch.setattr(machine, "processor_flags", lambda: {"avx2", "amx_bf16"})
-    mends = {line.what: line.mend for line in machine.models(memory(15), "auto")}
-    assert "--model pixart-sigma --dtype bfloat16" in mends["pixart-sigma"]
-    assert mends["flux"].endswith(("--model hunyuan", "--model sdxl"))
+    fixes = {line.what: line.fix for line in machine.models(memory(15), "auto")}
+    assert "--model pixart-sigma --dtype bfloat16" in fixes["pixart-sigma"]
+    assert fixes["flux"].endswith(("--model hunyuan", "--model sdxl"))
 
 
 def test_only_models_with_published_settings_are_proposed():
@@ -172,7 +172,7 @@ def test_only_models_with_published_settings_are_proposed():
     assert {"sd21", "playground-v2", "sd3", "kolors", "lumina2"} <= set(others)
     assert others["lumina2"].ok and not published["flux"].ok
     for line in [*published.values(), *others.values()]:
-        proposed = (line.mend or "").partition("--model ")[2].split()
+        proposed = (line.fix or "").partition("--model ")[2].split()
         assert line.ok or proposed[0] in published or proposed[0] == line.what
 
 
@@ -188,8 +188,8 @@ def test_only_models_with_published_settings_are_proposed():
 )
 def test_bfloat16_is_recommended_where_it_is_fast(monkeypatch, flags, fast):
     monkeypatch.setattr(machine, "processor_flags", lambda: flags)
-    mends = [line.mend for line in machine.models(memory(15), "auto") if not line.ok]
-    assert any("bfloat16" in mend for mend in mends) == fast
+    fixes = [line.fix for line in machine.models(memory(15), "auto") if not line.ok]
+    assert any("bfloat16" in fix for fix in fixes) == fast
     assert machine.precision_line(memory(15), "auto").ok
     assert machine.precision_line(memory(15), "bfloat16").ok == fast
     assert machine.multiplies_bfloat16(torch.device("cuda"))
@@ -238,7 +238,7 @@ def test_a_model_that_does_not_fit_is_not_tried(capsys, monkeypatch):
     monkeypatch.setattr(places, "pipeline", lambda place: [machine.Line("pipeline", place)])
     code, lines = doctor(capsys, "--model", "flux-vanilla")
     needed = next(each for each in machine.footprints() if each.model == "flux").bytes(4) / 1e9
-    assert code == 1 and f"not tried, for want of memory: it needs {needed:.1f} GB" in lines[-1]
+    assert code == 1 and f"not tried: it needs {needed:.1f} GB, more than is free" in lines[-1]
 
 
 def test_a_module_that_cannot_be_imported_says_why(monkeypatch):
@@ -247,5 +247,5 @@ def test_a_module_that_cannot_be_imported_says_why(monkeypatch):
 
     monkeypatch.setattr(machine, "import_module", broken)
     line = machine.optional_line("pydensecrf", "crf", "DenseCRF")
-    assert "libGL" in line.found and "pydensecrf2" in line.mend
+    assert "libGL" in line.found and "pydensecrf2" in line.fix
     assert not line.needed

@@ -127,7 +127,7 @@ def test_a_photo_that_cannot_be_read_is_left_out(photos, tmp_path, capsys):
     (photos / "test_00001.png").write_bytes(b"no image")
     assert main(command(photos, tmp_path / "out")) == 1
     said = capsys.readouterr()
-    assert "test_00001: left out" in said.err and "3 photos labelled" in said.out
+    assert "test_00001: skipped" in said.err and "3 photos labelled" in said.out
     assert not (tmp_path / "out/labels/test_00001.png").exists()
 
 
@@ -163,7 +163,7 @@ def test_bad_photos_and_tags(photos, tmp_path, capsys):
     assert main(command(photos, tmp_path / "out")) == 1
     assert "1 tagged photos are not there (nothing)" in capsys.readouterr().err
     assert main(["label", str(tmp_path / "none"), "--tags", "folders", "--out", str(tmp_path / "out")]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert main(command(photos, tmp_path / "out", "--allow-missing")) == 0
     assert main(command(photos, tmp_path / "out", "--allow-missing", "--doubt", "0.3")) == 1
     assert "doubt: 0.1 there, 0.3 now" in capsys.readouterr().err

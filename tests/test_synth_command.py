@@ -70,7 +70,7 @@ def test_a_class_that_never_comes_out_is_said_with_its_tries(tmp_path, capsys):
     given = command(tmp_path / "out", "--presence", "1", "--tries", "2", classes="star", count=2)
     assert main(given) == 1
     said = capsys.readouterr()
-    assert "'star' never came out, in 4 generations" in said.err and "0 pairs" in said.out
+    assert "'star' never appeared, in 4 generations" in said.err and "0 pairs" in said.out
     assert not (tmp_path / "out/images").exists()
     assert main(command(tmp_path / "kept", "--presence", "1", "--absent", "mark", classes="star", count=2)) == 1
     records = json.loads((tmp_path / "kept/metadata.json").read_text())["images"]

@@ -1,11 +1,11 @@
-"""Check this machine: versions, devices, memory, models, data; and say how to fix what fails.
+"""Check this machine: versions, devices, memory, models, data; and print the fix for anything that fails.
 
 goca doctor
 goca doctor --model sd15 --pipeline FOLDER --dataset voc --root /data/VOCdevkit/VOC2012
 
-Each line ends in ok or in the command that fixes it. Sizes of models are estimates: weights and the method's own memory
-beyond one forward pass. At the end, one image is segmented with the chosen pipeline. Exit status 1: something needed is
-missing.
+Each line ends with ok or with the command that fixes the problem. Sizes of models are estimates: the weights and the
+memory of the method beyond one forward pass. At the end, one image is segmented with the chosen pipeline. Exit status
+1: something required is missing.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from goca.cli.models import EMBEDDED, add_model_arguments, chosen_model, load
 if TYPE_CHECKING:
     from goca.cli.machine import Line, Memory
 
-CLONE = Path(__file__).resolve().parents[3]  # where this is one
-PICTURE, PROMPT = "JPEGImages/test_00000.png", "star, wall, snow"  # of the embedded scenes
+CLONE = Path(__file__).resolve().parents[3]  # the repository, in a checkout
+IMAGE, PROMPT = "JPEGImages/test_00000.png", "star, wall, snow"  # of the embedded scenes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--dataset", metavar="NAME", help="look through a data set's folder: voc, ade20k, ...")
-    parser.add_argument("--root", metavar="FOLDER", help="that folder (default: the config's)")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="the picture to segment (default: an embedded one)")
-    parser.add_argument("--prompt", default=PROMPT, help=f"its words (default: {PROMPT!r})")
+    parser.add_argument("--dataset", metavar="NAME", help="check a data set's folder: voc, ade20k, ...")
+    parser.add_argument("--root", metavar="FOLDER", help="the data set's folder (default: the config's)")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="the image to segment (default: an embedded one)")
+    parser.add_argument("--prompt", default=PROMPT, help=f"its prompt (default: {PROMPT!r})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
 
     lines = show("versions", versions())
     if any(line.found == MISSING for line in lines):
-        print("The rest needs these packages first.")
+        print("Install these packages first; the other checks need them.")
         return 1
     lines += examined(args, chosen_model(args.model, args.pipeline))
     return int(any(line.needed and not line.ok for line in lines))
 
 
 def examined(args: argparse.Namespace, model: str) -> list[Line]:
-    """What comes after the versions; it imports what those lines are about."""
+    """All checks after the versions; they import the packages that the versions are about."""
     from goca.cli import machine, places
     from goca.config import load_config
 
@@ -54,8 +54,8 @@ def examined(args: argparse.Namespace, model: str) -> list[Line]:
     pipeline, second = args.pipeline or str(config.pipeline), args.denoiser or (not args.pipeline and config.denoiser)
     found = machine.memory(args.device)
     lines = show("device", [machine.device_line(found), machine.precision_line(found, args.dtype)])
-    lines += show("models: weights and the method's own memory, an estimate", machine.models(found, args.dtype))
-    lines += show("models whose settings no paper chose", machine.models(found, args.dtype, False))
+    lines += show("models, estimated memory of the weights and the method", machine.models(found, args.dtype))
+    lines += show("models without published settings", machine.models(found, args.dtype, False))
     lines += show("programs", machine.programs())
     lines += show(
         "places", [line for folder in dict.fromkeys((Path.cwd(), CLONE.parent)) for line in places.shadows(folder)]
@@ -63,7 +63,9 @@ def examined(args: argparse.Namespace, model: str) -> list[Line]:
     found_places = show("", [*places.pipeline(pipeline), *([places.denoiser(second)] if second else [])])
     lines, readable = lines + found_places, all(line.ok for line in found_places)
     lines += show("", dataset_lines(args))
-    return lines + show("one picture", [trial(model, args, found) if readable else not_tried(model, "the pipeline")])
+    return lines + show(
+        "one image", [trial(model, args, found) if readable else not_tried(model, "the pipeline cannot be read")]
+    )
 
 
 def dataset_lines(args: argparse.Namespace) -> Iterable[Line]:
@@ -75,12 +77,12 @@ def dataset_lines(args: argparse.Namespace) -> Iterable[Line]:
     from goca.cli.places import dataset
 
     if not args.dataset:
-        return [Line("dataset", "none asked for", "goca doctor --dataset NAME --root FOLDER")]
+        return [Line("dataset", "not checked", "goca doctor --dataset NAME --root FOLDER")]
     return dataset(args.dataset, args.root, partial(tqdm, desc=args.dataset, unit="image", disable=None, leave=False))
 
 
 def show(title: str, lines: Iterable[Line]) -> list[Line]:
-    """Print lines as they are found, and keep them."""
+    """Print each line as soon as it is known; returns all of them."""
     if title:
         print(title)
     kept = []
@@ -91,13 +93,13 @@ def show(title: str, lines: Iterable[Line]) -> list[Line]:
 
 
 def trial(model: str, args: argparse.Namespace, found: Memory) -> Line:
-    """Segment one picture, if the model fits, and say how long it took."""
+    """Segment one image, if the model fits, and measure the time."""
     from goca.cli.machine import GB, Line, footprints, width_of
 
     (width, _), base = width_of(args.dtype, found.device), base_of(model)
     wanted = next((each.bytes(width) for each in footprints() if each.model == base), 0.0)
     if wanted > found.free:
-        return not_tried(model, f"memory: it needs {wanted / GB:.1f} GB")
+        return not_tried(model, f"it needs {wanted / GB:.1f} GB, more than is free")
     try:
         return Line(model, timed(model, args), needed=True)
     except Exception as error:
@@ -108,19 +110,19 @@ def trial(model: str, args: argparse.Namespace, found: Memory) -> Line:
 
 
 def timed(model: str, args: argparse.Namespace) -> str:
-    """One picture: seconds for the model, and for the picture."""
+    """Segment one image; returns its areas, the seconds for loading the model and those for the image."""
     from diffusion_feature.images import read_image
 
     from goca.cli.work import kept_warnings
     from goca.embedded import resolve
 
-    path = args.image or Path(resolve("goca:scenes")) / PICTURE
+    path = args.image or Path(resolve("goca:scenes")) / IMAGE
     start = time.perf_counter()
     segmenter = load(model, args)
     loaded = time.perf_counter()
-    picture = read_image(path, frame=None).stored
+    image = read_image(path, frame=None).stored
     with kept_warnings(args.debug) as warned:
-        segmentation = segmenter(picture, args.prompt, image_id=path.name)
+        segmentation = segmenter(image, args.prompt, image_id=path.name)
     rows = segmentation.summary()
     done = time.perf_counter()
     for warning in warned:
@@ -130,7 +132,7 @@ def timed(model: str, args: argparse.Namespace) -> str:
 
 
 def base_of(model: str) -> str:
-    """The first config of the same pipeline that has a footprint of its own."""
+    """The first config with the same pipeline that is listed in footprint.yaml."""
     from goca.cli.machine import footprints
     from goca.config import load_config
 
@@ -142,7 +144,7 @@ def base_of(model: str) -> str:
     return next((each.model for each in footprints() if places(each.model) == own), model)
 
 
-def not_tried(model: str, lacks: str) -> Line:
+def not_tried(model: str, why: str) -> Line:
     from goca.cli.machine import Line
 
-    return Line(model, f"not tried, for want of {lacks}", f"goca doctor --model {EMBEDDED}", needed=True)
+    return Line(model, f"not tried: {why}", f"goca doctor --model {EMBEDDED}", needed=True)

@@ -1,15 +1,15 @@
-"""Label tagged photos: label maps from words, for training and for correction in a labelling tool.
+"""Label tagged photos: label maps from class names, for training and for correction in a labelling tool.
 
 goca label photos/ --tags tags.csv --model sd15 --pipeline FOLDER --format voc,coco,yolo,labelme --out masks
 goca label photos/ --tags folders --out masks              photos/cat/1.jpg has the tag cat
-goca label photos/ --vocabulary coco --out masks           every name of a list is looked for; or a file of names
-goca label photos/ --describe --out masks                  a vision server says what is in each photo
+goca label photos/ --vocabulary coco --out masks           look for every name of a list, or of a file
+goca label photos/ --describe --out masks                  a vision server names what is in each photo
 
-Tags: a CSV (photo.jpg,cat,grass), a JSON ({"photo.jpg": ["cat", "grass"]}) or the names of folders. A pixel is 255
-(ignore) where the best two scores lie within --doubt, and where the class that holds it has a presence below
---presence. In the folder: labels/ (palette PNGs of class ids), classes.json, metadata.json, review.html (the most
-doubtful first), and a folder per format. A run that was stopped goes on with the same command. Exit status 1: a photo
-could not be read, or a class was cut.
+Tags: a CSV (photo.jpg,cat,grass), a JSON ({"photo.jpg": ["cat", "grass"]}) or the names of folders. A pixel is set to
+255 (ignore) if its two best scores differ by less than --doubt, or if its class has a presence below --presence. The
+output folder contains labels/ (palette PNGs of class ids), classes.json, metadata.json, review.html (the most doubtful
+images first), and a folder per format. To resume an interrupted run, run the same command again. Exit status 1: a photo
+could not be read, or a class name was cut.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 from goca.cli import words
 from goca.cli.models import NO_STEPS, add_model_arguments, chosen_model, steps_of
 
-TOGETHER = 8  # photos of a batch
+TOGETHER = 8  # photos per batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", type=Path, metavar="FOLDER", help="of photos; folders in it are searched too")
+    parser.add_argument("photos", type=Path, metavar="FOLDER", help="the folder of photos; subfolders are searched too")
     ways = parser.add_mutually_exclusive_group(required=True)
     ways.add_argument("--tags", metavar="FILE", help='a CSV or JSON file of tags, or "folders"')
     ways.add_argument("--vocabulary", metavar="LIST", help=f"look for all names of a list: {words.LISTS}")
     ways.add_argument("--describe", action="store_true", help="ask a vision server what is in each photo")
     parser.add_argument("--labeler", action="append", default=[], metavar="NAME|KEY=VALUE", help=words.SERVERS)
     parser.add_argument(
-        "--allow-missing", action="store_true", help="leave out photos without tags, and tags without one"
+        "--allow-missing", action="store_true", help="skip photos without tags, and tags without a photo"
     )
     parser.add_argument(
         "--doubt", type=float, default=0.1, metavar="D", help="0 to 1 (default: 0.1); 0: no pixel is 255"
@@ -48,19 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_set_arguments(parser: argparse.ArgumentParser, batch: int) -> None:
-    """What both commands that write a labelled set take."""
+    """Arguments shared by the two commands that write a labelled set."""
     parser.add_argument("--format", default="voc", metavar="NAMES", help='such as "voc,coco" (default: voc)')
     parser.add_argument(
-        "--val", type=float, default=0.0, metavar="SHARE", help="of the images for the split val, 0 to 1"
+        "--val", type=float, default=0.0, metavar="SHARE", help="share of the images for the split val, 0 to 1"
     )
-    parser.add_argument("--batch", type=int, default=batch, metavar="N", help=f"images at once (default: {batch})")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that share the work (default: 1)")
+    parser.add_argument("--batch", type=int, default=batch, metavar="N", help=f"images per batch (default: {batch})")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="processes among which the work is divided (default: 1)"
+    )
     parser.add_argument("--review", type=int, default=500, metavar="N", help="images on the review page (default: 500)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the set")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="output folder")
 
 
 def check_set_arguments(args: argparse.Namespace) -> list[str]:
-    """The formats. Raises FormatError, LabelSetError before anything is loaded."""
+    """The chosen formats. Raises FormatError or LabelSetError before anything is loaded."""
     from goca.formats import FormatError, chosen_formats
     from goca.formats.coco import library
     from goca.labelsets.errors import LabelSetError
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     formats = check_set_arguments(args)
     args.model = chosen_model(args.model, args.pipeline)
-    config_of(args)  # what is wrong with it is said before the folder is made
+    config_of(args)  # raises its errors before the folder is created
     photos, args.classes, args.known = asked_for(args)
     args.asked = photos
     spread(work, args, args.processes)
@@ -120,7 +122,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
 
 
 def load(args: argparse.Namespace, device: str) -> Any:
-    """The segmenter. Where the classes are known to be there, none is dropped for its presence."""
+    """The segmenter. If the classes are known to be present, none is dropped because of a low presence."""
     from goca.segmenter import Segmenter
 
     config = config_of(args, least_presence=0.0 if args.known else least_presence(args))
@@ -129,7 +131,7 @@ def load(args: argparse.Namespace, device: str) -> Any:
 
 
 def config_of(args: argparse.Namespace, **fields: Any) -> Any:
-    """The model's config with the chain that --refine gives. Raises ConfigError, ChainError."""
+    """The model's config, with the chain of --refine. Raises ConfigError, ChainError."""
     from goca.config import load_config
 
     if args.refine:
@@ -144,7 +146,7 @@ def least_presence(args: argparse.Namespace) -> float:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the label maps depend on besides the photos and their tags."""
+    """The settings that affect the label maps, besides the photos and their tags."""
     names = ("model", "pipeline", "denoiser", "variant", "dtype", "refine", "doubt", "batch")
     return {
         "command": "label",
@@ -155,7 +157,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def asked_for(args: argparse.Namespace) -> tuple[list[Any], dict[int, str], bool]:
-    """The photos with the classes to look for in each, the class table, and whether those are known to be there."""
+    """The photos with the classes to look for, the class table, and whether these classes are known to be present."""
     from goca.files.names import distinct
     from goca.labelsets.classtable import checked, class_table
     from goca.labelsets.pseudo import Photo
@@ -178,12 +180,12 @@ def asked_for(args: argparse.Namespace) -> tuple[list[Any], dict[int, str], bool
 
 
 def photos_in(folder: Path, out: Path) -> list[str]:
-    """Paths of the photos in a folder and the folders in it, in order; those of the results are left out."""
+    """Paths of the photos in a folder and its subfolders, sorted, without those of the results."""
     from goca.cli.images import ENDINGS
     from goca.labelsets.errors import LabelSetError
 
     if not folder.is_dir():
-        raise LabelSetError(f"{folder} is no folder; expected one with photos")
+        raise LabelSetError(f"{folder} is not a folder; expected a folder with photos")
     results = out.resolve()
     found = sorted(
         path.relative_to(folder).as_posix()
@@ -191,12 +193,12 @@ def photos_in(folder: Path, out: Path) -> list[str]:
         if path.suffix.lower() in ENDINGS and path.is_file() and not path.resolve().is_relative_to(results)
     )
     if not found:
-        raise LabelSetError(f"{folder} holds no photo ({', '.join(ENDINGS)})")
+        raise LabelSetError(f"{folder} contains no photo ({', '.join(ENDINGS)})")
     return found
 
 
 def described(args: argparse.Namespace, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What a vision server names in each photo; its answers are kept in OUT/descriptions.jsonl."""
+    """Photo -> the names that a vision server gives; its answers are stored in OUT/descriptions.jsonl."""
     from diffusion_feature.images import PictureUnreadable, read_image
     from tqdm import tqdm
 
@@ -218,19 +220,19 @@ def described(args: argparse.Namespace, paths: Sequence[str]) -> dict[str, tuple
     finally:
         describer.close()
     if not found:
-        raise TagsMismatch("the server gave no words for any photo; give --tags or --vocabulary")
+        raise TagsMismatch("the server named nothing in any photo; give --tags or --vocabulary")
     return joined(found)
 
 
 def report(out: Path, records: Sequence[Mapping[str, Any]], count: int) -> int:
-    """Say what was made and what was not; returns the exit status."""
+    """Print a summary of labelled and skipped photos; returns the exit status."""
     skipped = [record for record in records if "skipped" in record]
     cut = sorted({name for record in records for name in record.get("cut", [])})
     for record in skipped:
-        print(f"{record['name']}: left out: {record['skipped']}", file=sys.stderr)
+        print(f"{record['name']}: skipped: {record['skipped']}", file=sys.stderr)
     if cut:
-        fix = "their masks show what was left of the names, or nothing; choose shorter names"
+        fix = "their masks are based on the rest of the name, or empty; choose shorter names"
         print(f"cut by the text encoder: {', '.join(cut)}; {fix}", file=sys.stderr)
     doubt = sum(record["doubt"] for record in records if "doubt" in record) / max(count, 1)
-    print(f"{count} photos labelled in {out}, {doubt:.1%} of the pixels in doubt (255); look at {out / 'review.html'}")
+    print(f"{count} photos labelled in {out}; {doubt:.1%} of the pixels are doubtful (255): see {out / 'review.html'}")
     return int(bool(skipped or cut))

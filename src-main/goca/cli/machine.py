@@ -1,4 +1,4 @@
-"""What `goca doctor` says of the machine: versions, devices, memory, programs, and which models fit."""
+"""Checks of the machine for `goca doctor`: versions, devices, memory, programs, and which models fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONAL = {  # module -> extra, what for
     "pydensecrf": ("crf", "DenseCRF refinement"),
     "pycocotools": ("formats", "COCO files"),
-    "gradio": ("app", "the page"),
+    "gradio": ("app", "the web page"),
     "openai": ("label", "captions from a server"),
 }
 OLDEST = (3, 11)
@@ -27,26 +27,30 @@ MEASURED = Path(__file__).resolve().parents[3] / "docs" / "benchmark.json"  # in
 
 @dataclass(frozen=True)
 class Line:
-    """One finding. `mend`: the command that helps, None if all is well; `needed`: without it nothing works."""
+    """One finding.
+
+    fix     the command that solves the problem; None if there is none
+    needed  whether nothing works until the problem is solved
+    """
 
     what: str
     found: str
-    mend: str | None = None
+    fix: str | None = None
     needed: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.mend is None
+        return self.fix is None
 
     def __str__(self) -> str:
-        return f"  {self.what:<18} {self.found}   {'ok' if self.mend is None else '-> ' + self.mend}"
+        return f"  {self.what:<18} {self.found}   {'ok' if self.fix is None else '-> ' + self.fix}"
 
 
 # --- versions ----------------------------------------------------------------------------------------------------
 
 
 def versions() -> Iterator[Line]:
-    """Python, and every package that goca needs, against the range it names."""
+    """Python and every required package, compared with the version range that goca states."""
     new = sys.version_info >= OLDEST
     yield Line("python", platform.python_version(), None if new else "pyenv install 3.11", needed=True)
     for requirement in requirements(extra=None):
@@ -54,7 +58,7 @@ def versions() -> Iterator[Line]:
 
 
 def requirements(extra: str | None) -> list[Any]:
-    """What goca's own metadata names as needed; for an extra, what that adds."""
+    """The requirements in goca's own metadata; for an extra, only those that it adds."""
     from packaging.requirements import Requirement
 
     parsed = [Requirement(text) for text in metadata.requires("goca") or []]
@@ -83,11 +87,13 @@ def version_line(requirement: Any) -> Line:
 
 
 def programs() -> Iterator[Line]:
-    """What some commands need and others do without. Of a key only whether it is set."""
+    """Optional packages and programs that only some commands need. For a key, only whether it is set."""
     for module, (extra, purpose) in OPTIONAL.items():
         yield optional_line(module, extra, purpose)
     keyed = "set" if os.environ.get("OPENAI_API_KEY") else "not set"
-    yield Line("OPENAI_API_KEY", f"{keyed} (labelling by GPT)", None if keyed == "set" else "export OPENAI_API_KEY=...")
+    yield Line(
+        "OPENAI_API_KEY", f"{keyed} (labelling with GPT)", None if keyed == "set" else "export OPENAI_API_KEY=..."
+    )
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     yield Line("chromium", browser or "not found (browser tests)", None if browser else "apt-get install chromium")
 
@@ -108,7 +114,7 @@ def optional_line(module: str, extra: str, purpose: str) -> Line:
 
 @dataclass(frozen=True)
 class Memory:
-    """A device, its free and its whole memory in bytes."""
+    """A device with its free and total memory in bytes."""
 
     device: Any
     name: str
@@ -117,7 +123,7 @@ class Memory:
 
 
 def memory(device: str) -> Memory:
-    """The device that "auto" or a name stands for. On a CPU, free is what the system, and a container, still give."""
+    """The device that "auto" or a name refers to. On a CPU, `free` is limited by the system and by the container."""
     import psutil
     import torch
     from diffusion_feature.loading import pick_device
@@ -132,7 +138,7 @@ def memory(device: str) -> Memory:
 
 
 def container_limit(free: int, total: int, group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Free and whole memory under a control group's limit, where there is one (cgroup v2)."""
+    """Free and total memory under the limit of a control group (cgroup v2), if there is one."""
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):
@@ -144,28 +150,28 @@ def device_line(found: Memory) -> Line:
     return Line("device", f"{found.name}, {found.free / GB:.1f} of {found.total / GB:.1f} GB free")
 
 
-BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # of x86, the last one of ARM
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # processor flags: two of x86, one of ARM
 
 
 def processor_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """What the processor can do, as the system names it; empty where it does not say."""
+    """The instruction sets that the system lists for the processor; empty if there is no such list."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
-    said = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return set(next(said, "").split())
+    listed = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
+    return set(next(listed, "").split())
 
 
 def multiplies_bfloat16(device: Any, flags: set[str] | None = None) -> bool:
-    """Whether bfloat16 is fast there. A CPU without instructions for it is dozens of times slower than in float32."""
+    """Whether bfloat16 is fast on the device; on a CPU without instructions for it, it is dozens of times slower."""
     if device.type != "cpu":
         return True
     return bool((processor_flags() if flags is None else flags).intersection(BFLOAT16))
 
 
 def precision_line(found: Memory, dtype: str) -> Line:
-    """Whether the CPU has instructions for bfloat16; asked for without them, the command that does not use it."""
+    """Whether bfloat16 is fast here; if it is slow and `dtype` asks for 16 bit, the fix is float32."""
     if multiplies_bfloat16(found.device):
         return Line("bfloat16", "fast on this device")
     slow = "the processor has no instructions for it (AMX, AVX512-BF16): dozens of times slower than float32"
@@ -177,9 +183,11 @@ def precision_line(found: Memory, dtype: str) -> Line:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one pipeline takes: billions of parameters, bytes of the method, and whether those are measured.
+    """The memory that one pipeline needs.
 
-    published  whether its settings are the paper's, or an embedded model's own
+    parameters  of all components, in billions
+    method      bytes that the method holds beyond the forward pass;  measured  whether they were measured
+    published   whether its settings are the paper's, or those of an embedded model
     """
 
     model: str
@@ -189,12 +197,12 @@ class Footprint:
     published: bool = False
 
     def bytes(self, width: int) -> float:
-        """Weights of `width` bytes each and the method's own."""
+        """Weights of `width` bytes each, plus the memory of the method."""
         return self.parameters * 1e9 * width + self.method
 
 
 def footprints() -> list[Footprint]:
-    """One per entry of footprint.yaml, smallest first; the method's own as docs/benchmark.json has it, if it does."""
+    """One per entry of footprint.yaml, smallest first; the method's memory as in docs/benchmark.json, if measured."""
     from goca.files.text import read_yaml
 
     entries: Any = read_yaml(Path(__file__).with_name("footprint.yaml"))
@@ -211,7 +219,7 @@ def footprints() -> list[Footprint]:
 
 
 def measured_bytes(model: str, file: Path = MEASURED) -> float | None:
-    """The method's peak beyond the forward, in bytes, from the benchmark's figures."""
+    """Peak memory of the method beyond the forward pass, in bytes, as measured by the benchmark; None if it was not."""
     from goca.files.bounded_json import read_json
 
     try:
@@ -222,22 +230,22 @@ def measured_bytes(model: str, file: Path = MEASURED) -> float | None:
 
 
 def models(found: Memory, dtype: str, published: bool = True) -> Iterator[Line]:
-    """Which models fit into the free memory: an estimate from sizes of weights and the method's own memory.
+    """Which models fit into the free memory, estimated from the sizes of weights and the memory of the method.
 
-    published  those whose settings the paper chose, and the embedded ones; False: the others. Only the former are
-               proposed in place of what does not fit
+    published  True: models with settings from the paper, and the embedded ones; False: the others. Only the former
+               are recommended as alternatives
     """
     width, name = width_of(dtype, found.device)
     fits = [each for each in footprints() if each.bytes(width) <= found.free and each.published]
     for each in (each for each in footprints() if each.published == published):
-        what = f"{each.bytes(width) / GB:5.1f} GB in {name}, of it {each.method / GB:.2f} the method's" + (
+        what = f"{each.bytes(width) / GB:5.1f} GB in {name}, of which the method takes {each.method / GB:.2f}" + (
             "" if each.measured else " at most"
         )
         yield Line(each.model, what, None if each.bytes(width) <= found.free else remedy(each, found, fits))
 
 
 def width_of(dtype: str, device: Any) -> tuple[int, str]:
-    """Bytes of a weight, and the type's name."""
+    """Bytes per weight, and the dtype's name."""
     from diffusion_feature.loading import pick_dtype
 
     kind = pick_dtype(dtype, device)

@@ -1,4 +1,4 @@
-"""What `goca doctor` says of places: a pipeline folder, the hub, a data set's folder."""
+"""Checks of locations for `goca doctor`: a pipeline folder, the hub, a data set's folder."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from goca.files.bounded_json import read_json
 if TYPE_CHECKING:
     from goca.datasets import DatasetConfig
 
-PATIENCE = 5  # seconds that the hub is given
+PATIENCE = 5  # seconds to wait for the hub
 WEIGHTS = ("*.safetensors",)
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor", "image_processor", "safety_checker")
 ELSEWHERE = "goca segment IMAGE --pipeline FOLDER --model CONFIG"
 
 
 def shadows(folder: Path) -> Iterator[Line]:
-    """Whether a folder called goca in this one hides the package from scripts that run here.
+    """Whether a folder named goca inside this one hides the package from scripts that run here.
 
-    Python takes it for a package without code, unless the real one lies in a folder of sys.path: an editable install
+    Python treats it as a namespace package, unless the real package lies in a folder of sys.path; an editable install
     does not.
     """
     hidden = folder / "goca"
-    beside = any(Path(place, "goca", "__init__.py").is_file() for place in sys.path if place)
-    if hidden.is_dir() and not (hidden / "__init__.py").is_file() and not beside:
+    importable = any(Path(place, "goca", "__init__.py").is_file() for place in sys.path if place)
+    if hidden.is_dir() and not (hidden / "__init__.py").is_file() and not importable:
         found = f"{hidden} hides the package from scripts that run in this folder"
         yield Line("goca", found, f"pip install {hidden}   (not --editable), or rename the folder")
 
 
 def pipeline(place: str) -> Iterator[Line]:
-    """Whether a pipeline can be read: a folder's parts one by one, a hub id in the cache or over the net."""
+    """Whether a pipeline can be read: every component of a folder; a hub id in the cache or over the network."""
     from goca.embedded import resolve
 
     folder = Path(resolve(place)).expanduser()
@@ -41,13 +41,13 @@ def pipeline(place: str) -> Iterator[Line]:
 
 
 def denoiser(place: str) -> Line:
-    """Whether a second place has a denoiser, in a folder of its name or at the top."""
+    """Whether another location has a denoiser, in a subfolder with its name or at the top."""
     from diffusion_feature.repository import Repository
 
     found = Repository(str(Path(place).expanduser()) if Path(place).expanduser().exists() else place)
     if any(found.holds(part) for part in ("unet", "transformer", "")):
         return Line("denoiser", f"{place} has one")
-    what = "has none" if found.files else "is no folder, and not reached on the hub"
+    what = "has none" if found.files else "is not a folder, and was not found on the hub"
     return Line("denoiser", f"{place} {what}", f"hf download {place} --local-dir FOLDER", needed=True)
 
 
@@ -71,7 +71,7 @@ def folder_line(place: str, folder: Path) -> Line:
 
 
 def complete(part: Path) -> bool:
-    """Whether a part's folder is there, with weights where it has any; all of them, where they are split."""
+    """Whether a component's folder exists and has all its weight files, if it has weights."""
     if part.name.startswith(WITHOUT_WEIGHTS):
         return part.name.startswith(("feature", "image", "safety")) or part.is_dir()  # these three are never read
     found = {file.name for pattern in WEIGHTS for file in part.glob(pattern)}
@@ -84,7 +84,7 @@ def complete(part: Path) -> bool:
 
 
 def hub_line(place: str) -> Line:
-    """Whether the hub has the pipeline and gives it to us; else whether it was fetched before."""
+    """Whether the pipeline is in the hub's cache, or can be downloaded with the current login."""
     import huggingface_hub as hub
     from diffusion_feature.repository import COPIES
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -94,19 +94,19 @@ def hub_line(place: str) -> Line:
             return Line("pipeline", f"{place} is in the hub's cache")
         hub.get_hf_file_metadata(hub.hf_hub_url(place, "model_index.json"), timeout=PATIENCE)
     except HFValidationError:
-        return Line("pipeline", f"{place} is no folder and no hub id", ELSEWHERE, needed=True)
+        return Line("pipeline", f"{place} is neither a folder nor a hub id", ELSEWHERE, needed=True)
     except GatedRepoError:
         return Line("pipeline", f"{place}: accept its terms on the hub, then log in", "hf auth login", needed=True)
     except RepositoryNotFoundError:
-        mend = f"--pipeline {COPIES[place]}, a copy of it" if place in COPIES else "hf auth login"
-        return Line("pipeline", f"the hub has no {place}, or not for this login", mend, needed=True)
+        fix = f"--pipeline {COPIES[place]}, a copy of it" if place in COPIES else "hf auth login"
+        return Line("pipeline", f"the hub has no {place}, or this login may not read it", fix, needed=True)
     except Exception as error:  # whatever the hub's HTTP client raises
-        return Line("pipeline", f"{place}: the hub is not reached ({type(error).__name__})", ELSEWHERE, needed=True)
-    return Line("pipeline", f"{place} can be fetched from the hub")
+        return Line("pipeline", f"{place}: the hub cannot be reached ({type(error).__name__})", ELSEWHERE, needed=True)
+    return Line("pipeline", f"{place} can be downloaded from the hub")
 
 
 def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Iterable[str]] = iter) -> Iterator[Line]:
-    """Whether a data set's folder is complete: every picture and label opened."""
+    """Whether a data set's folder is complete; every image and label is opened."""
     from goca.config_folder import config_folder
     from goca.datasets import DatasetError, load_dataset
     from goca.datasets.check import examine
@@ -114,7 +114,7 @@ def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Ite
     known = sorted(file.stem for file in (config_folder() / "dataset").glob("*.yaml"))
     command = f"goca doctor --dataset {name} --root FOLDER"
     if name not in known:
-        found = f"{name!r} is not known; there are: {', '.join(known)}"
+        found = f"unknown data set {name!r}; expected one of: {', '.join(known)}"
         yield Line("dataset", found, "goca doctor --dataset NAME --root FOLDER", needed=True)
         return
     try:
@@ -124,14 +124,14 @@ def dataset(name: str, root: str | None, progress: Callable[[Sequence[str]], Ite
         yield Line("dataset", f"{name}: {str(error).splitlines()[0]}", command, needed=True)
         return
     if report.ready:
-        yield Line("dataset", f"{name}: {report.looked_at} pictures and labels")
+        yield Line("dataset", f"{name}: {report.looked_at} images and labels")
         return
     counts = ", ".join(f"{len(images)} with {kind}" for kind, images in report.found.items()) or "another list"
     yield Line("dataset", f"{name}: {counts}; {'; '.join(report.fixes())}", command, needed=True)
 
 
 def dataset_config(name: str, root: str | None) -> DatasetConfig:
-    """configs/dataset/NAME.yaml, with another root if one is given."""
+    """configs/dataset/NAME.yaml, with the root replaced if one is given."""
     from goca.config_folder import config_folder
     from goca.datasets import DatasetConfig
     from goca.files.text import read_yaml

@@ -1,24 +1,24 @@
-"""Segment images by a list of words.
+"""Segment images by class names.
 
 goca segment photo.jpg --prompt "cat, grass, wall"
 goca segment photos/ --prompt "cat, grass, wall" --model sd15 --pipeline FOLDER --out results
-goca segment --prompts prompts.csv --model sd15        a line per image: photo.jpg,cat,grass
+goca segment --prompts prompts.csv --model sd15        a prompt per image, in lines such as photo.jpg,cat,grass
 goca segment photo.jpg --words coco --model sd15       all names of a list, or of a file
-goca segment photo.jpg --describe --model sd15         a vision server says what is in the image
-goca segment photo.jpg --regions                       no words: regions that belong together
+goca segment photo.jpg --describe --model sd15         a vision server names what is in the image
+goca segment photo.jpg --regions                       no class names: regions without names
 goca segment - --prompt "cat" --out - < photo.jpg > labels.png
 
-The key of the server comes from the environment (OPENAI_API_KEY); its answers are kept in descriptions.jsonl and
-reused. --labeler local --labeler model=NAME asks a server of your own.
+The server's key is read from the environment (OPENAI_API_KEY); its answers are stored in descriptions.jsonl and
+reused. --labeler local --labeler model=NAME uses your own server.
 
-Per image: NAME-overlay.png (with a legend), NAME-labels.png (a palette of class ids), NAME-masks/ (a PNG per class) and
-NAME.json (areas, scores, colours, settings); with --scores also NAME-scores.npy. --format writes a set for another tool
-instead, such as --format coco into OUT/coco; --format plain,coco writes both. --out - writes the label map, or with
---scores the array, to standard output.
+Files per image: NAME-overlay.png (with a legend), NAME-labels.png (class ids with a palette), NAME-masks/ (a PNG per
+class) and NAME.json (areas, scores, colours, settings); with --scores also NAME-scores.npy. --format writes a set for
+another tool instead, such as --format coco into OUT/coco; --format plain,coco writes both. --out - writes the label
+map, or with --scores the array, to standard output.
 
-Parts stand in brackets behind what they belong to: "(cat, tail), grass". Images are turned upright as EXIF says, of 16
-bits the high 8 are kept, transparent pixels are laid on white. Images of the same name from several folders get -2, -3,
-... in the order given. Exit status 1: words were cut, or an image could not be used.
+Brackets enclose an object and its parts: "(cat, tail), grass". EXIF orientation is applied, 16-bit images are reduced
+to their high 8 bits, and transparent pixels become white. Images with the same name in several folders get -2, -3, ...
+in the order given. Exit status 1: class names were cut, or an image could not be used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from goca.protocol import ASK, PRESETS
 
 
 class InputRefused(GocaError, ValueError):
-    """Arguments that name no image, read standard input twice, or do not go together."""
+    """Arguments without an image, that read standard input twice, or that contradict each other."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,23 +47,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ask",
         choices=ASK,
-        help="open (default): the words are what is looked for, the rest is "
-        "background; complete: they name everything in the images",
+        help="open (default): look for the class names, the rest is background; "
+        "complete: they name everything in the images",
     )
     parser.add_argument(
-        "--presence", metavar="NAME", help="how open tells that a word is there; 'denoising gain' is surer and slower"
+        "--presence",
+        metavar="NAME",
+        help="the rule by which open judges that a class is present; 'denoising gain' is more reliable and slower",
     )
     add_model_arguments(parser)
-    parser.add_argument("--protocol", default="paper", choices=PRESETS, help="which formulas (default: paper)")
+    parser.add_argument(
+        "--protocol",
+        default="paper",
+        choices=PRESETS,
+        help="the paper's equations or the released evaluation (default: paper)",
+    )
     add_setting_arguments(parser)
     parser.add_argument(
         "--threshold",
         type=float,
         default=0.0,
         metavar="T",
-        help="pixels where no class scores T (0 to 1) are background, label 0; default 0",
+        help="added to the background's score: a higher T (0 to 1) leaves more background, label 0; default 0",
     )
-    parser.add_argument("--frame", type=int, metavar="N", help="which frame of animated images, from 0")
+    parser.add_argument("--frame", type=int, metavar="N", help="the frame to use of animated images, from 0")
     parser.add_argument(
         "--format",
         default="plain",
@@ -81,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
     from goca.cli.outputs import chosen_output_formats
 
     if args.images.count(STANDARD) + (args.prompts == STANDARD) > 1:
-        raise InputRefused("standard input (-) can be read once: as one image, or as --prompts")
+        raise InputRefused("standard input (-) can be read only once: as an image, or as --prompts")
     if not args.images and not args.prompts:
         raise InputRefused("no image was given; name files, folders or patterns, - or --prompts FILE")
     if args.regions and (args.ask or args.presence):
-        raise InputRefused("--regions looks for no words; leave out --ask and --presence")
+        raise InputRefused("--regions uses no class names; leave out --ask and --presence")
     formats = chosen_output_formats(args.format)
     with with_standard_input(args.images) as given:
         return segmented(args, given, formats)
@@ -111,7 +118,7 @@ def segmented(args: argparse.Namespace, given: list[str], formats: list[str]) ->
         places = places_of(images, folder)
         results = outputs(formats, folder, args.scores, len(images), stream)
         model = chosen_model(args.model, args.pipeline, args.denoiser)
-        configured(model, args)  # its errors come before anything is written
+        configured(model, args)  # raises its errors before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         from goca.variants.regions import RegionFinder  # only now: it loads torch

@@ -4,12 +4,12 @@ goca synth --classes "star, fish" --count 20 --format voc,coco --out synthetic
 goca synth --model sd15 --pipeline FOLDER --classes names.txt --count 2000 --backgrounds "on grass; in a room" \\
     --template "a photo of {objects} {background}" --val 0.1 --out synthetic
 
-Every class is asked for equally often. The label map is the trace of the class words over --trace-steps; pixels whose
-best two scores lie within --doubt are 255 (ignore). An image without a class that it was asked for is generated again
-with another seed, up to --tries times, and then dropped, or marked in metadata.json (--absent mark).
-In the folder: images/, labels/ (palette PNGs of class ids), classes.json, metadata.json (prompt, seed, ... per image),
-review.html, and a folder per format. A run that was stopped goes on with the same command, also with a larger --count.
-Exit status 1: a class never came out.
+Every class is requested equally often. The label map is the trace of the class names over --trace-steps; pixels whose
+two best scores differ by less than --doubt are 255 (ignore). An image that lacks a requested class is generated again
+with another seed, up to --tries times, and then dropped, or marked in metadata.json (--absent mark). The output folder
+contains images/, labels/ (palette PNGs of class ids), classes.json, metadata.json (prompt, seed, ... per image),
+review.html, and a folder per format. To resume an interrupted run, or to enlarge the set (--count), run the command
+again. Exit status 1: a class never appeared in an image.
 """
 
 from __future__ import annotations
@@ -28,24 +28,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", required=True, metavar="LIST", help='"star, fish", a vocabulary such as voc, or a file'
     )
     parser.add_argument("--count", type=int, required=True, metavar="N", help="images to generate")
-    parser.add_argument("--together", default="1-2", metavar="A-B", help="classes of one image (default: 1-2)")
+    parser.add_argument("--together", default="1-2", metavar="A-B", help="classes per image (default: 1-2)")
     parser.add_argument(
         "--backgrounds", metavar="LIST", help='separated by semicolons: "sky, grass; wall, road"; or a file'
     )
     parser.add_argument("--template", metavar="TEXT", help='default: "{objects}, {background}"')
-    parser.add_argument("--captions", type=Path, metavar="FILE", help="one caption per line, in place of a template")
+    parser.add_argument("--captions", type=Path, metavar="FILE", help="one caption per line, instead of a template")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="denoising steps (default: 20)")
     parser.add_argument("--guidance", type=float, default=4.0, metavar="G", help="guidance scale (default: 4)")
     parser.add_argument(
-        "--trace-steps", default="second half", metavar="RULE", help="all, first half, second half, last quarter"
+        "--trace-steps",
+        default="second half",
+        metavar="RULE",
+        help="all, first half, second half, last quarter (default: second half)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the set (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the set (default: 0)")
     parser.add_argument("--tries", type=int, default=3, metavar="N", help="generations per image (default: 3)")
     parser.add_argument(
         "--absent", default="drop", metavar="WHAT", help="drop (default) or mark images that lack a class"
     )
     parser.add_argument(
-        "--presence", type=float, default=0.5, metavar="P", help="below it a class is absent; 0: not checked"
+        "--presence",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="a class with a lower presence is absent (default: 0.5); 0: no check",
     )
     parser.add_argument(
         "--doubt", type=float, default=0.1, metavar="D", help="0 to 1 (default: 0.1); 0: no pixel is 255"
@@ -66,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     formats = label.check_set_arguments(args)
     args.model = chosen_model(args.model, args.pipeline)
-    load_config(args.model)  # an unknown name is said before the folder is made
+    load_config(args.model)  # raises for an unknown name before the folder is created
     args.how = generation(args)
     args.table = class_names(args.classes)
     args.plan = plan(args)
@@ -121,7 +128,7 @@ def generation(args: argparse.Namespace) -> Any:
 
 
 def class_names(given: str) -> dict[int, str]:
-    """Id -> name: a list in the text, a packaged vocabulary, or a file. Raises VocabularyError, LabelSetError."""
+    """Class id -> name, from a list, a packaged vocabulary or a file. Raises VocabularyError, LabelSetError."""
     from goca.cli.words import first_names
     from goca.datasets import vocabularies
     from goca.labelsets.classtable import checked
@@ -141,7 +148,7 @@ def plan(args: argparse.Namespace) -> list[Any]:
 
     if args.captions:
         if args.template or args.backgrounds:
-            raise PlanError("--captions stands in place of --template and --backgrounds; give one or the other")
+            raise PlanError("--captions replaces --template and --backgrounds; give one or the other")
         return from_captions(args.table, read_lines(args.captions), args.count)
     backgrounds: list[str] = []
     if args.backgrounds:
@@ -163,7 +170,7 @@ def together(args: argparse.Namespace) -> tuple[int, int]:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the files depend on; --count is none of it, as a larger set starts with the smaller one."""
+    """The settings that affect the files. --count is not among them: a larger set begins with the smaller one."""
     names = ("model", "pipeline", "dtype", "together", "backgrounds", "template")
     captions = str(args.captions) if args.captions else None
     own = {name: getattr(args, name) for name in names}
@@ -177,14 +184,14 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace, records: list[Any], count: int) -> int:
-    """Say what was made and what never came out; returns the exit status."""
+    """Print a summary, with the classes that never appeared; returns the exit status."""
     from goca.labelsets.synthetic import never_there
 
     absent = never_there(records, args.table)
     for name, tries in absent.items():
-        print(f"{name!r} never came out, in {tries} generations; the model may not know it", file=sys.stderr)
+        print(f"{name!r} never appeared, in {tries} generations; the model may not know it", file=sys.stderr)
     dropped = sum(record["dropped"] for record in records)
     if withheld := sum(record.get("withheld", False) for record in records):
-        print(f"{withheld} of them blacked out by the pipeline's safety checker in every try", file=sys.stderr)
-    print(f"{count} pairs in {args.out}, {dropped} images dropped; look at {args.out / 'review.html'}")
+        print(f"{withheld} images were blacked out by the pipeline's safety checker in every try", file=sys.stderr)
+    print(f"{count} pairs in {args.out}, {dropped} images dropped; review them in {args.out / 'review.html'}")
     return int(bool(absent))

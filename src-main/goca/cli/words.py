@@ -1,4 +1,4 @@
-"""What `goca segment` looks for: the given words, a vocabulary, or a server's description of each image."""
+"""The class names that `goca segment` looks for: given ones, a list, or a server's description of each image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from goca.labeling import Describer, LabelerConfig
 
-MOST = 255  # classes that a palette PNG can tell apart, background aside
+MOST = 255  # classes that a palette PNG can hold besides the background
 LABELER = "gpt-4o"
 LISTS = "coco, ade20k, voc, ..., or a file, one name per line"
 SERVERS = (
-    f"which server: a file of configs/labeler ({LABELER}, local), one of your own, or a value such as model=NAME or "
-    "base_url=http://localhost:8000/v1; the key comes from the environment"
+    f"the server: a file of configs/labeler ({LABELER}, local), a file of your own, or a value such as model=NAME or "
+    "base_url=http://localhost:8000/v1; the key is read from the environment"
 )
 
 
@@ -28,15 +28,15 @@ WAYS = ("prompt", "prompts", "words", "describe", "regions")
 
 
 class WordsNotGiven(GocaError, ValueError):
-    """No word to look for; the message shows the ways to give some."""
+    """No class names were given; the message shows the ways to give some."""
 
 
 class WordsNotFound(GocaError, ValueError):
-    """An image that a server gave no words for; the others go on."""
+    """A server named nothing in an image; the other images are still segmented."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--prompt, --prompts, --words, --describe: one of them says what is looked for; or --regions, that nothing is."""
+    """--prompt, --prompts, --words, --describe: exactly one of them gives the class names; --regions needs none."""
     parser.add_argument("--prompt", metavar="TEXT", help='what is in the images: "cat, grass, wall"')
     parser.add_argument(
         "--prompts", metavar="FILE", help="a CSV file with an image and its prompt per line; -: standard input"
@@ -44,15 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--words", metavar="LIST", help=f"look for all names of a list: {LISTS}")
     parser.add_argument("--describe", action="store_true", help="ask a vision server what is in each image")
     parser.add_argument(
-        "--regions", action="store_true", help="no words: divide each image into regions that belong together"
+        "--regions", action="store_true", help="no prompt: divide each image into regions without names"
     )
     parser.add_argument("--labeler", action="append", default=[], metavar="NAME|KEY=VALUE", help=SERVERS)
 
 
 class Words(Protocol):
-    """What is looked for in each image.
+    """A source of class names for each image.
 
-    fixed   the words, if they are the same in all images
+    fixed   the class names, if they are the same for all images
     source  where they come from, for the record
     """
 
@@ -63,7 +63,7 @@ class Words(Protocol):
     def source(self) -> str: ...
 
     def of(self, image: Image.Image, name: str, path: Path | None = None) -> str | list[str]:
-        """A text or a list of words. Raises WordsNotFound for an image that has none."""
+        """The class names of an image, as a text or a list. Raises WordsNotFound if there are none."""
         ...
 
     def close(self) -> None: ...
@@ -71,7 +71,7 @@ class Words(Protocol):
 
 @dataclass
 class Given:
-    """The same words for every image."""
+    """The same class names for every image."""
 
     fixed: str | list[str]
     source: str
@@ -85,7 +85,7 @@ class Given:
 
 @dataclass
 class Described:
-    """The words with which a server describes each image."""
+    """Class names from a server's description of each image."""
 
     describer: Describer
     source: str
@@ -97,14 +97,14 @@ class Described:
         try:
             return without_repeats(self.describer.caption(image, name))
         except NoCaption as error:
-            raise WordsNotFound(f"{name}: the server gave no words ({error}); give --prompt for it") from None
+            raise WordsNotFound(f"{name}: the server named nothing in it ({error}); use --prompt for it") from None
 
     def close(self) -> None:
         self.describer.close()
 
 
 def way(args: argparse.Namespace) -> str:
-    """The one of WAYS that the arguments give. Raises WordsNotGiven for none and for several."""
+    """The one of WAYS that the arguments use. Raises WordsNotGiven if they use none or several."""
     ways = [name for name in WAYS if getattr(args, name, None) not in (None, False)]
     if len(ways) != 1 or (args.labeler and not args.describe):
         raise WordsNotGiven(all_ways(ways, args.labeler))
@@ -112,7 +112,10 @@ def way(args: argparse.Namespace) -> str:
 
 
 def chosen(args: argparse.Namespace) -> Words:
-    """What is looked for. Raises WordsNotGiven, PromptsUnreadable, VocabularyError, LabelingError, KeyMissing."""
+    """The source that the arguments ask for.
+
+    Raises WordsNotGiven, PromptsUnreadable, VocabularyError, LabelingError, KeyMissing.
+    """
     if way(args) == "prompts":
         from goca.cli.prompt_list import PromptList
 
@@ -133,7 +136,7 @@ def chosen(args: argparse.Namespace) -> Words:
 
 
 def without_repeats(caption: str) -> str:
-    """The caption with every name where it is first, and not again: a server may say "cat, grass, cat"."""
+    """The caption with only the first occurrence of every name: a server may answer "cat, grass, cat"."""
     from goca.prompts import parse_brackets
 
     seen: set[str] = set()
@@ -146,22 +149,22 @@ def without_repeats(caption: str) -> str:
 
 
 def all_ways(ways: list[str], labeler: list[str]) -> str:
-    """What is wrong with the arguments, and what would be right."""
-    told = (
-        f"--{' and --'.join(ways)} were given; give one of them"
+    """The message of WordsNotGiven: what is wrong with the arguments, and the valid ways."""
+    problem = (
+        f"--{' and --'.join(ways)} were given; give only one of them"
         if len(ways) > 1
-        else "--labeler says which server --describe asks; give --describe too"
+        else "--labeler selects the server for --describe; give --describe too"
         if labeler
-        else "nothing says what to look for"
+        else "there is nothing to look for"
     )
     return (
-        f"{told}. There are five ways:\n"
-        '  --prompt "cat, grass, wall"   words of your own\n'
-        "  --prompts prompts.csv         words of your own for each image: a line is photo.jpg,cat,grass\n"
+        f"{problem}. There are five ways:\n"
+        '  --prompt "cat, grass, wall"   your own class names\n'
+        "  --prompts prompts.csv         a prompt for each image, in lines such as photo.jpg,cat,grass\n"
         f"  --words coco                  all names of a list: {LISTS}\n"
-        "  --describe                    a vision server says what is in each image (key in OPENAI_API_KEY, or\n"
-        "                                --labeler local --labeler model=NAME for a server of your own)\n"
-        "  --regions                     no words: each image is divided into regions that belong together"
+        "  --describe                    a vision server names what is in each image (key in OPENAI_API_KEY, or\n"
+        "                                --labeler local --labeler model=NAME for your own server)\n"
+        "  --regions                     no class names: each image is divided into regions without names"
     )
 
 
@@ -172,17 +175,17 @@ def empty_prompt(prompt: str) -> ValueError:
 
 
 def first_names(given: str) -> list[str]:
-    """The main names of a vocabulary, each once. Raises VocabularyError."""
+    """The first name of each class in a vocabulary, without repetitions. Raises VocabularyError."""
     from goca.datasets import VocabularyError, read_vocabulary
 
     names = list(dict.fromkeys(names[0] for names in read_vocabulary(given) if names))
     if len(names) > MOST:
-        raise VocabularyError(f"{given} holds {len(names)} names; a label map holds {MOST}, so give fewer at once")
+        raise VocabularyError(f"{given} has {len(names)} names, but a label map can hold {MOST}; give fewer at once")
     return names
 
 
 def labeler(given: Iterable[str]) -> LabelerConfig:
-    """From names of files and KEY=VALUE, later ones beating earlier ones. Raises LabelingError."""
+    """The labeller from names of files and KEY=VALUE; later ones override earlier ones. Raises LabelingError."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -202,7 +205,7 @@ def labeler(given: Iterable[str]) -> LabelerConfig:
 
 
 def labeler_file(name: str) -> dict[str, Any]:
-    """The fields of configs/labeler/NAME.yaml, its bases first, or of a file. Raises LabelingError."""
+    """The fields of configs/labeler/NAME.yaml or of a file, on top of those of its bases. Raises LabelingError."""
     from goca.config import folder
     from goca.files.text import FileUnreadable, read_yaml
     from goca.labeling import LabelingError
@@ -210,13 +213,13 @@ def labeler_file(name: str) -> dict[str, Any]:
     known = {file.stem: file for file in (folder().parent / "labeler").glob("*.yaml")}
     path = known.get(name, Path(name).expanduser())
     if not path.is_file():
-        raise LabelingError(f"there is no labeler {name!r}; there are: {', '.join(sorted(known))}; or a YAML file")
+        raise LabelingError(f"unknown labeler {name!r}; expected a YAML file or one of: {', '.join(sorted(known))}")
     try:
         own: Any = read_yaml(path)
     except (FileUnreadable, OSError) as error:
         raise LabelingError(f"labeler {name!r} cannot be read: {error}") from None
     if not isinstance(own, dict):
-        raise LabelingError(f"{path} holds no fields; expected e.g. model: NAME")
+        raise LabelingError(f"{path} contains no fields; expected e.g. model: NAME")
     fields: dict[str, Any] = {}
     bases = own.pop("defaults", ["_self_"])
     if not isinstance(bases, list) or not all(base in ("_self_", *known) and base != name for base in bases):

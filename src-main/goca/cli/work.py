@@ -1,4 +1,4 @@
-"""One call of `goca segment`: it goes through the images, and says what is to be said."""
+"""One call of `goca segment`: segments the images one by one and reports about them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from goca.segmentation_model import SegmentationModel
 
 OURS = ("goca", "diffusion_feature")
-SHOWN = 20  # words that a note names
+SHOWN = 20  # words listed in a note
 
 
 @dataclass
 class Work:
-    """A loaded model, and what becomes of the images.
+    """A loaded model, the class names to look for, and the outputs.
 
-    words    what is looked for; None: regions without names
-    outputs  where results go
-    stream   where lines about the results go
+    words    the source of class names; None: regions without names
+    outputs  where results are written
+    stream   where lines about the results are printed
     """
 
     segmenter: SegmentationModel
@@ -44,9 +44,9 @@ class Work:
     words: Words | None
     outputs: Sequence[Output]
     stream: TextIO
-    said: set[str] = field(default_factory=set)  # what is true of many images is said once
-    noted: dict[str, list[str]] = field(default_factory=dict)  # text -> what is to be said of it
-    lost: bool = False  # words were cut, or an image could not be used
+    said: set[str] = field(default_factory=set)  # lines that were printed; none is printed twice
+    noted: dict[str, list[str]] = field(default_factory=dict)  # prompt -> notes on it
+    lost: bool = False  # class names were cut, or an image could not be used
 
     @property
     def pipeline(self) -> str:
@@ -58,7 +58,7 @@ class Work:
         return embedded_model(self.pipeline)
 
     def introduce(self) -> None:
-        """What the embedded model knows, and what is to be said of words that are the same in all images."""
+        """Print what the embedded model knows, and the notes on class names that are the same for all images."""
         if self.embedded and self.words is not None:
             known = ", ".join(embedded_words(self.embedded))
             self.say(f"{self.embedded}, the embedded model, knows only its own drawn scenes: {known}.")
@@ -66,7 +66,7 @@ class Work:
             self.notes_on(as_text(self.words.fixed))
 
     def notes_on(self, text: str) -> list[str]:
-        """Which words of a text the embedded model does not know, and which do not fit into the prompt; said once."""
+        """Print, once, which words of a prompt the embedded model does not know and which names do not fit."""
         from goca.prompts.grammar import names_nothing
 
         if text in self.noted:
@@ -80,15 +80,15 @@ class Work:
         cut = [name for name in cut if name not in empty]
         self.lost |= bool(empty or cut)
         if empty:
-            notes.append(f"names nothing that could be seen, and without area: {listed(empty, SHOWN)}; leave it out")
+            notes.append(f"not the name of anything visible, and without area: {listed(empty, SHOWN)}; leave it out")
         if cut:
-            notes.append(f"cut, since the prompt is too long, and without area: {listed(cut, SHOWN)}; name fewer")
+            notes.append(f"cut, because the prompt is too long, and without area: {listed(cut, SHOWN)}; name fewer")
         for note in notes:
             self.say(note)
         return notes
 
     def run(self, images: Sequence[Path], places: Sequence[Places]) -> int:
-        """Segment one image after the other; one that cannot be used is named and left out. Returns the exit status."""
+        """Segment one image after the other; unusable ones are reported and skipped. Returns the exit status."""
         from diffusion_feature.images import PictureUnreadable
         from tqdm import tqdm
 
@@ -124,7 +124,7 @@ class Work:
         self.report(path, ", ".join(written), segmentation, label)
 
     def segmentation(self, image: Any, text: str | None, image_id: str) -> Segmentation:
-        """By words, or without a text by regions."""
+        """Segment by class names or, without a text, into regions."""
         from goca.variants.regions import RegionFinder
 
         if text is not None:
@@ -135,7 +135,7 @@ class Work:
     def record(
         self, path: Path, image: Image.Image, text: str | None, notes: list[str], seconds: float
     ) -> dict[str, Any]:
-        """What NAME.json says besides the classes."""
+        """The content of NAME.json besides the classes."""
         args = self.args
         asked: dict[str, Any] = {"words_from": "regions"}
         if text is not None and self.words is not None:
@@ -176,7 +176,7 @@ class Work:
         tqdm.write("\n".join(lines), file=self.stream)
 
     def say(self, line: str) -> None:
-        """A line beside the results, once."""
+        """Print a line on standard error, once."""
         from tqdm import tqdm
 
         if line not in self.said:
@@ -186,13 +186,13 @@ class Work:
 
 @contextmanager
 def kept_warnings(debug: bool) -> Iterator[list[str]]:
-    """GoCA's own warnings as lines; those of other libraries are shown only with --debug."""
+    """Collect GoCA's own warnings as lines; those of other libraries are shown only with --debug."""
     from goca.segmenter import EmptyClass
 
     kept: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warnings.simplefilter("ignore", EmptyClass)  # said of the prompt already, by the words' names
+        warnings.simplefilter("ignore", EmptyClass)  # the note on the prompt already names the classes
         yield kept
     for warning in caught:
         if warning.category.__module__.split(".")[0] in OURS:
@@ -202,10 +202,10 @@ def kept_warnings(debug: bool) -> Iterator[list[str]]:
 
 
 def as_text(given: str | Sequence[str]) -> str:
-    """Words as one text."""
+    """Class names as one text."""
     return given if isinstance(given, str) else ", ".join(given)
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption, each once, without brackets and commas."""
+    """The words of a caption without repetitions, brackets and commas."""
     return list(dict.fromkeys(caption.translate(str.maketrans("(),", "   ")).split()))
