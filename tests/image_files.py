@@ -150,8 +150,8 @@ BAD = {
     "truncated.png": (truncated, "truncated"),
     "flipped.png": (flipped, "checksum of its PNG chunk 'IDAT'"),
     "bomb.png": (bomb, "more pixels than the"),
-    "text.png": (lambda scene, path: path.write_text("no picture"), "no (picture|image)|cannot identify"),
-    "empty.png": (lambda scene, path: path.write_bytes(b""), "no (picture|image)|cannot identify"),
+    "text.png": (lambda scene, path: path.write_text("not an image"), "not an image|cannot identify"),
+    "empty.png": (lambda scene, path: path.write_bytes(b""), "not an image|cannot identify"),
     "folder.png": (lambda scene, path: path.mkdir(), "[Dd]irectory"),
 }
 

@@ -164,7 +164,7 @@ def test_a_layer_that_is_not_linear():
 
     with pytest.raises(ExtractorError, match=r"a Bent, is not linear: .* head_method='average'"):
         weight_of(Bent(C, C))
-    with pytest.raises(ExtractorError, match="it is no linear layer"):
+    with pytest.raises(ExtractorError, match="it is not a linear layer"):
         weight_of(nn.Identity())
 
 

@@ -66,7 +66,7 @@ def test_bad_arguments_end_before_a_page_is_served(capsys):
     assert main(["app", "--model", "sd99"]) == 1
     assert "there is no model config 'sd99'" in capsys.readouterr().err
     assert main(["app", "--pipeline", "some where"]) == 1
-    assert "PipelineNotFound: 'some where' is no folder" in capsys.readouterr().err
+    assert "PipelineNotFound: 'some where' is neither a folder" in capsys.readouterr().err
 
 
 def test_the_command_serves_this_machine_until_it_is_stopped(monkeypatch, capsys):
@@ -152,8 +152,8 @@ def text_file(folder):
     [
         (None, WORDS, MINI, "There is no image yet"),
         (str(SCENE), " , ", MINI, "No words yet"),
-        (text_file, WORDS, MINI, "notes.png is no picture"),
-        (str(SCENE), WORDS, Choice("sd15", "nobody/nothing"), "'nobody/nothing' is no folder, and no hub id"),
+        (text_file, WORDS, MINI, "notes.png is not an image"),
+        (str(SCENE), WORDS, Choice("sd15", "nobody/nothing"), "'nobody/nothing' is neither a folder nor a hub id"),
         (str(SCENE), WORDS, Choice("sdxl", "goca:mini-sd"), "choose the config of the pipeline's own family"),
     ],
 )
@@ -211,7 +211,7 @@ def test_one_model_is_held_and_made_once(monkeypatch):
 def test_a_model_that_failed_to_load_is_tried_again(tmp_path, models):
     choice = Choice("mini-sd", str(tmp_path / "pipe"))
     for _ in range(2):
-        assert "no hub id" in attempt(lambda: segment(models, choice, str(SCENE), WORDS)).error
+        assert "nor a hub id" in attempt(lambda: segment(models, choice, str(SCENE), WORDS)).error
     (tmp_path / "pipe").symlink_to(resolve("goca:mini-sd"))
     assert segment(models, choice, str(SCENE), WORDS).segmentation is not None
 

@@ -101,7 +101,7 @@ def test_nothing_is_written_where_no_image_can_be_used(command, tmp_path):
         ("annotations=null", "give the file to write"),
         ("annotations=${dataset.labels}", "is the labels file itself"),
         ("model.pipeline=null", "model.pipeline is not set"),
-        ("dataset.labels=nowhere.json", "nowhere.json is no file"),
+        ("dataset.labels=nowhere.json", "nowhere.json is not a file"),
     ],
 )
 def test_wrong_settings(command, override, message):

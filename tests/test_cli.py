@@ -120,7 +120,7 @@ def test_unreadable_pictures_are_named_and_the_others_segmented(loaded, scene, c
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:300])
     (tmp_path / "text.jpg").write_text("no picture")
     said = refused(capsys, "text.jpg", "bad.png", "good.png", "--prompt", PROMPT)
-    assert "bad.png cannot be read" in said and "text.jpg is no picture" in said and "2 of 3 images" in said
+    assert "bad.png cannot be read" in said and "text.jpg is not an image" in said and "2 of 3 images" in said
     assert (tmp_path / "good.json").is_file() and not (tmp_path / "bad.json").exists()
 
 
@@ -128,7 +128,7 @@ def test_what_is_not_there_is_said_before_the_model_is_loaded(capsys, monkeypatc
     monkeypatch.setattr(Segmenter, "from_pretrained", lambda *_: pytest.fail("the model was loaded"))
     (tmp_path / "empty").mkdir()
     assert "NoImages: gone.png: there is no such file" in refused(capsys, "gone.png", "--prompt", PROMPT)
-    assert "the folder empty holds no image" in refused(capsys, "empty", "--prompt", PROMPT)
+    assert "the folder empty contains no image" in refused(capsys, "empty", "--prompt", PROMPT)
     assert "'*.jpg' matches no image" in refused(capsys, "*.jpg", "--prompt", PROMPT)
     scene = f"{SCENES}/test_00000.png"
     assert "NoClass" in refused(capsys, scene, "--prompt", " , ")

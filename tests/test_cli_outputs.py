@@ -86,9 +86,9 @@ def test_each_image_is_asked_for_its_own_line(loaded, tmp_path):
     ("lines", "message"),
     [
         ("a.png,star\n", "has no prompt for b.png"),
-        ("a.png,\n", "the line 'a.png,' lacks an image or words"),
+        ("a.png,\n", "the line 'a.png,' lacks an image or a prompt"),
         ("a.png,star\na.png,wall\n", "a.png has two lines"),
-        ("image,prompt\n", "names no image"),
+        ("image,prompt\n", "contains no image"),
         ('a.png,"star', "cannot be read"),
     ],
 )
@@ -118,8 +118,8 @@ def test_an_image_goes_in_and_a_label_map_comes_out(loaded, monkeypatch, tmp_pat
 
 def test_what_standard_streams_cannot_do(no_model, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", Standard())
-    assert "--out - writes one label map" in refused(capsys, "a.png", "b.png", "--prompt", PROMPT, "--out", "-")
-    assert "this is --format coco" in refused(capsys, "a.png", "--prompt", PROMPT, "--out", "-", "--format", "coco")
+    assert "--out - can write one label map" in refused(capsys, "a.png", "b.png", "--prompt", PROMPT, "--out", "-")
+    assert "not --format coco" in refused(capsys, "a.png", "--prompt", PROMPT, "--out", "-", "--format", "coco")
     assert "can be read only once" in refused(capsys, "-", "--prompts", "-")
     assert "standard input, which is empty" in refused(capsys, "-", "--prompt", PROMPT)
     assert "no image was given" in refused(capsys, "--prompt", PROMPT)

@@ -128,4 +128,4 @@ def test_a_terminal_of_256_colours_gets_the_nearest_one(colourful, monkeypatch):
 def test_of_many_classes_only_those_with_a_pixel_are_listed():
     found = Segmentation(torch.zeros(31, 2, 2), [*range(1, 31), 0], [f"c{n}" for n in range(30)] + ["background"])
     line, rest = table(found, found.label_map(), io.StringIO())
-    assert line.startswith("  c0 ") and rest == "  and 29 words without a pixel"
+    assert line.startswith("  c0 ") and rest == "  and 29 classes without a pixel"

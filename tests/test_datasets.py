@@ -91,9 +91,9 @@ def test_the_parent_folder_is_recognised(voc):
     [
         ({"root": None}, "dataset.root is not set"),
         ({"root": "no/such/folder"}, "is not a folder(?s:.*)JPEGImages"),
-        ({"root": "goca:nothing"}, "there are: .*scenes"),
+        ({"root": "goca:nothing"}, "expected one of: .*scenes"),
         ({"split": "trainval"}, "splits there: train"),
-        ({"reader": "coco"}, "there are: voc"),
+        ({"reader": "coco"}, "expected one of: voc"),
         ({"classes": "nothing"}, "unknown table; expected .*voc"),
         ({"colour": 1}, "no field colour; fields: name"),
         ({"name": None}, "dataset.name is not set"),

@@ -57,5 +57,5 @@ def test_a_file_of_another_shape_is_refused_by_name(tmp_path, content, message):
 
 def test_what_is_neither_says_what_there_is(tmp_path):
     for given in ("cocco", str(tmp_path)):
-        with pytest.raises(VocabularyError, match="no vocabulary and no file; expected ade20k, cityscapes, coco"):
+        with pytest.raises(VocabularyError, match="neither a vocabulary nor a file; expected ade20k, cityscapes, coco"):
             read_vocabulary(given)

@@ -67,7 +67,7 @@ def test_commands_are_found():
         "pip install '.[nothing]'": "nothing",
         "python3 src-main/main.py model=nothing": "Could not find 'model/nothing'",
         "python3 src-main/main.py modle.t=1": "modle",
-        "python3 src-main/main.py model.head_method=nothing": "head_method 'nothing' is not known",
+        "python3 src-main/main.py model.head_method=nothing": "unknown head_method 'nothing'",
         "python3 src-main/main.py dataset=voc dataset.rot=/data": "rot",
         "accelerate launch src-main/main.py dataset=nothing": "Could not find 'dataset/nothing'",
         "accelerate launch --nothing src-main/main.py": "2",

@@ -218,7 +218,7 @@ def test_what_cannot_be_counted_is_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"background": "softmax"}, "there are: vanilla, max, exact, avg, offset"),
+        ({"background": "softmax"}, "expected one of: vanilla, max, exact, avg, offset"),
         ({"absent": "one"}, "zero, skip"),
         ({"thresholds": []}, "different finite numbers"),
         ({"thresholds": [0.1, 0.1]}, "different finite numbers"),

@@ -134,7 +134,7 @@ def test_a_photo_that_cannot_be_read_is_left_out(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--format", "pascal"], "'pascal' is not known"),
+        (["--format", "pascal"], "unknown format 'pascal'"),
         (["--doubt", "2"], "--doubt is 2.0; expected 0 to 1"),
         (["--batch", "0"], "--batch is 0"),
         (["--format", ","], "names no format"),

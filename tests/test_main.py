@@ -84,7 +84,7 @@ def test_the_command_runs_from_any_folder_and_goes_on(goldens, voc_mini, tmp_pat
         (["model=sd15", "dataset=voc", "dataset.root=nowhere"], "SegmentationClass/<id>.png"),
         (["model=sd15", "model.head_method=median"], "dot-product w/o clamp"),
         (["model=sd15", "protocol.noise=loud"], "nominal, pipeline"),
-        (["model=sd15", "model.pipeline=nothing-here", "limit=1"], "no folder, and no hub id"),
+        (["model=sd15", "model.pipeline=nothing-here", "limit=1"], "neither a folder nor a hub id"),
     ],
 )
 def test_what_is_refused_is_said_in_a_few_words(tmp_path, command, given, message):
@@ -116,7 +116,7 @@ def test_images_that_were_skipped_are_listed_and_an_error_only_if_asked(goldens,
 
 def test_labels_that_are_not_there_say_how_to_get_them(goldens, voc_mini, tmp_path):
     config = fields(goldens, voc_mini, "sd15", tmp_path, dataset={"labels": "no.json"})
-    with pytest.raises(DatasetError, match=r"no\.json is no file; .*gpt_output/README\.md"):
+    with pytest.raises(DatasetError, match=r"no\.json is not a file; .*gpt_output/README\.md"):
         Benchmark.of(config).run()
 
 

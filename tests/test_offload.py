@@ -35,7 +35,7 @@ def test_maps_do_not_depend_on_where_weights_wait(family, tmp_path):
 
 
 def test_a_mode_that_is_none(tiny_sd):
-    with pytest.raises(ExtractorError, match="offload 'disk' is not known; expected one of: model, sequential"):
+    with pytest.raises(ExtractorError, match="unknown offload 'disk'; expected one of: model, sequential"):
         Segmenter.from_pretrained(str(tiny_sd), SD_CONFIG, device="cpu", offload="disk")
 
 

@@ -164,7 +164,7 @@ def test_what_exists_in_16_bit_alone_is_read(tmp_path):
 
 
 def test_a_variant_that_no_part_has(place):
-    with pytest.raises(PartMissing, match="no variant 'int4'; there are: fp16, non_ema, plain"):
+    with pytest.raises(PartMissing, match="no variant 'int4'; expected one of: fp16, non_ema, plain"):
         extractor(place, SD15, variant="int4")
 
 

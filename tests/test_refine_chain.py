@@ -161,7 +161,7 @@ def test_a_chain_on_the_command_line():
         ([{"affinity": {}, "median": {}}], "is not a step"),
         ([{"affinity": 3}], "is not a step"),
         ([7], "is not a step"),
-        ([{"rescaling": {"rule": "loud"}}], "rescaling.rule 'loud' is not known; there are: raw, per-token renorm"),
+        ([{"rescaling": {"rule": "loud"}}], "unknown rescaling.rule 'loud'; expected one of: raw, per-token renorm"),
         (["activation_affinity"], r"activation_affinity: \{layer: LAYER_ID\}"),
         (None, "expected a list of steps"),
     ],

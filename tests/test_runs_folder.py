@@ -21,7 +21,7 @@ def scenes(tmp_path):
 @pytest.mark.parametrize("name", ["report.html", "counts.jsonl", "counts.3.jsonl", "results.json", "evaluation.txt"])
 def test_a_folder_with_other_files_of_these_names_is_refused(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(RunError, match=rf"no settings\.json, and a run would write over {name}; choose another"):
+    with pytest.raises(RunError, match=rf"no settings\.json, and a run would overwrite {name}; choose another"):
         RunStore(tmp_path, {})
     assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 

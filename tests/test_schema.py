@@ -20,7 +20,7 @@ class Sample:
 def test_what_a_type_takes_is_said_in_words():
     for wrong, message in [
         ({"number": 2}, "number is 2; it must be a finite number of at least 0 and at most 1"),
-        ({"word": "c"}, "word 'c' is not known; there are: a, b"),
+        ({"word": "c"}, "unknown thing.word 'c'; expected one of: a, b"),
         ({"word": 3}, "word is 3; it must be one of: a, b, or null"),
         ({"items": []}, "items is []; it must be a list of whole numbers that is not empty, all different"),
         ({"items": [1, True]}, "items holds True; each must be a whole number"),
@@ -30,7 +30,7 @@ def test_what_a_type_takes_is_said_in_words():
     ]:
         with pytest.raises(ConfigError) as caught:
             check(Sample, wrong, ConfigError, "thing")
-        assert message.removeprefix("thing.") in str(caught.value)
+        assert message in str(caught.value)
 
 
 ANY = st.recursive(

@@ -108,9 +108,9 @@ def test_a_pipeline_folder_that_is_not_one(tmp_path):
 def test_unknown_names_list_the_known_ones(tiny_sd):
     with pytest.raises(ConfigError, match=r"no model config 'sd-15' \(nearest: sd15\); known: .*sd15-baseline"):
         load_config("sd-15")
-    with pytest.raises(ConfigError, match=r"'heads' is no field .*nearest: head_method"):
+    with pytest.raises(ConfigError, match=r"unknown model config field 'heads' .*nearest: head_method"):
         load_config("sd15", heads="average")
-    with pytest.raises(ConfigError, match="head_method 'mean' is not known; there are: average, l2-norm"):
+    with pytest.raises(ConfigError, match="unknown head_method 'mean'; expected one of: average, l2-norm"):
         load_config("sd15", head_method="mean")
     with pytest.raises(ConfigError, match="feat_size is 0; it must be a whole number of at least 3"):
         load_config("sd15", feat_size=0)

@@ -198,15 +198,15 @@ def test_every_data_set_s_file_is_of_the_schema(name):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("modle=mini-sd", r"no key modle \(nearest: model\)"),
-        ("+lmit=3", r"no key lmit \(nearest: limit\)"),
-        ("model.head_methd=average", r"no key model.head_methd \(nearest: model.head_method\)"),
-        ("dataset.rot=/data", r"no key dataset.rot \(nearest: dataset.root\)"),
-        ("protocol.nose=nominal", r"no key protocol.nose \(nearest: protocol.noise\)"),
+        ("modle=mini-sd", r"unknown key modle \(nearest: model\)"),
+        ("+lmit=3", r"unknown key lmit \(nearest: limit\)"),
+        ("model.head_methd=average", r"unknown key model.head_methd \(nearest: model.head_method\)"),
+        ("dataset.rot=/data", r"unknown key dataset.rot \(nearest: dataset.root\)"),
+        ("protocol.nose=nominal", r"unknown key protocol.nose \(nearest: protocol.noise\)"),
         ("merging.treshold=1", r"nearest: merging.threshold"),
-        ("model=minisd", r"no model 'minisd' \(nearest: mini-sd\); there are: auraflow"),
-        ("dataset=vox", r"no dataset 'vox' \(nearest: voc\)"),
-        ("model=sd15,sdlx", r"no model 'sdlx' \(nearest: sdxl\)"),
+        ("model=minisd", r"unknown model 'minisd' \(nearest: mini-sd\); expected one of: auraflow"),
+        ("dataset=vox", r"unknown dataset 'vox' \(nearest: voc\)"),
+        ("model=sd15,sdlx", r"unknown model 'sdlx' \(nearest: sdxl\)"),
         ("seed=" + "9" * 5000, "cannot be read"),
     ],
 )
@@ -260,7 +260,7 @@ def test_a_device_that_is_not_here_is_told_first_and_leaves_no_folder(tmp_path, 
 def test_the_environment_is_not_stored(tmp_path, monkeypatch, capsys, key):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-secret")
     done = commands.main(monkeypatch, capsys, tmp_path, "model=mini-sd", f"{key}=${{oc.env:OPENAI_API_KEY}}")
-    assert done.code and "asks for a variable of the environment" in done.err and key.strip("+") in done.err
+    assert done.code and "reads an environment variable" in done.err and key.strip("+") in done.err
     assert "sk-secret" not in done.err + done.out and not list(tmp_path.iterdir())
     prefix = "".join(["${", "seed", "}"])
     again = commands.main(monkeypatch, capsys, tmp_path, "seed=oc", f"{key}=${{{prefix}.env:OPENAI_API_KEY}}")

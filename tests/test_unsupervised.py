@@ -135,8 +135,8 @@ def test_a_run_goes_on_and_needs_no_captions(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("task=supervised", "task 'supervised' is not known; there are: segmentation, unsupervised"),
-        ("+merging.size=3", "merging has no 'size'; there are: threshold, stride, rounds"),
+        ("task=supervised", "unknown task 'supervised'; expected one of: segmentation, unsupervised"),
+        ("+merging.size=3", "merging has no 'size'; expected one of: threshold, stride, rounds"),
         ("merging.stride=0", "whole numbers of at least 1"),
         ("merging.threshold=-1", "must be a finite number of at least 0"),
         ("merging.threshold=much", "expected a threshold"),

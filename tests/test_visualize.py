@@ -105,7 +105,7 @@ def test_heat_is_where_it_is_hot():
     "call, message",
     [
         (lambda: overlay(picture(), LABELS, alpha=2), "alpha is 2"),
-        (lambda: overlay(picture(), LABELS, palette="pretty"), "there are: voc, bright"),
+        (lambda: overlay(picture(), LABELS, palette="pretty"), "expected one of: voc, bright"),
         (lambda: overlay(picture(), LABELS, palette=[1, 2]), "a palette is"),
         (lambda: overlay(picture(), LABELS * 0.5), "whole numbers"),
         (lambda: overlay(picture(), LABELS - 1), "found -1"),

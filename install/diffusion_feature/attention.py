@@ -199,7 +199,9 @@ def grid_of(tokens: int, latents: tuple[int, int]) -> tuple[int, int]:
     while h * w > tokens and h * w > 1:
         h, w = (h + 1) // 2, (w + 1) // 2
     if h * w != tokens:
-        raise ExtractorError(f"{tokens} image tokens are no halving of latents of {latents[0]} x {latents[1]}")
+        raise ExtractorError(
+            f"{tokens} image tokens do not fit latents of {latents[0]} x {latents[1]}, however often halved"
+        )
     return h, w
 
 

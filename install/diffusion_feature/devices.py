@@ -111,6 +111,6 @@ def offload(parts: Mapping[str, Any], denoiser: str, mode: str, device: torch.de
     errors   ExtractorError for another mode
     """
     if mode not in OFFLOADS:
-        raise ExtractorError(f"offload {mode!r} is not known; expected one of: {', '.join(OFFLOADS)}")
+        raise ExtractorError(f"unknown offload {mode!r}; expected one of: {', '.join(OFFLOADS)}")
     used = [parts[name] for name in (*ORDER, denoiser) if isinstance(parts.get(name), nn.Module)]
     OFFLOADS[mode](used, device)

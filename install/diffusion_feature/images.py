@@ -97,8 +97,8 @@ def open_image(path: Path, frame: int | None = 0, at_most: int | None = None) ->
     except FileNotFoundError:
         raise PictureUnreadable(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
-        found = f"{path} is no picture, or one of a kind that cannot be read; save it as PNG"
-        raise PictureUnreadable(found, "it is no image, or one of a kind that Pillow does not read") from None
+        found = f"{path} is not an image, or in a format that cannot be read; save it as PNG"
+        raise PictureUnreadable(found, "it is not an image, or in a format that Pillow cannot read") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise anything
         raise _unreadable(path, error) from None
 

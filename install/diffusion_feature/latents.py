@@ -43,7 +43,7 @@ def vae_latents(
     shifted   False: scaled only, whatever the VAE's config says
     """
     if posterior not in POSTERIORS:
-        raise ExtractorError(f"posterior {posterior!r} is not known; expected one of: {', '.join(POSTERIORS)}")
+        raise ExtractorError(f"unknown posterior {posterior!r}; expected one of: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
     encoded = encode_safely(vae, pictures, steady=posterior == "sample" or pictures[0, 0].numel() <= STEADY)
     if hasattr(encoded, "latent_dist"):

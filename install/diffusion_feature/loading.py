@@ -94,10 +94,10 @@ def pick_device(device: str | torch.device) -> torch.device:
         try:
             wanted = torch.device(device)
         except (RuntimeError, TypeError):
-            raise DeviceNotFound(f"device {device!r} is not known; there are here: auto, {devices()}") from None
+            raise DeviceNotFound(f"unknown device {device!r}; expected one of: auto, {devices()}") from None
         kind = getattr(torch, wanted.type, None)
         if hasattr(kind, "device_count") and not (wanted.index or 0) < kind.device_count():  # type: ignore[union-attr]
-            raise DeviceNotFound(f"there is no device {str(wanted)!r} here; there are: auto, {devices()}")
+            raise DeviceNotFound(f"there is no device {str(wanted)!r} here; expected one of: auto, {devices()}")
         return wanted
     found = torch.accelerator.current_accelerator(check_available=True)
     return found if found is not None else torch.device("cpu")
@@ -118,5 +118,5 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device | None, half: torc
         return torch.float32 if device is None or device.type == "cpu" else half
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype):
-        raise ExtractorError(f"dtype {dtype!r} is not known; expected one of: auto, float32, float16, bfloat16")
+        raise ExtractorError(f"unknown dtype {dtype!r}; expected one of: auto, float32, float16, bfloat16")
     return found

@@ -118,7 +118,7 @@ TARGETS: dict[str, Callable[[NoiseLevel, Tensor, Tensor], Tensor]] = {
 
 def by_rule(rule: str, t: int, low: int, high: int, rules: Mapping[str, Callable[[], float]]) -> float:
     if rule not in rules:
-        raise ExtractorError(f"noise rule {rule!r} is not known; expected one of: {', '.join(rules)}")
+        raise ExtractorError(f"unknown noise rule {rule!r}; expected one of: {', '.join(rules)}")
     if not low <= t <= high:
         raise ExtractorError(f"t is {t}; the {rule} rule of this scheduler takes {low}..{high}")
     return rules[rule]()

@@ -89,7 +89,7 @@ class Repository:
             except Exception as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise PipelineNotFound(
-                    f"{self.location!r} is no folder, and no hub id whose {name} can be read ({reason}); "
+                    f"{self.location!r} is neither a folder nor a hub id whose {name} can be read ({reason}); "
                     f"{self.advice() or EXPECTED}"
                 ) from error
         try:
@@ -169,4 +169,6 @@ def refuse_unknown(parts: Collection[tuple[Repository, str]], asked: str | None)
     if found and asked not in found:
         known = ", ".join(sorted(each or PLAIN for each in found))
         where = " and ".join(dict.fromkeys(place.location for place, _ in parts))
-        raise PartMissing(f"{where} has no variant {asked!r}; there are: {known} (variant=auto picks one by the dtype)")
+        raise PartMissing(
+            f"{where} has no variant {asked!r}; expected one of: {known} (variant=auto chooses by the dtype)"
+        )

@@ -57,7 +57,7 @@ def stored(module: Any) -> Tensor:
 def probed(module: nn.Module) -> Tensor:
     """W from the outputs for unit vectors, in float32, verified on random vectors   [D, C]"""
     if (width := getattr(module, "in_features", None)) is None:
-        raise ExtractorError(f"a {type(module).__name__} has no in_features: it is no linear layer with a weight")
+        raise ExtractorError(f"a {type(module).__name__} has no in_features: it is not a linear layer with a weight")
     device, refusals = device_of(module), []
     for dtype in input_types(module):
         try:

@@ -198,7 +198,7 @@ def read_fields(config: str | Mapping[str, Any], **overrides: Any) -> dict[str, 
     values = base | ({"denoiser": None} if "pipeline" in own else {}) | own
     if unknown := [name for name in values if name not in FIELDS]:
         near, fields = nearest(unknown[0], FIELDS), ", ".join(FIELDS)
-        raise ConfigError(f"{shown(unknown[0])} is no field of a model config (nearest: {near}); fields: {fields}")
+        raise ConfigError(f"unknown model config field {shown(unknown[0])} (nearest: {near}); fields: {fields}")
     if missing := [name for name in REQUIRED if name not in values]:
         known = ", ".join(names())
         raise ConfigError(f"the model config lacks {', '.join(missing)}; name a base with of: one of {known}")

@@ -72,7 +72,7 @@ def call_of(arguments: Any) -> dict[str, Any]:
     """Arguments of a pipeline, by their Python names."""
     given = dict(arguments)
     if strange := [name for name in given if not (isinstance(name, str) and name.isidentifier())]:
-        raise ConfigError(f"call: {shown(strange[0])} is no argument's name; expected such as max_sequence_length: 512")
+        raise ConfigError(f"call: {shown(strange[0])} is not an argument name; expected e.g. max_sequence_length: 512")
     return given
 
 

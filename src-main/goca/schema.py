@@ -150,7 +150,7 @@ def refusal(hint: Any, value: Any, key: str) -> str | None:
     options = flat(hint)
     chosen = next((rule for rule, base in map(ruled, options) if isinstance(rule, OneOf)), None)
     if chosen is not None and isinstance(value, str):
-        return f"{key} {shown(value)} is not known; there are: {', '.join(chosen.known)}"
+        return f"unknown {key} {shown(value)}; expected one of: {', '.join(chosen.known)}"
     listed = next((item for item in map(item_hint, options) if item is not None), None)
     if listed is not None and is_list(value):
         wrong = next((item for item in value if not fits(listed, item)), None)

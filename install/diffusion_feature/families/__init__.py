@@ -63,7 +63,7 @@ def backbone(version: str) -> Backbone:
     """The family of a version, e.g. "1-5"."""
     if version not in VERSIONS:
         raise VersionNotKnown(
-            f"version {version!r} is not known; expected one of: {', '.join(VERSIONS)}. "
+            f"unknown version {version!r}; expected one of: {', '.join(VERSIONS)}. "
             f"Nearest: {nearest(version, VERSIONS, 1)}."
         )
     return VERSIONS[version]

@@ -182,7 +182,7 @@ class Benchmark(RunSettings):
         found = next((path for path in (given, PROJECT / given) if path.is_file()), None)
         if found is None:
             raise DatasetError(
-                f"dataset.labels={given} is no file; expected JSON, image file name -> {{'caption': ...}}"
+                f"dataset.labels={given} is not a file; expected JSON, image file name -> {{'caption': ...}}"
                 " (gpt_output/README.md says how to obtain it), or annotations=FILE"
             )
         return found

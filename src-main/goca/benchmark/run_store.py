@@ -142,7 +142,7 @@ class RunStore:
         found = sorted(path for pattern in OURS for path in self.folder.glob(pattern))
         if found and not (self.folder / "settings.json").exists():
             raise RunError(
-                f"run_dir={self.folder} is no run's folder: it has no settings.json, and a run would write over"
+                f"run_dir={self.folder} is not a run folder: it has no settings.json, and a run would overwrite"
                 f" {', '.join(path.name for path in found)}; choose another run_dir"
             )
         if links := [path.name for path in found if path.is_symlink()]:

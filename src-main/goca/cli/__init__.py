@@ -1,7 +1,7 @@
-"""The console command `goca`: a table of subcommands, each a module of its own.
+"""The console command `goca`: a table of subcommands, one module each.
 
-A module's first docstring line is its line in `goca --help`. It has `add_arguments(parser)` and `run(args) -> int`,
-the exit status; what takes long to import is imported inside `run`.
+The first line of a module's docstring is its line in `goca --help`. A module has `add_arguments(parser)` and
+`run(args) -> int`, which returns the exit status; slow imports are inside `run`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ COMMANDS = {
     "synth": "goca.cli.synth",
 }
 AUTO = "auto"
-INTERRUPTED = 130  # what shells expect of a command that Ctrl-C ended
+INTERRUPTED = 130  # the exit status that shells expect after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; without one, print the help.
 
-    0: all went well; 1: an error, or something was left out; 2: arguments that make no sense.
+    0: success; 1: an error, or something was skipped; 2: invalid arguments.
     """
     parser = make_parser()
     args = parser.parse_args(argv)
@@ -49,24 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         if not explained(error):
-            print("This is not one of GoCA's own errors; --debug shows where it came from.", file=sys.stderr)
+            print("This is not one of GoCA's own errors; --debug shows the traceback.", file=sys.stderr)
         return 1
 
 
 def check_device(device: str) -> None:
-    """Raise DeviceNotFound for a named device that is not here, before anything is read or written."""
+    """Raise DeviceNotFound if a named device does not exist, before anything is read or written."""
     if device == AUTO:
         return
     try:
         from diffusion_feature.loading import pick_device
-    except ImportError:  # of torch: goca doctor says what is missing
+    except ImportError:  # torch is missing; goca doctor reports that
         return
     pick_device(device)
 
 
 @contextmanager
 def quiet(debug: bool) -> Iterator[None]:
-    """Without what other libraries log below an error, unless it is asked for."""
+    """Silence log messages below errors, unless debug is set."""
     before = logging.root.manager.disable
     logging.disable(before if debug else max(before, logging.WARNING))
     try:

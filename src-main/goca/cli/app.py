@@ -1,11 +1,11 @@
-"""Open a page: drop an image, type the words, see where they are.
+"""Serve a web page: drop an image, type class names, and see where they are.
 
 goca app
 goca app --model sd15 --pipeline FOLDER --port 8000
 
-The page is served on this machine alone (--host 0.0.0.0 lets others in, --share asks Gradio for a public address) until
-Ctrl-C stops it. Others may choose among the configs, and among the pipelines that --pipeline and --place name; on this
-machine alone any folder or hub id can be typed. Needs Gradio: pip install goca[app]
+The page is served only to this machine, until Ctrl-C; --host 0.0.0.0 serves it to the network, and --share at a public
+address of Gradio. Visitors can choose the configs, and the pipelines given by --pipeline and --place; only on this
+machine can any folder or hub id be entered. Needs Gradio: pip install goca[app]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from goca.errors import GocaError
 if TYPE_CHECKING:
     from gradio import Blocks
 
-LARGEST = "100mb"  # of an uploaded file
+LARGEST = "100mb"  # upload limit
 
 
 class GradioMissing(GocaError, ImportError):
@@ -30,7 +30,7 @@ class GradioMissing(GocaError, ImportError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="also at a public address, through Gradio's servers")
     parser.add_argument(
@@ -38,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PLACE",
-        help="a further pipeline folder or hub id that visitors may choose",
+        help="another pipeline folder or hub id that visitors may choose; can be repeated",
     )
     parser.add_argument(
         "--name",
         action="append",
         default=[],
         metavar="NAME",
-        help="a further host name under which the page is reached, such as a proxy's",
+        help="another host name under which the page is reached, such as a proxy's; can be repeated",
     )
 
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> tuple[Blocks, str]:
-    """The page, served by a thread of its own until it is closed, and its address."""
+    """Start serving the page in a thread; returns the page, which can be closed, and its address."""
     check_gradio()
     model = chosen_model(args.model, args.pipeline)
     from starlette.middleware import Middleware
@@ -104,5 +104,5 @@ def check_gradio() -> None:
     except PackageNotFoundError:
         found = ""
     if not found or int(found.split(".")[0]) < 6:
-        have = f"; found is {found}" if found else ""
+        have = f"; found: {found}" if found else ""
         raise GradioMissing(f"goca app needs Gradio 6{have}: pip install goca[app]   (zsh: pip install 'goca[app]')")

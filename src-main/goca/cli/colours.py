@@ -1,4 +1,4 @@
-"""Class colours in a terminal: a swatch before a name, or nothing where colour codes do not belong."""
+"""Class colours in a terminal: a swatch before each name, if the terminal shows colours."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ CUBE, LEVELS = 16, 5  # xterm's 256 colours: a cube of 6 levels per channel star
 
 
 def takes_colours(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours; never where NO_COLOR is set (no-color.org)."""
+    """Whether a stream is a terminal that shows colours; never if NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def swatch(colour: tuple[int, int, int] | None, stream: TextIO) -> str:
-    """Two cells of a colour and a space; "" where the stream takes no colours.
+    """Two cells of a colour and a space; "" if the stream shows no colours.
 
     colour  (red, green, blue), 0..255; None: two cells without colour
     """
@@ -26,7 +26,7 @@ def swatch(colour: tuple[int, int, int] | None, stream: TextIO) -> str:
 
 
 def code(colour: tuple[int, int, int]) -> str:
-    """A terminal's code for a colour: in 24 bits where COLORTERM says so, else the nearest of 256."""
+    """A terminal's code for a colour: 24 bits if COLORTERM allows it, else the nearest of 256 colours."""
     if os.environ.get("COLORTERM", "").lower() in TRUE_COLOUR:
         return "2;{};{};{}".format(*colour)
     red, green, blue = (round(channel * LEVELS / 255) for channel in colour)

@@ -1,4 +1,4 @@
-"""What commands composed by Hydra share: arguments checked first, values without secrets, errors in a sentence."""
+"""Shared by commands with Hydra configs: argument checks, values without secrets, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Names = Callable[[], Iterable[str]]
 
 
 def fields_of(module: str, name: str) -> Names:
-    """The fields of a dataclass, imported when they are asked for."""
+    """The field names of a dataclass, which is imported on demand."""
 
     def names() -> list[str]:
         found = getattr(__import__(module, fromlist=[name]), name)
@@ -45,7 +45,7 @@ def fields_of(module: str, name: str) -> Names:
     return names
 
 
-# keys of a run -> what may follow them behind a dot; None: anything
+# keys of a run -> the names that may follow after a dot; None: any
 RUN_KEYS: dict[str, Names | None] = {
     **dict.fromkeys(KEYS),
     "model": fields_of("goca.config", "SegmenterConfig"),
@@ -57,7 +57,7 @@ RUN_KEYS: dict[str, Names | None] = {
 
 @contextmanager
 def told(interrupted: str = "") -> Iterator[None]:
-    """End the command with a sentence for errors that have one: exit status 1; 130 where it was interrupted."""
+    """End the command with one sentence for an error of ours (exit status 1) or an interruption (130)."""
     before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _interrupt)
@@ -76,7 +76,7 @@ def told(interrupted: str = "") -> Iterator[None]:
             INTERRUPT.clear()
 
 
-INTERRUPT = threading.Event()  # Ctrl-C was pressed while a command was at work
+INTERRUPT = threading.Event()  # set when Ctrl-C is pressed while a command runs
 
 
 def _interrupt(*_: Any) -> None:
@@ -85,7 +85,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def interruptible(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, until Ctrl-C was pressed: also where the exception itself was lost in somebody's clean-up."""
+    """The items, until Ctrl-C is pressed, even if the exception itself was swallowed by clean-up code."""
     for item in items:
         if INTERRUPT.is_set():
             raise KeyboardInterrupt
@@ -93,9 +93,9 @@ def interruptible(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] = RUN_KEYS) -> None:
-    """Raise ConfigError for an argument whose key is not known, with the nearest one, or whose value cannot be read.
+    """Raise ConfigError for an argument with an unknown key (with the nearest one) or an unreadable value.
 
-    What Hydra itself says plainly (a bracket that does not close) is left to it.
+    Errors that Hydra itself explains well, such as an unclosed bracket, are left to Hydra.
     """
     parser = OverridesParser.create()
     folders = config_dirs(arguments)
@@ -119,7 +119,7 @@ def check_arguments(arguments: Sequence[str], keys: Mapping[str, Names | None] =
 
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """configs/ and the folders that --config-dir names; empty where other arguments change Hydra's search path."""
+    """configs/ and the folders given by --config-dir; empty if other arguments change Hydra's search path."""
     if any(argument.split("=")[0].lstrip("+") in SEARCH_PATH for argument in arguments):
         return []
     given = [argument for flag, argument in pairwise(arguments) if flag in CONFIG_DIRS]
@@ -130,7 +130,7 @@ def config_dirs(arguments: Sequence[str]) -> list[Path]:
 
 
 def check_choice(argument: str, override: Override, folders: Sequence[Path]) -> None:
-    """Raise ConfigError, with the nearest name, for a choice of a group that none of the folders has a file for."""
+    """Raise ConfigError, with the nearest name, if no folder has a file for the choice of a group."""
     group, value = override.key_or_group, override.value()
     sweep = override.is_sweep_override()
     choices = value.list if isinstance(value, ChoiceSweep) else [] if sweep else [value]
@@ -142,11 +142,11 @@ def check_choice(argument: str, override: Override, folders: Sequence[Path]) -> 
         if folders and isinstance(name, str) and Path(name).name.removesuffix(".yaml") not in known:
             there = sorted(each for each in known if not each.startswith("_"))
             near = nearest(name, there)
-            raise ConfigError(f"there is no {group} {shown(name)} (nearest: {near}); there are: {', '.join(there)}")
+            raise ConfigError(f"unknown {group} {shown(name)} (nearest: {near}); expected one of: {', '.join(there)}")
 
 
 def check_files(folder: str) -> None:
-    """Raise FileUnreadable for YAML files that stand for more values than fit into memory, before Hydra reads them."""
+    """Raise FileUnreadable for YAML files that expand to more values than fit into memory, before Hydra reads them."""
     for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
         read_yaml(path)
 
@@ -157,17 +157,17 @@ def check_key(key: str, keys: Mapping[str, Names | None]) -> None:
         return
     if head not in keys:
         near = nearest(head, keys)
-        raise ConfigError(f"there is no key {short(key)} (nearest: {near}); keys: {', '.join(keys)}")
+        raise ConfigError(f"unknown key {short(key)} (nearest: {near}); keys: {', '.join(keys)}")
     names = keys[head]
     if rest and names is not None and (first := rest.split(".")[0]) not in (known := list(names())):
         near = nearest(first, known)
-        raise ConfigError(f"there is no key {short(key)} (nearest: {head}.{near}); {head} has: {', '.join(known)}")
+        raise ConfigError(f"unknown key {short(key)} (nearest: {head}.{near}); {head} has: {', '.join(known)}")
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """A configuration as plain values, as it will be stored with the results. Raises ConfigError.
+    """A configuration as plain values, as stored with the results. Raises ConfigError.
 
-    An interpolation of the environment is refused, since a key that stands in it would be stored.
+    Environment variables are refused, since a secret in one of them would be stored.
     """
     OmegaConf.clear_resolver(ENVIRONMENT)
     OmegaConf.register_new_resolver(ENVIRONMENT, _refused)
@@ -179,15 +179,15 @@ def resolved(config: DictConfig) -> dict[str, Any]:
             raise ConfigError(f"{key} {REFUSED}") from None
         raise ConfigError(f"{key} cannot be read: {str(error).splitlines()[0]}") from None
     except RecursionError:
-        raise ConfigError("the configuration is nested too deeply, or its interpolations go in a circle") from None
+        raise ConfigError("the configuration is nested too deeply, or its interpolations are circular") from None
     finally:
         OmegaConf.clear_resolver(ENVIRONMENT)
         OmegaConf.register_new_resolver(ENVIRONMENT, oc.env)
 
 
 REFUSED = (
-    "asks for a variable of the environment (${oc.env:...}); values are stored with the results, where no key may"
-    " stand. Let the shell fill in what is no secret: key=$NAME"
+    "reads an environment variable (${oc.env:...}), which could be a secret, and values are stored with the results;"
+    " let the shell expand it if it is not secret: key=$NAME"
 )
 
 

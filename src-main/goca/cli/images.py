@@ -1,4 +1,4 @@
-"""Images as they are given on a command line: files, folders, patterns, standard input."""
+"""Find the images named on a command line: files, folders, patterns, standard input."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 
 from goca.errors import GocaError
 
-# what is taken from a folder or a pattern; a file that is named itself is opened whatever its ending
+# files of folders and patterns are filtered by these; a file that is named directly is always opened
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
-STANDARD = "-"  # in place of a file: standard input, or standard output
-RESULTS = ("-labels.png", "-overlay.png")  # endings of what `goca segment` writes, beside a .json
+STANDARD = "-"  # instead of a file: standard input or output
+RESULTS = ("-labels.png", "-overlay.png")  # endings of files that `goca segment` writes next to a .json
 
 
 class NoImages(GocaError, ValueError):
@@ -23,7 +23,7 @@ class NoImages(GocaError, ValueError):
 
 @contextmanager
 def with_standard_input(given: Sequence[str]) -> Iterator[list[str]]:
-    """The same paths, with what comes from standard input ("-") in a temporary file called stdin. Raises NoImages."""
+    """The same paths; for "-", a temporary file named stdin with the bytes of standard input. Raises NoImages."""
     if STANDARD not in given:
         yield list(given)
         return
@@ -35,9 +35,9 @@ def with_standard_input(given: Sequence[str]) -> Iterator[list[str]]:
 
 
 def find(given: Sequence[str]) -> list[Path]:
-    """The image files that paths, folders and patterns name, each once, in the order given.
+    """The image files that paths, folders and patterns refer to, without repetitions, in the order given.
 
-    Folders and patterns leave out what `goca segment` wrote before. Raises NoImages.
+    Earlier results of `goca segment` in folders and patterns are skipped. Raises NoImages.
     """
     found: dict[Path, Path] = {}
     for text in given:
@@ -51,7 +51,7 @@ def named_by(text: str) -> list[Path]:
     if path.is_dir():
         if not (inside := sorted(images(path.iterdir()))):
             kinds = ", ".join(ENDINGS)
-            raise NoImages(f"the folder {text} holds no image ({kinds}); folders in it are not searched")
+            raise NoImages(f"the folder {text} contains no image ({kinds}); subfolders are not searched")
         return inside
     if path.exists():
         return [path]

@@ -1,4 +1,4 @@
-"""Which model a command loads, and with what settings: the arguments that subcommands share."""
+"""Arguments, shared by subcommands, for the model to load and its settings."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ if TYPE_CHECKING:
     from goca.config import SegmenterConfig
     from goca.segmentation_model import SegmentationModel
 
-EMBEDDED = "mini-sd"  # the model of a command that names none
+EMBEDDED = "mini-sd"  # the default model
 NO_STEPS = "none"  # of --refine
 
 
 class ModelNotChosen(GocaError, ValueError):
-    """A pipeline for which no config is known, and none was named."""
+    """No config is known for the pipeline, and none was given."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --pipeline, --denoiser, --variant, --device, --dtype: what every subcommand that loads a model takes."""
+    """--model, --pipeline, --denoiser, --variant, --device, --dtype: for every subcommand that loads a model."""
     parser.add_argument(
         "--model",
         metavar="CONFIG",
-        help=f"a config, such as sd15, sdxl, flux (default: that of the pipeline; without one, {EMBEDDED})",
+        help=f"a config, such as sd15, sdxl, flux (default: the one that fits --pipeline; without that, {EMBEDDED})",
     )
     parser.add_argument("--pipeline", metavar="PLACE", help="a pipeline folder or hub id (default: the config's own)")
-    parser.add_argument("--denoiser", metavar="PLACE", help="another one, whose denoiser is to be taken")
-    parser.add_argument("--variant", default="auto", metavar="NAME", help="of weights: auto, fp16, bf16, plain")
+    parser.add_argument(
+        "--denoiser", metavar="PLACE", help="another folder or hub id, whose denoiser replaces the pipeline's"
+    )
+    parser.add_argument(
+        "--variant", default="auto", metavar="NAME", help="variant of the weight files: auto, fp16, bf16, plain"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    """--refine, --set, --offload, --int8-text: settings of the method and of the memory that the model needs."""
+    """--refine, --set, --offload, --int8-text: settings of the method and of memory use."""
     parser.add_argument(
         "--refine", metavar="STEPS", help=f'a chain such as "dense_crf" or "affinity,pamr"; {NO_STEPS}: no refinement'
     )
@@ -51,13 +55,15 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         help="any field of the model's config, such as t=50 or protocol.noise=nominal; may be repeated",
     )
     parser.add_argument(
-        "--offload", choices=OFFLOADS, help="keep weights on the CPU, and move each part, or each layer, when it runs"
+        "--offload",
+        choices=OFFLOADS,
+        help="keep weights on the CPU, and move each component, or each layer, to the device when it runs",
     )
     parser.add_argument("--int8-text", action="store_true", help="load a T5 text encoder in 8 bit (bitsandbytes)")
 
 
 def chosen_model(model: str | None, pipeline: str | None, denoiser: str | None = None) -> str:
-    """The config's name: the one that is named, else the one that fits the pipeline. Raises ModelNotChosen."""
+    """The config's name: the given one, else the one that fits the pipeline. Raises ModelNotChosen."""
     if model is not None or pipeline is None:
         return model or EMBEDDED
     from goca.generation.adapters import ConfigNotKnown
@@ -66,11 +72,11 @@ def chosen_model(model: str | None, pipeline: str | None, denoiser: str | None =
     try:
         return config_of_place(pipeline, denoiser)
     except ConfigNotKnown as error:
-        raise ModelNotChosen(f"{error}; name the config of its family, e.g. --model sd15 or --model sdxl") from None
+        raise ModelNotChosen(f"{error}; give the config of its family, e.g. --model sd15 or --model sdxl") from None
 
 
 def load(model: str, args: argparse.Namespace, kind: type[SegmentationModel] | None = None) -> SegmentationModel:
-    """The segmenter that the arguments ask for. kind: its class; None: that of the config's method."""
+    """The segmenter that the arguments ask for. kind: its class; None: the class of the config's method."""
     from goca.benchmark.predictor import SEGMENTERS
 
     config = configured(model, args)
@@ -94,12 +100,12 @@ def configured(model: str, args: argparse.Namespace) -> SegmenterConfig:
 
 
 def steps_of(refine: str) -> list[str]:
-    """The chain that --refine names."""
+    """The steps in the value of --refine."""
     return [] if refine == NO_STEPS else [step.strip() for step in refine.split(",")]
 
 
 def set_fields(given: Sequence[str], config: SegmenterConfig) -> dict[str, Any]:
-    """The fields of KEY=VALUE texts, values read as YAML; KEY.PART=VALUE keeps the config's other parts.
+    """The fields set by KEY=VALUE texts, with values in YAML; KEY.PART=VALUE keeps the other parts of the field.
 
     >>> from goca.config import load_config
     >>> set_fields(["t=50", "calibration.slope=3", "timesteps=[10, 20]"], load_config("mini-sd"))
@@ -137,7 +143,7 @@ def parts_of(value: Any) -> dict[str, Any]:
 
 
 def embedded_model(pipeline: str) -> str | None:
-    """The name of the embedded model that a pipeline is; None for any other."""
+    """The name of the embedded model at a pipeline's location; None for any other pipeline."""
     from goca.embedded import PREFIX, names
 
     name = pipeline.removeprefix(PREFIX)
@@ -145,7 +151,7 @@ def embedded_model(pipeline: str) -> str | None:
 
 
 def embedded_words(name: str = EMBEDDED) -> list[str]:
-    """What an embedded model was trained to know, from its card; empty where the card does not say."""
+    """The names that an embedded model was trained on, from its card; empty if the card lists none."""
     from goca.embedded import PREFIX, resolve
 
     card = Path(resolve(PREFIX + name)) / "README.md"
@@ -154,5 +160,5 @@ def embedded_words(name: str = EMBEDDED) -> list[str]:
 
 
 def known_words(name: str) -> set[str]:
-    """The single words of what an embedded model knows."""
+    """The single words in the names that an embedded model knows."""
     return {word for phrase in embedded_words(name) for word in phrase.split()}

@@ -23,21 +23,22 @@ from goca.formats.coco import library
 from goca.formats.item import VOID
 from goca.segmentation import BACKGROUND, Segmentation, label_image
 
-PLAIN = "plain"  # the files that are described in goca.cli.segment
+PLAIN = "plain"  # the files described in goca.cli.segment
 ALIASES = {"cutout": "cutouts"}
-FREE = VOID - 1  # class ids that a label map of bytes can hold besides background and void
+FREE = VOID - 1  # class ids of an 8-bit label map besides background and void
 
 
 class OutputRefused(GocaError, ValueError):
-    """Results that cannot go where they were asked to."""
+    """Results that cannot be written in the requested form."""
 
 
 @dataclass(frozen=True)
 class Done:
     """A segmented image.
 
-    path   its file;  whole  whether that file is the image, and not one of several frames
+    path   the image's file
     label  class ids   [H, W]
+    whole  whether the file itself is the image, rather than one of its frames
     """
 
     path: Path
@@ -53,16 +54,16 @@ class Output(Protocol):
     """One kind of results."""
 
     def add(self, done: Done) -> str:
-        """Take an image; returns what was written for it, "" if nothing yet."""
+        """Add an image; returns the files written for it, "" if none yet."""
         ...
 
     def finish(self) -> Iterable[str]:
-        """Write what needs all images; returns what to say of it."""
+        """Write the files that need all images; returns lines to print about them."""
         ...
 
 
 def chosen_output_formats(given: str) -> list[str]:
-    """The names in a text such as "plain,coco", each once. Raises FormatError, FormatMissing."""
+    """The format names in a text such as "plain,coco". Raises FormatError, FormatMissing."""
     names = [ALIASES.get(name, name) for text in given.split(",") if (name := text.strip().lower())]
     known = chosen_formats([name for name in names if name != PLAIN])
     if any(name.startswith("coco") for name in known):
@@ -71,17 +72,18 @@ def chosen_output_formats(given: str) -> list[str]:
 
 
 def outputs(formats: Sequence[str], folder: Path, scores: bool, images: int, stream: bool) -> list[Output]:
-    """What the arguments ask for.
+    """The outputs that the arguments ask for.
 
-    formats  of `chosen_output_formats`
-    scores   --scores;  images  how many there are;  stream  --out -
+    formats  names from `chosen_output_formats`
+    scores   whether score maps are written
+    images   number of images;  stream  whether the result goes to standard output
     raises   OutputRefused
     """
     if stream:
         if images > 1 or list(formats) != [PLAIN]:
             what = f"{images} images" if images > 1 else f"--format {','.join(formats)}"
             raise OutputRefused(
-                f"--out - writes one label map (with --scores: the scores), and this is {what}; give --out FOLDER"
+                f"--out - can write one label map (or with --scores one array), not {what}; give --out FOLDER"
             )
         return [StandardOutput(scores)]
     sets = [name for name in formats if name != PLAIN]
@@ -141,9 +143,9 @@ class StandardOutput:
 
 
 class FormatFolders:
-    """A set of all images per format, with class ids that are the same in every image: those of the names, from 1.
+    """One folder per format with all images; a class name has the same id, from 1, in every image.
 
-    Label maps wait in a temporary folder, since formats list the classes first.
+    Label maps are kept in a temporary folder until the end, since formats list the classes first.
     """
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
@@ -167,7 +169,7 @@ class FormatFolders:
                 continue
             number = self.ids.setdefault(name, len(self.ids) + 1)
             if number > FREE:
-                raise OutputRefused(f"the images have more than {FREE} classes; write fewer of them into one set")
+                raise OutputRefused(f"the images have more than {FREE} classes; write fewer images into one set")
             table[class_id] = number
         return table[done.label.numpy()]
 
@@ -188,6 +190,6 @@ def scores_bytes(segmentation: Segmentation) -> bytes:
 
 
 def read_bytes(path: Path) -> np.ndarray:
-    """A label map of bytes   uint8 [H, W]"""
+    """Read an 8-bit label map   uint8 [H, W]"""
     with Image.open(path) as image:
         return np.asarray(image)

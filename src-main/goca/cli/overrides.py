@@ -1,4 +1,4 @@
-"""Arguments of commands, `group=choice` and `key=value`: the configuration they come to, the run folder they name."""
+"""Arguments of commands, `group=choice` and `key=value`: the configuration and run folder that they give."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ NOT_IN_NAME = re.compile(rf"({PLACES}|limit|strict|batch_size|max_bytes|offload|
 
 
 def default_run_dir(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
-    """runs/<model>-<dataset>-<protocol>, then whatever else was set that changes the results."""
+    """runs/<model>-<dataset>-<protocol>, then every other setting that changes the results."""
     own = [each for each in overrides if not NOT_IN_NAME.match(each) and each.split("=")[0] not in GROUPS]
     name = ",".join(["-".join(choices[group] for group in GROUPS), *sorted(own)])
     return "runs/" + re.sub(r"[^\w.,=+-]+", "_", name)
 
 
 def configured(overrides: Sequence[str]) -> dict[str, Any]:
-    """The values that src-main/main.py would run with, among them `choices` and `run_dir`.
+    """The values with which src-main/main.py would run, including `choices` and `run_dir`.
 
-    Later overrides beat earlier ones. Raises hydra.errors.HydraException or an OmegaConf error for what is no choice,
-    no key or no value.
+    A later override of a key replaces an earlier one. Raises hydra.errors.HydraException or an OmegaConf error for an
+    invalid choice, key or value.
     """
     given = latest(overrides)
     parsed = [parser().parse_override(each) for each in given]
@@ -44,8 +44,7 @@ def configured(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def completed(values: dict[str, Any], choices: Mapping[str, str], overrides: Sequence[str]) -> dict[str, Any]:
-    """A configuration with what follows from its overrides: the run folder, and that a pipeline which is named comes
-    with its own denoiser, unless that is named too."""
+    """A configuration with the run folder; a pipeline that was overridden without a denoiser uses its own denoiser."""
     named = {each.lstrip("+").split("=")[0] for each in overrides}
     model, run_dir = values["model"], values["run_dir"] or default_run_dir(choices, overrides)
     if "model.pipeline" in named and "model.denoiser" not in named:
@@ -54,24 +53,24 @@ def completed(values: dict[str, Any], choices: Mapping[str, str], overrides: Seq
 
 
 def latest(overrides: Sequence[str]) -> list[str]:
-    """Of several values for a key the last, at the place of the first."""
+    """The last override of each key, at the position of its first one."""
     return list({each.split("=")[0]: each for each in overrides}.values())
 
 
 def is_field(override: Override) -> bool:
-    """Whether it sets a value and chooses no file of a group."""
+    """Whether an override sets a value, rather than choosing a file of a group."""
     return override.type is not None and override.type.name == "CHANGE" and override.key_or_group not in GROUPS
 
 
 @cache
 def composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
-    """Hydra's configuration, and the choice of each group; kept, since it takes Hydra a tenth of a second."""
+    """Hydra's configuration, and the choice of each group; cached, since Hydra needs a tenth of a second."""
 
     with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     choices = {group: config.hydra.runtime.choices[group] for group in GROUPS}
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    OmegaConf.set_struct(own, True)  # a key that no file has is refused
+    OmegaConf.set_struct(own, True)  # unknown keys are refused
     return own, choices
 
 

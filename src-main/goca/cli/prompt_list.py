@@ -1,4 +1,4 @@
-"""`--prompts`: a CSV file with an image and its prompt per line."""
+"""`--prompts`: a CSV file with an image and its prompt in each line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORM = (
 
 
 class PromptsUnreadable(GocaError, ValueError):
-    """A file of prompts that is missing, not CSV, or has a line without an image or a prompt."""
+    """A prompt file is missing, is not CSV, or has a line without an image or a prompt."""
 
 
 @dataclass
@@ -57,19 +57,21 @@ class PromptList:
             name, prompt = row[0].strip(), ", ".join(cell.strip() for cell in row[1:] if cell.strip())
             if not name or not prompt:
                 raise PromptsUnreadable(
-                    f"--prompts {given}: the line {','.join(row)!r} lacks an image or words; {FORM}"
+                    f"--prompts {given}: the line {','.join(row)!r} lacks an image or a prompt; {FORM}"
                 )
             if (path := folder / name) in prompts:
-                raise PromptsUnreadable(f"--prompts {given}: {name} has two lines; write one prompt with all its words")
+                raise PromptsUnreadable(
+                    f"--prompts {given}: {name} has two lines; write one prompt with all class names"
+                )
             prompts[path] = prompt
         if not prompts:
-            raise PromptsUnreadable(f"--prompts {given} names no image; {FORM}")
+            raise PromptsUnreadable(f"--prompts {given} contains no image; {FORM}")
         return cls(prompts, f"prompts {given}")
 
     def for_images(self, images: Sequence[Path]) -> PromptList:
-        """The same prompts for these images, found by their path or, where only one has it, by their file name.
+        """The prompts of these images, looked up by path or, if it is unique, by file name.
 
-        Raises WordsNotGiven where an image has none.
+        Raises WordsNotGiven for an image without a prompt.
         """
         by_path = {path.resolve(): prompt for path, prompt in self.prompts.items()}
         by_name: dict[str, list[str]] = {}
@@ -90,7 +92,7 @@ class PromptList:
 
     def of(self, image: Image.Image, name: str, path: Path | None = None) -> str:
         """The prompt of one of the images."""
-        assert path is not None  # `goca segment` always knows it
+        assert path is not None  # `goca segment` always passes it
         return self.prompts[path]
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from goca.files.bounded_json import read_json
 from goca.files.names import distinct, file_name
 from goca.segmentation import BACKGROUND, Segmentation, label_image
 
-SHOWN = 20  # classes that are listed whether they hold a pixel or not
+SHOWN = 20  # up to this number, classes without a pixel are listed too
 
 
 class OutputsClash(GocaError, ValueError):
@@ -59,7 +59,7 @@ class Places:
 
 
 def places_of(images: Sequence[Path], folder: Path) -> list[Places]:
-    """One set of places per image, no two alike. Raises OutputsClash where a result would overwrite an input image."""
+    """The output paths of each image, all different. Raises OutputsClash if one would overwrite an input image."""
     found = [Places(folder, stem) for stem in distinct(path.stem for path in images)]
     inputs = {path.resolve() for path in images}
     for place, path in zip(found, images):
@@ -72,9 +72,9 @@ def places_of(images: Sequence[Path], folder: Path) -> list[Places]:
 def write(
     place: Places, image: Image.Image, segmentation: Segmentation, label: Tensor, record: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write all results of an image, the overlay first; returns the JSON record. Each file is there whole or not.
+    """Write all results of an image, the overlay first; returns the JSON record. Each file is written atomically.
 
-    Masks that an earlier record lists and this one does not are removed.
+    Masks in an earlier record of the image that this one does not list are removed.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     colours = segmentation.colours()
@@ -97,7 +97,7 @@ def write(
 
 
 def entries(segmentation: Segmentation, label: Tensor) -> list[Entry]:
-    """The legend; of more than SHOWN classes only those that hold a pixel."""
+    """The legend; with more than SHOWN classes, only those that have a pixel."""
     found = segmentation.legend(label)
     return found if len(found) <= SHOWN else [entry for entry in found if entry.share > 0]
 
@@ -105,9 +105,9 @@ def entries(segmentation: Segmentation, label: Tensor) -> list[Entry]:
 def table(segmentation: Segmentation, label: Tensor, stream: TextIO) -> list[str]:
     """A line per class for the terminal: its colour, name, area, mean score and presence.
 
-    stream  where the lines will be printed: colour codes only if it takes them
+    stream  where the lines will be printed; colour codes are added only if it shows them
 
-    Of more than SHOWN classes only those that hold a pixel are shown, and how many hold none.
+    With more than SHOWN classes, those without a pixel are only counted.
     """
     rows = segmentation.summary(label)
     shown = rows if len(rows) <= SHOWN else [row for row in rows if row["area"] > 0]
@@ -120,7 +120,7 @@ def table(segmentation: Segmentation, label: Tensor, stream: TextIO) -> list[str
         mark = swatch(None if row["id"] == BACKGROUND else colours[row["id"]], stream)
         lines.append(f"  {mark}{row['name']:<{width}}  {row['area']:6.1%} of the image   mean score {mean}{there}")
     if rest := len(rows) - len(shown):
-        lines.append(f"  and {rest} words without a pixel")
+        lines.append(f"  and {rest} classes without a pixel")
     return lines
 
 

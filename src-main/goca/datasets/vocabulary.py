@@ -36,7 +36,7 @@ def read_vocabulary(given: str) -> list[list[str]]:
     path = Path(given).expanduser()
     if not path.is_file():
         known = ", ".join(vocabularies())
-        raise VocabularyError(f"{given!r} is no vocabulary and no file; expected {known}, or a file: {FORM}")
+        raise VocabularyError(f"{given!r} is neither a vocabulary nor a file; expected {known}, or a file: {FORM}")
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:

@@ -65,7 +65,7 @@ def palette_of(palette: str | Any) -> Array:
     """uint8 [colours, 3] from a name in PALETTES or from colours 0..255. Raises PictureError."""
     if isinstance(palette, str):
         if palette not in PALETTES:
-            raise PictureError(f"palette {palette!r} is not known; there are: {', '.join(PALETTES)}")
+            raise PictureError(f"unknown palette {palette!r}; expected one of: {', '.join(PALETTES)}")
         return PALETTES[palette](256)
     colours = np.asarray(palette)
     if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours):

@@ -18,7 +18,9 @@ def resolve(location: str) -> str:
         return location
     name = location.removeprefix(PREFIX)
     if name not in names():
-        raise FileNotFoundError(f"nothing embedded is called {name!r}; there are: {', '.join(names())}")
+        raise FileNotFoundError(
+            f"there is no embedded model or data set {name!r}; expected one of: {', '.join(names())}"
+        )
     return str(_FOLDER / name)
 
 

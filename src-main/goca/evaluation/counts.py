@@ -42,7 +42,7 @@ class ConfusionCounts(ABC):
         columns: int | None = None,
     ) -> None:
         if absent not in ABSENT_RULES:
-            raise MetricError(f"absent={absent!r} is not known; there are: {', '.join(ABSENT_RULES)}")
+            raise MetricError(f"unknown rule absent={absent!r}; expected one of: {', '.join(ABSENT_RULES)}")
         if num_classes < 2:
             raise MetricError(f"num_classes is {num_classes}; background and at least one class make 2")
         if not len(thresholds) or len(set(thresholds)) < len(thresholds) or not np.isfinite(list(thresholds)).all():

@@ -37,7 +37,7 @@ class MeanIoU(ConfusionCounts):
         absent: Literal["zero", "skip"] = "zero",
     ) -> None:
         if background not in BACKGROUND_RULES:
-            raise MetricError(f"background rule {background!r} is not known; there are: {', '.join(BACKGROUND_RULES)}")
+            raise MetricError(f"unknown background rule {background!r}; expected one of: {', '.join(BACKGROUND_RULES)}")
         super().__init__(num_classes, thresholds, ignore_index, absent)
         self.background = background
 

@@ -36,7 +36,7 @@ def as_cells(cells: ArrayLike) -> NDArray[np.int64]:
             raise ValueError
         return found.astype(np.int64, copy=False)
     except (ValueError, TypeError, OverflowError):
-        raise MetricError("counts are no rows of four whole numbers (label, class, wins, pixels)") from None
+        raise MetricError("counts must be rows of four whole numbers (label, class, wins, pixels)") from None
 
 
 def packed(cells: Any) -> Any:

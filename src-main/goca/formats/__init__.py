@@ -39,5 +39,5 @@ def chosen_formats(given: str | Iterable[str]) -> Sequence[str]:
     texts = given.split(",") if isinstance(given, str) else given
     names = list(dict.fromkeys(name for text in texts if (name := text.strip().lower())))
     if unknown := [name for name in names if name not in FORMATS]:
-        raise FormatError(f"format {unknown[0]!r} is not known; expected some of: {', '.join(FORMATS)}")
+        raise FormatError(f"unknown format {unknown[0]!r}; expected some of: {', '.join(FORMATS)}")
     return names

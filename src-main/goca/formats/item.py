@@ -53,7 +53,9 @@ class Labelled:
     def __post_init__(self) -> None:
         for what in (self.name, self.split):
             if not what or what.strip(" .") != what or UNSAFE.search(what):
-                raise FormatError(f"{what!r} is no file name; expected one without separators and control characters")
+                raise FormatError(
+                    f"{what!r} is not a file name; expected one without separators and control characters"
+                )
 
     def read_label(self) -> np.ndarray:
         """The label map, uint8 [H, W]. Raises FormatError."""

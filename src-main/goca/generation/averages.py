@@ -124,7 +124,7 @@ def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool
             raise TraceError(f"steps={steps}: how many steps there will be is not known; count forward, from 0")
         return lambda step: step >= start and (stop is None or step < stop) and (step - start) % stride == 0
     if isinstance(steps, str):
-        raise TraceError(f"steps={steps!r} is not known; there are: 'all', a slice, a list of step numbers")
+        raise TraceError(f"steps={steps!r} is invalid; expected 'all', a slice, or a list of step numbers")
     numbers = frozenset(steps)
     if not numbers or any(not isinstance(number, int) or number < 0 for number in numbers):
         raise TraceError(f"steps={sorted(numbers, key=str)}: expected step numbers from 0 up")

@@ -189,7 +189,7 @@ def segmenter_of(pipe: Any, config: SegmenterConfig) -> Segmenter:
 
 def named_segmentor(name: str, segmenter: Segmenter) -> Segmentor:
     if name not in SEGMENTORS:
-        raise GuidanceError(f"segmentor {name!r} is not known; there are: {', '.join(SEGMENTORS)}, None, or an object")
+        raise GuidanceError(f"unknown segmentor {name!r}; expected one of: {', '.join(SEGMENTORS)}, None, or an object")
     return SEGMENTORS[name](segmenter)
 
 

@@ -71,7 +71,9 @@ def smooth(maps: Tensor) -> Tensor:
 
 def check_scale(guidance_scale: float) -> None:
     if not guidance_scale > 1:
-        raise GuidanceError(f"guidance_scale is {guidance_scale}; at 1 or below there is no guidance to be shaped")
+        raise GuidanceError(
+            f"guidance_scale is {guidance_scale}; expected more than 1, since there is no guidance otherwise"
+        )
 
 
 def check_shapes(noise_uncond: Tensor, noise_text: Tensor, token_mask: Tensor, foreground_mask: Tensor) -> None:

@@ -38,7 +38,7 @@ def read_table(path: Path) -> dict[int, str]:
     except FileNotFoundError:
         return {}
     except (JSONUnreadable, ValueError, AttributeError) as error:
-        raise LabelSetError(f'{path} is no class table ({error}); expected {{"1": "cat", ...}}') from None
+        raise LabelSetError(f'{path} is not a class table ({error}); expected {{"1": "cat", ...}}') from None
 
 
 def write_table(folder: Path, table: dict[int, str]) -> None:

@@ -49,7 +49,7 @@ def from_csv(path: Path, text: str) -> list[tuple[str, list[str]]]:
     try:
         rows = [row for row in csv.reader(io.StringIO(text), strict=True) if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise TagsUnreadable(f"{path} is no CSV ({error}); {FORMS}") from None
+        raise TagsUnreadable(f"{path} is not CSV ({error}); {FORMS}") from None
     if rows and rows[0][0].strip().lower() in HEADS:
         rows = rows[1:]
     if bare := next((row for row in rows if not row[0].strip()), None):
@@ -61,7 +61,7 @@ def from_json(path: Path, text: str) -> list[tuple[str, list[str]]]:
     try:
         content = parse_json(text)
     except JSONUnreadable as error:
-        raise TagsUnreadable(f"{path} is no JSON ({error}); {FORMS}") from None
+        raise TagsUnreadable(f"{path} is not JSON ({error}); {FORMS}") from None
     if not isinstance(content, Mapping):
         raise TagsUnreadable(f"{path} holds no object; {FORMS}")
     return [(name, texts_of(path, name, value)) for name, value in content.items()]
@@ -71,7 +71,7 @@ def texts_of(path: Path, name: str, value: Any) -> list[str]:
     value = value.get("caption") if isinstance(value, Mapping) else value
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-        raise TagsUnreadable(f"{path}: the tags of {name!r} are no text and no list of texts; {FORMS}")
+        raise TagsUnreadable(f"{path}: the tags of {name!r} are neither a text nor a list of texts; {FORMS}")
     return texts
 
 

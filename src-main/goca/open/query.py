@@ -59,7 +59,7 @@ class Query:
         """
         texts = [words] if isinstance(words, str) else list(words)
         if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise NoClass(f"{wrong[0]!r} is no word; expected texts such as ['cat', 'grass']")
+            raise NoClass(f"{wrong[0]!r} is not a class name; expected texts such as ['cat', 'grass']")
         learnt = learnt or LearntTokens([])
         hidden = [learnt.hide(blanked(text), any_case=True).lower() for text in texts]
         read = [group for text in hidden for group in read_groups(text) if not is_background(group[0])]

@@ -31,7 +31,7 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
     known = sorted(file.stem for file in folder().glob("*.yaml"))
     if name not in known:
         near, there = nearest(name, known), ", ".join(known)
-        raise VocabularyError(f"no vocabulary {shown(name)} (nearest: {near}); there are: {there}")
+        raise VocabularyError(f"unknown vocabulary {shown(name)} (nearest: {near}); expected one of: {there}")
     words = read_yaml(folder() / f"{name}.yaml")
     if not isinstance(words, list):
         raise VocabularyError(f"vocabulary/{name}.yaml holds a {type(words).__name__}; expected a list of words")

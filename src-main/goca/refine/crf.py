@@ -42,7 +42,7 @@ def dense_crf(
     """
     check_maps(scores)
     if protocol not in CRF_INPUTS:
-        raise RefineError(f"dense_crf protocol {protocol!r} is not known; there are: {', '.join(CRF_INPUTS)}")
+        raise RefineError(f"unknown dense_crf protocol {protocol!r}; expected one of: {', '.join(CRF_INPUTS)}")
     if iterations < 0:
         raise RefineError(f"dense_crf iterations is {iterations}; it must be at least 0")
     densecrf = load_densecrf()

@@ -36,7 +36,7 @@ def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[i
         several = isinstance(image, list | tuple) or getattr(image, "ndim", 3) == 4
         images = image if several else [image] * len(scores)
         if len(images) != len(scores):
-            raise RefineError(f"{len(scores)} sets of maps need as many pictures; there are {len(images)}")
+            raise RefineError(f"{len(scores)} sets of maps need as many images; got {len(images)}")
         return torch.stack([pamr(maps, each, iterations, dilations) for maps, each in zip(scores, images)])
     picture = bounded(read_picture(image), max(len(scores), len(PLACES) * len(dilations))).to(scores.device)
     weights = colour_weights(picture, dilations)  # [8 D, H, W]

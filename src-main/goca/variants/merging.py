@@ -34,5 +34,5 @@ class Merging:
         if not isinstance(values := {} if values is None else values, Mapping):
             raise ConfigError(f"merging is {shown(values)}; expected a mapping of {', '.join(names)}")
         if unknown := [key for key in values if key not in names]:
-            raise ConfigError(f"merging has no {shown(unknown[0])}; there are: {', '.join(names)}")
+            raise ConfigError(f"merging has no {shown(unknown[0])}; expected one of: {', '.join(names)}")
         return cls(**values)
