@@ -235,7 +235,7 @@ def test_whoever_holds_a_model_keeps_others_waiting(monkeypatch):
 def test_pipelines_of_other_libraries_are_not_imported(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["os", "system"]}')
     choice = Choice("sd15", str(tmp_path))
-    with pytest.raises(PartMissing, match="'unet' is of library 'os'"), Models("cpu").pipe(choice):
+    with pytest.raises(PartMissing, match="'unet' is from library 'os'"), Models("cpu").pipe(choice):
         pass
 
 

@@ -1,6 +1,6 @@
-"""The page of `goca app`: an image and words in, label map, legend and word maps out; also of a generated image.
+"""The web page of `goca app`: label map, legend and word maps of an uploaded or a generated image.
 
     make_page(Models(device="cpu")).launch(**look())       # goca.app.page, goca.app.models, goca.app.theme
 
-Needs the optional extra `pip install goca[app]`; nothing else in goca imports this room.
+Needs the optional extra `pip install goca[app]`; nothing else in goca imports this package.
 """

@@ -1,4 +1,4 @@
-"""A result's files, as `goca segment` writes them, made when they are asked for."""
+"""The files of a result, as `goca segment` writes them, created on demand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from goca.app.drawing import Kept
 from goca.cli.results import Places, write
 
-KINDS = {"labels": "Label map (PNG)", "masks": "Masks (ZIP)", "record": "Record (JSON)"}  # and their buttons
+KINDS = {
+    "labels": "Label map (PNG)",
+    "masks": "Masks (ZIP)",
+    "record": "Record (JSON)",
+}  # kind -> the label of its button
 
 
 def write_kind(kind: str, kept: Kept, threshold: float, folder: Path) -> Path:
-    """One of KINDS, in the image's own size, in a folder that holds nothing else; returns the file."""
+    """Write one of KINDS, at the original image's size, into an empty folder; returns the file."""
     place = Places(folder, kept.name)
     shown = kept.segmentation
     label = shown.label_map(kept.size, threshold)
@@ -23,7 +27,7 @@ def write_kind(kind: str, kept: Kept, threshold: float, folder: Path) -> Path:
 
 
 def zipped(folder: Path) -> Path:
-    """FOLDER.zip, with the folder's files."""
+    """Write FOLDER.zip with the folder's files; returns its path."""
     path = folder.with_suffix(".zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""A result as the page shows it: overlay, legend, word maps. All from kept scores; no model runs."""
+"""A result as the page shows it: overlay, legend, word maps, drawn from stored scores without a model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image
 from goca.drawing.legend import Entry, painted
 from goca.segmentation import Segmentation
 
-LEAST, MOST = 512, 1024  # longer side of the images shown; labels are decided at that size
+LEAST, MOST = 512, 1024  # longer side of displayed images; labels are computed at that size
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a run, so that another threshold, a click and a download need no model.
+    """The stored result of a run, from which thresholds, clicks and downloads are computed without a model.
 
     segmentation  at the page's size
-    size          (height, width) of the image itself, in which files are written
-    name          of the image's file, without its suffix
-    record        what NAME.json says of the run
+    size          (height, width) of the original image, and of the files
+    name          the image's file name, without its suffix
+    record        the content of NAME.json
     """
 
     segmentation: Segmentation
@@ -33,23 +33,23 @@ class Kept:
 
 
 def at_page_size(segmentation: Segmentation) -> Segmentation:
-    """The same with its image, and so its label maps, at the page's size, and scores on the CPU: small to keep."""
-    picture = segmentation.image.convert("RGB")
-    longer = max(picture.size)
+    """The segmentation with its image and label maps at the page's size, and its scores on the CPU."""
+    image = segmentation.image.convert("RGB")
+    longer = max(image.size)
     scale = min(max(longer, LEAST), MOST) / longer
-    w, h = (max(1, round(side * scale)) for side in picture.size)
-    shown = picture.resize((w, h), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    w, h = (max(1, round(side * scale)) for side in image.size)
+    shown = image.resize((w, h), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
     return dataclasses.replace(segmentation, scores=segmentation.scores.float().cpu(), image_size=(h, w), image=shown)
 
 
 def decided(segmentation: Segmentation, threshold: float) -> tuple[Image.Image, list[Entry]]:
-    """The greyed image under its words' colours, background as it was; and the legend, background last."""
+    """The grey image with its classes in colour and the background unchanged; and the legend, background last."""
     label = segmentation.label_map(threshold=threshold)
     return painted(segmentation.image, label, segmentation.colours()), segmentation.legend(label)
 
 
 def described(entries: list[Entry]) -> str:
-    """The overlay in words, for those who do not see it."""
+    """The alternative text of the overlay."""
     shares = ", ".join(f"{entry.name} {entry.share:.0%}" for entry in entries)
     return f"The image under its words' colours: {shares}"
 

@@ -1,7 +1,7 @@
-"""Who may ask the page: browsers that show it. Other hosts' names and other sites' requests are refused.
+"""Access control: only the page itself may send requests. Unknown host names and other sites' requests are refused.
 
-A site that a visitor has open elsewhere could otherwise send images here, or reach a page of this machine alone under
-a name of its own that leads to 127.0.0.1 (DNS rebinding).
+Otherwise another site that a visitor has open could send images here, or reach a page that is served only to this
+machine through a host name that resolves to 127.0.0.1 (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what listens at that address hears this machine alone."""
+    """Whether only this machine can reach the address."""
     address = as_address(host)
     return host == "localhost" if address is None else address.is_loopback
 
@@ -31,9 +31,9 @@ def as_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 @dataclass
 class Names:
-    """The names under which the page may be asked for.
+    """The host names under which the page may be requested.
 
-    host    the address that it listens at; one that stands for all (0.0.0.0, ::) admits every number
+    host    the address that it listens on; an unspecified one (0.0.0.0, ::) accepts every numeric address
     more    further names, such as a proxy's
     shared  the host of Gradio's public address, once it is known
     """
@@ -49,7 +49,7 @@ class Names:
             self.own |= {name, f"{name}.local"}
 
     def refusal(self, hosts: list[str], origins: list[str]) -> str:
-        """Why a request with these Host and Origin headers is refused; "" if it is not."""
+        """The reason to refuse a request with these Host and Origin headers; "" to accept it."""
         if len(hosts) != 1 or not self.knows(host := hostname(f"//{hosts[0]}")):
             return "this page is not served under that name"
         if all(f"//{hosts[0].lower()}" == origin.lower().partition(":")[2] for origin in origins):
@@ -65,7 +65,7 @@ class Names:
 
 
 def hostname(url: str) -> str:
-    """The host of an address, lower case; "" where there is none."""
+    """The host of a URL in lower case; "" if there is none."""
     try:
         return (urlsplit(url).hostname or "").lower()
     except ValueError:
@@ -73,7 +73,7 @@ def hostname(url: str) -> str:
 
 
 class SameSite:
-    """ASGI middleware that answers 403 where `Names` refuses."""
+    """ASGI middleware that answers with status 403 if `Names` refuses the request."""
 
     def __init__(self, app: Any, names: Names) -> None:
         self.app, self.names = app, names

@@ -1,4 +1,4 @@
-"""The models behind the page: one is in memory at a time, and one run goes at a time."""
+"""The models behind the page: only one is in memory, and only one run is executed at a time."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from goca.errors import GocaError
 from goca.generation.loading import load_pipeline
 from goca.segmentation_model import SegmentationModel
 
-PIPELINES_OWN = "stable_diffusion"  # how a model_index.json names diffusers' own safety checker
+PIPELINES_OWN = "stable_diffusion"  # the library of diffusers' own safety checker in model_index.json
 
 
-Say = Callable[..., None]  # told what is going on, and where it goes by steps: (done, all)
+Say = Callable[..., None]  # called with a progress message, and with (done, all) if the work has steps
 
 
 def silent(text: str, steps: tuple[int, int] | None = None) -> None:
-    """For callers that show no progress."""
+    """A `Say` for callers that show no progress."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be loaded: a name in configs/model, and a folder or hub id ("": the config's own)."""
+    """The model to load: a name in configs/model, and a folder or hub id ("": the config's own)."""
 
     model: str
     place: str = ""
@@ -59,16 +59,17 @@ def known_models() -> list[str]:
 
 
 class PlaceNotOffered(GocaError, ValueError):
-    """A pipeline that the person who serves the page did not name."""
+    """A pipeline that the page does not offer."""
 
 
 class Models:
-    """Hands out a segmenter or a pipeline; what is asked for again is still there, what is not makes room.
+    """Lends a segmenter or a pipeline. The last one stays loaded until another is requested.
 
     device, dtype   as for Segmenter.from_pretrained
     places          the pipelines that may be chosen besides the configs' own; None: any folder and hub id
-    Whoever holds one keeps all others waiting, so that neither memory nor a generation's trace is shared. `say` is told
-    of the waiting and of the reading.
+
+    While one caller uses a model, all others wait, so neither memory nor a generation's trace is shared. `say` reports
+    the waiting and the loading.
     """
 
     def __init__(self, device: str = "auto", dtype: str = "auto", places: Sequence[str] | None = None):
@@ -78,7 +79,7 @@ class Models:
         self._loaded: Any = None
 
     def check(self, choice: Choice) -> None:
-        """Raises PlaceNotOffered, whatever is there, for a pipeline that may not be chosen."""
+        """Raises PlaceNotOffered for a pipeline that may not be chosen, whether or not it exists."""
         if self.places is not None and choice.place.strip() not in ("", *self.places):
             offered = ", ".join(("the model's own", *self.places))
             raise PlaceNotOffered(f"This page offers no such pipeline; it offers: {offered}")
@@ -117,7 +118,9 @@ class Models:
         location = resolve(choice.pipeline)
         for name, (library, _) in Repository(location).parts().items():
             if library not in (*LIBRARIES, PIPELINES_OWN):
-                raise PartMissing(f"{location}: {name!r} is of library {library!r}; read are: {', '.join(LIBRARIES)}")
+                raise PartMissing(
+                    f"{location}: {name!r} is from library {library!r}; expected one of: {', '.join(LIBRARIES)}"
+                )
         denoiser = None if choice.place.strip() else choice.config.denoiser
         with without_bars():
             return load_pipeline(location, choice.config, self.device, self.dtype, denoiser)

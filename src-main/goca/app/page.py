@@ -1,4 +1,4 @@
-"""The page itself: what can be given, what is shown, and which button does what."""
+"""The page itself: its inputs, outputs and buttons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOUR, DAY = 3600, 86400
 
 
 def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
-    """The page, to be launched; `choice` is what it opens with."""
+    """Build the page; `choice` is the model that is selected at first."""
     start = choice or Choice(EMBEDDED)
     with gr.Blocks(title="GoCA", analytics_enabled=False, delete_cache=(HOUR, DAY)) as page:
         gr.Markdown(TITLE, elem_id="goca-title")
@@ -38,12 +38,12 @@ def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
                 known_models(), value=start.model, label="Model", scale=1, min_width=220, elem_id="goca-model"
             )
             place = place_of(models, start)
-        told = gr.HTML(about(start.model, start.place), elem_classes="goca-about", padding=False)
+        description = gr.HTML(about(start.model, start.place), elem_classes="goca-about", padding=False)
         gr.on(
             [model.change, place.change],
             about,
             [model, place],
-            told,
+            description,
             show_progress="hidden",
             queue=False,
             api_visibility="private",
@@ -56,7 +56,7 @@ def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
 
 
 def place_of(models: Models, start: Choice) -> gr.Textbox | gr.Dropdown:
-    """Where the pipeline is chosen: typed, or one of those that are offered."""
+    """The input for the pipeline: a text field, or a list of the offered ones."""
     look: dict[str, Any] = {"scale": 2, "min_width": 260, "elem_id": "goca-place"}
     if models.places is None:
         return gr.Textbox(start.place, label="Pipeline folder or hub id", placeholder="the model's own", **look)
@@ -65,7 +65,7 @@ def place_of(models: Models, start: Choice) -> gr.Textbox | gr.Dropdown:
 
 
 def about(model: str, place: str | None) -> str:
-    """What the chosen model is and knows, as HTML."""
+    """A description of the chosen model, as HTML."""
     return f"<p>{escape(described(Choice(model, place or '')))}</p>"
 
 
@@ -94,7 +94,7 @@ def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropd
                 elem_id="goca-picture",
                 elem_classes="goca-fill",
             )
-            # the file as it was given, not opened by Gradio: `read_image` reads it, and says what is wrong with it
+            # pass on the original file, not one opened by Gradio: `read_image` reads it and reports what is wrong
             setattr(picture, "preprocess", lambda given: None if given is None else given.path)  # noqa: B010
             words = gr.Textbox(
                 label="Words, separated by commas",
@@ -103,7 +103,7 @@ def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropd
                 info="What is looked for; the rest is background.",
                 elem_id="goca-words",
             )
-            foresee(words, model, place, "picture")
+            list_unknown_words(words, model, place, "picture")
             run = gr.Button("Segment", variant="primary", elem_id="goca-segment")
             folder = Path(resolve("goca:scenes")) / "JPEGImages"
             gr.Examples(
@@ -124,19 +124,19 @@ def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropd
     panel.wire([run.click, words.submit], work, [model, place, picture, words])
 
 
-def foresee(text: gr.Textbox, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown, name: str) -> None:
-    """Below the text, before a run: which of its words the chosen model does not know."""
-    told = gr.HTML(visible=False, elem_id=f"goca-{name}-unknown", padding=False)
+def list_unknown_words(text: gr.Textbox, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown, name: str) -> None:
+    """List, below the text and before a run, the words that the chosen model does not know."""
+    unknown_words = gr.HTML(visible=False, elem_id=f"goca-{name}-unknown", padding=False)
 
-    def strange(text: str, model: str, place: str | None) -> gr.HTML:
+    def list_unknown(text: str, model: str, place: str | None) -> gr.HTML:
         words = unknown(Choice(model, place or ""), text)
         return gr.HTML(said([words]), visible=bool(words))
 
     gr.on(
         [text.change, model.change, place.change],
-        strange,
+        list_unknown,
         [text, model, place],
-        told,
+        unknown_words,
         show_progress="hidden",
         trigger_mode="always_last",
         queue=False,
@@ -154,7 +154,7 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
                 info="Some of the prompt's, separated by commas.",
                 elem_id="goca-shown",
             )
-            foresee(prompt, model, place, "generated")
+            list_unknown_words(prompt, model, place, "generated")
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="goca-seed")
                 steps = gr.Number(30, label="Steps", precision=0, min_width=90, elem_id="goca-steps")

@@ -1,4 +1,4 @@
-"""A result on the page: what is going on, overlay, legend, threshold, ranking at a click, files, word maps."""
+"""A result on the page: progress, overlay, legend, threshold, ranking at a click, files, word maps."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ SAVE = """(file) => {
 
 @dataclass(frozen=True)
 class Panel:
-    """The parts of a result. Its scores are kept, so that the slider, a click and a download need no model."""
+    """The parts of a result. Its scores are stored, so the slider, a click and a download need no model."""
 
     name: str
-    told: gr.HTML
+    message: gr.HTML
     overlay: gr.Image
     details: gr.Column
     legend: gr.HTML
@@ -51,7 +51,7 @@ class Panel:
     def make(cls, name: str) -> Panel:
         kept = gr.State(time_to_live=DAY)
         with gr.Column(scale=3, min_width=300, elem_id=f"goca-{name}-result"):
-            told = gr.HTML(visible=False, elem_id=f"goca-{name}-said", padding=False)
+            message = gr.HTML(visible=False, elem_id=f"goca-{name}-said", padding=False)
             overlay = gr.Image(
                 label="Words over the image",
                 show_label=False,
@@ -90,13 +90,13 @@ class Panel:
                     elem_id=f"goca-{name}-maps",
                     elem_classes="goca-maps",
                 )
-        return cls(name, told, overlay, details, shown, threshold, place, maps, kept)
+        return cls(name, message, overlay, details, shown, threshold, place, maps, kept)
 
     def wire(self, events: list[Any], work: Any, inputs: list[Any], more: Sequence[Any] = ()) -> None:
-        """`work` runs on the events, one at a time in the whole page; all else shows the kept result anew.
+        """Run `work` on the events, one run at a time in the whole page; all other events redraw the stored result.
 
-        work   takes the inputs, the threshold and the kept result, and yields updates as `follow` does
-        more   outputs of `work` beside the panel's
+        work   takes the inputs, the threshold and the stored result, and yields updates like `follow`
+        more   further outputs of `work` besides those of the panel
         """
         parts = [self.overlay, self.details, self.legend, self.threshold, self.place, self.maps, self.kept]
         scroll: dict[str, Any] = {"js": TO_RESULT.format(id=f"goca-{self.name}-result"), "api_visibility": "private"}
@@ -105,7 +105,7 @@ class Panel:
             events,
             work,
             [*inputs, self.threshold, self.kept],
-            [self.told, *parts, *more],
+            [self.message, *parts, *more],
             concurrency_limit=1,
             concurrency_id="model",
             show_progress_on=[self.overlay],
@@ -132,7 +132,7 @@ class Panel:
         kept: Kept | None,
         more: Callable[[Result], dict[Any, Any]] = lambda result: {},
     ) -> Iterator[dict[Any, Any]]:
-        """Do the work in a thread of its own: updates that say what is going on, and at last the result."""
+        """Do the work in a thread: yields updates with the progress, and at the end the result."""
         heard: SimpleQueue[Any] = SimpleQueue()
 
         def say(text: str, steps: tuple[int, int] | None = None) -> None:
@@ -140,14 +140,14 @@ class Panel:
 
         Thread(target=lambda: heard.put(attempt(lambda: work(say))), daemon=True).start()
         while not isinstance(item := heard.get(), Result):
-            yield {self.told: gr.HTML(item, visible=True)}
+            yield {self.message: gr.HTML(item, visible=True)}
         yield {**self.show(item, threshold, kept), **more(item)}
 
     def show(self, result: Result, threshold: float, before: Kept | None) -> dict[Any, Any]:
-        """What each part of the panel becomes; after an error its words alone, and the result before stays."""
+        """The new value of each part of the panel; after an error only its message, and the previous result stays."""
         if result.segmentation is None:
             words = result.error if before is None else f"{result.error} {STILL}"
-            return {self.told: gr.HTML(said([], words), visible=True)}
+            return {self.message: gr.HTML(said([], words), visible=True)}
         shown = at_page_size(result.segmentation)
         if before is not None and not np.array_equal(before.segmentation.image, shown.image):
             threshold = 0
@@ -155,7 +155,7 @@ class Panel:
         kept = Kept(shown, size, result.name, result.record)
         overlay, words = drawn(kept, threshold)
         return {
-            self.told: gr.HTML(said(result.remarks), visible=bool(result.remarks)),
+            self.message: gr.HTML(said(result.remarks), visible=bool(result.remarks)),
             self.overlay: overlay,
             self.details: gr.Column(visible=True),
             self.legend: words,
@@ -167,19 +167,19 @@ class Panel:
 
 
 def drawn(kept: Kept, threshold: float) -> tuple[gr.Image, str]:
-    picture, entries = decided(kept.segmentation, threshold)
-    return gr.Image(picture, alt_text=described(entries)), legend(entries)
+    image, entries = decided(kept.segmentation, threshold)
+    return gr.Image(image, alt_text=described(entries)), legend(entries)
 
 
 def redraw(kept: Kept | None, threshold: float) -> tuple[Any, Any, str]:
-    """Overlay and legend of a kept result at another threshold; the ranking of another one goes."""
+    """Overlay and legend of a stored result at another threshold; an earlier ranking is removed."""
     if kept is None:
         return None, "", ""
     return *drawn(kept, threshold), said([CLICK])
 
 
 def at_click(kept: Kept | None, threshold: float, event: gr.SelectData) -> str:
-    """How the words score at the place of the result that was clicked, in the image's own pixels."""
+    """The scores of all words at the clicked point, given in pixels of the original image."""
     if kept is None:
         return ""
     x, y = event.index
@@ -193,7 +193,7 @@ def at_click(kept: Kept | None, threshold: float, event: gr.SelectData) -> str:
 
 
 def offer(name: str, kind: str, label: str, kept: gr.State, threshold: gr.Slider) -> None:
-    """A button that makes one of the files and saves it."""
+    """A button that writes one of the files and downloads it."""
     button = gr.Button(label, size="sm", min_width=120, elem_id=f"goca-{name}-{kind}")
     file = gr.DownloadButton(visible=False)
     made = button.click(
@@ -208,7 +208,7 @@ def offer(name: str, kind: str, label: str, kept: gr.State, threshold: gr.Slider
 
 
 def make_file(kind: str, file: gr.DownloadButton, kept: Kept | None, threshold: float) -> str | None:
-    """The file's place among those that Gradio serves, and removes after a day."""
+    """Write the file into Gradio's cache, which is served and cleared after a day; returns its path."""
     if kept is None:
         return None
     with TemporaryDirectory() as folder:

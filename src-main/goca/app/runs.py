@@ -1,4 +1,4 @@
-"""What the page's two buttons do: segment an image's file, generate an image and segment it."""
+"""The work behind the page's two buttons: segment an image file; generate an image and segment it."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from goca.segmentation import Segmentation
 from goca.segmentation_model import SegmentationModel
 from goca.segmenter import NoClass
 
-LARGEST = 1 << 24  # pixels that an image is read with: four times as many as on the page's own maps, and more
-TOLD_HERE = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words says in plainer words
+LARGEST = 1 << 24  # pixels; larger images are downscaled on reading
+REPLACED = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words replaces
 
 
 class PictureNotGiven(GocaError, ValueError):
-    """A run without an image."""
+    """No image was given."""
 
 
 class SettingOutOfRange(GocaError, ValueError):
-    """A setting of a generation that is empty or beyond its range."""
+    """A setting of a generation is empty or out of range."""
 
 
-RANGES = {"seed": (0, 2**53), "steps": (1, 200), "guidance": (0, 30)}  # 2^53: what a browser counts up to
+RANGES = {"seed": (0, 2**53), "steps": (1, 200), "guidance": (0, 30)}  # 2^53: the largest exact integer in a browser
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to: a segmentation and remarks on it, or an error in words.
+    """The result of a run: a segmentation with remarks, or an error message.
 
-    name, record   the image file's name without its suffix; what the JSON record says of the run
+    name, record   the image file's name without its suffix; the content of the JSON record
     """
 
     segmentation: Segmentation | None = None
@@ -74,7 +74,7 @@ class Result:
 
 
 def attempt(work: Callable[[], Result]) -> Result:
-    """The result of the work, or its error as a sentence for the page; one that is not GoCA's own is also logged."""
+    """The result of the work, or its error as a sentence for the page; errors that are not GoCA's are also logged."""
     try:
         return work()
     except Exception as error:
@@ -82,13 +82,13 @@ def attempt(work: Callable[[], Result]) -> Result:
         if explained(error):
             return Result(error=text)
         logging.getLogger(__name__).exception("a run of the page failed")
-        return Result(error=f"{type(error).__name__}: {text}. The terminal of goca app shows where it came from.")
+        return Result(error=f"{type(error).__name__}: {text}. The terminal of goca app shows the traceback.")
 
 
 def segment(models: Models, choice: Choice, file: str | None, words: str, say: Say = silent) -> Result:
-    """An image's file by words such as "cat, grass, wall"; the same result as `goca segment`.
+    """Segment an image file by words such as "cat, grass, wall", with the same result as `goca segment`.
 
-    say   is told what is going on
+    say   called with messages about the progress
     Errors: PictureNotGiven, NoClass, PictureUnreadable, those of the model.
     """
     if not file:
@@ -99,7 +99,7 @@ def segment(models: Models, choice: Choice, file: str | None, words: str, say: S
     path = Path(file)
     try:
         _, remarks, picture = read_image(path, at_most=LARGEST)
-    except PictureUnreadable as error:  # where an upload is kept says nothing to its owner
+    except PictureUnreadable as error:  # the path of the upload means nothing to the user
         raise PictureUnreadable(str(error).replace(str(path), path.name)) from None
     with models.segmenter(choice, say) as segmenter:
         say("Looking for the words")
@@ -109,15 +109,15 @@ def segment(models: Models, choice: Choice, file: str | None, words: str, say: S
             segmentation = segmenter(picture, words, image_id=path.name)
         record = recorded(choice, segmenter, image=path.name, prompt=words, ask=segmenter.asked(None, [words]))
     remarks += lost(cut, *counts) + absent(segmentation, cut)
-    remarks += [line for line in warned if not line.startswith(TOLD_HERE)]
+    remarks += [line for line in warned if not line.startswith(REPLACED)]
     return Result(segmentation, remarks, name=path.stem, record={**record, "notes": remarks})
 
 
 def generate(models: Models, choice: Choice, prompt: str, words: str, settings: Settings, say: Say = silent) -> Result:
-    """An image from a prompt, and where its words are.
+    """Generate an image from a prompt, and segment it into the words of the prompt.
 
-    words   some of the prompt's, separated by commas; "": all that name something
-    say     is told what is going on
+    words   some words of the prompt, separated by commas; "": all content words
+    say     called with messages about the progress
     Errors: NoClass, ConfigError, WordNotFound, TraceError, those of the model.
     """
     if not prompt.strip():
@@ -131,7 +131,7 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
                 num_inference_steps=settings.steps,
                 generator=torch.Generator().manual_seed(settings.seed),
                 **call_arguments(choice.config, 1, float(settings.guidance)),
-                **steps_told(pipe, say),
+                **progress_callback(pipe, say),
             )
         if not traced.words():
             raise NoClass(f"The prompt {prompt!r} names nothing that could be seen; name things in it.")
@@ -139,34 +139,34 @@ def generate(models: Models, choice: Choice, prompt: str, words: str, settings: 
         read_words = traced.prompt_words()
         record = recorded(choice, traced.segmenter, prompt=prompt, **dataclasses.asdict(settings))
     remarks = lost(read_words.lost, *read_words.token_counts())
-    remarks += [line for line in warned if not line.startswith(TOLD_HERE)]
+    remarks += [line for line in warned if not line.startswith(REPLACED)]
     name = f"generated-{settings.seed}"
     return Result(segmentation, remarks, name=name, record={**record, "notes": remarks})
 
 
-def steps_told(pipe: Any, say: Say) -> dict[str, Any]:
-    """The argument by which a pipeline tells of each step, where it has one."""
+def progress_callback(pipe: Any, say: Say) -> dict[str, Any]:
+    """The argument that makes a pipeline report each step; none if the pipeline has no such argument."""
     say("Generating the image")
     if "callback_on_step_end" not in inspect.signature(type(pipe).__call__).parameters:
         return {}
     done = 0
 
-    def told(pipe: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+    def report(pipe: Any, step: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
         nonlocal done
         done += 1
         say("Generating the image", (done, max(done, steps_of(pipe))))
         return values
 
-    return {"callback_on_step_end": told}
+    return {"callback_on_step_end": report}
 
 
 def steps_of(pipe: Any) -> int:
-    """How many steps a running generation takes: some schedulers take more than they are asked for."""
+    """The number of steps of a running generation; some schedulers take more than requested."""
     return getattr(pipe, "num_timesteps", None) or len(pipe.scheduler.timesteps)
 
 
 def recorded(choice: Choice, segmenter: SegmentationModel, **given: Any) -> dict[str, Any]:
-    """What a record says of a run; `given` first."""
+    """The record of a run, with `given` first."""
     return {
         **given,
         "model": choice.model,
@@ -177,13 +177,13 @@ def recorded(choice: Choice, segmenter: SegmentationModel, **given: Any) -> dict
 
 
 def segmenter_counts(segmenter: SegmentationModel) -> Callable[[str], tuple[int, int]]:
-    """Text -> its tokens, and those that the segmenter's model reads."""
+    """A function: text -> the number of its tokens, and how many the segmenter's model reads."""
     extractor = segmenter.extractor
     return lambda text: PromptWords(text, **extractor.backbone.tokenizers(extractor.parts)).token_counts()
 
 
 def unknown(choice: Choice, text: str) -> str:
-    """Which words of a text, in the text's order, mean nothing to the embedded model; "" if there are none."""
+    """A sentence that lists the words of a text that the embedded model does not know; "" if there are none."""
     named = dict.fromkeys(word for word in re.findall(r"[^\W_]+", text.lower()) if word not in FUNCTION_WORDS)
     known = known_words(choice.embedded) if choice.embedded else named
     strange = [word for word in named if word not in known]
@@ -191,17 +191,19 @@ def unknown(choice: Choice, text: str) -> str:
 
 
 def absent(segmentation: Segmentation, cut: list[str]) -> list[str]:
-    """Words that were looked for and not found, with the probability that each is there all the same."""
-    said = zip(segmentation.names, segmentation.presence or (), segmentation.present or ())
-    missing = [f"{name} ({presence:.0%})" for name, presence, present in said if not present and name not in cut]
+    """A remark on the words that were not found, with the estimated probability that each is present after all."""
+    judged = zip(segmentation.names, segmentation.presence or (), segmentation.present or ())
+    missing = [f"{name} ({presence:.0%})" for name, presence, present in judged if not present and name not in cut]
     return [f"Looked for and not found: {', '.join(missing)}."] if missing else []
 
 
 def lost(words: Sequence[str], whole: int, read: int) -> list[str]:
-    """Words that did not fit into the prompt, which has `whole` tokens, of which `read` are read; and such as name
-    nothing."""
+    """Remarks on words that did not fit into the prompt, and on words that name nothing visible.
+
+    whole, read   tokens of the prompt, and how many of them the model reads
+    """
     empty = [word for word in words if names_nothing(word)]
     cut = [word for word in words if word not in empty]
     why = f": the prompt has {whole} tokens, and the model reads {read}" if whole > read else ""
-    told = [f"These words did not fit and have no area: {', '.join(cut)}{why}. Name fewer at once."] if cut else []
-    return told + ([f"Nothing that could be seen is named by: {', '.join(empty)}."] if empty else [])
+    remarks = [f"These words did not fit and have no area: {', '.join(cut)}{why}. Name fewer at once."] if cut else []
+    return remarks + ([f"Nothing that could be seen is named by: {', '.join(empty)}."] if empty else [])

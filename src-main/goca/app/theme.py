@@ -1,4 +1,4 @@
-"""How the page looks: theme, style, and the two pieces of HTML that it writes itself. Fonts are the reader's own."""
+"""Theme, CSS and HTML snippets of the page (system fonts only)."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ CSS = """
 .goca-legend .bar span { display: block; height: 100%; background: var(--neutral-400); }
 .goca-legend .share { text-align: right; font-variant-numeric: tabular-nums; }
 """
-# What Gradio leaves undone: its open list of choices is no stop of the Tab key (it closes, and the focus falls to the
-# page's body); the images of the examples have alternative texts.
-MENDED = """() => {
-  const mend = () => {
+# Accessibility fixes for Gradio: the Tab key skips its open list of choices (otherwise the list closes and the focus
+# moves to the page's body), and the example images get alternative texts.
+FIXES = """() => {
+  const fix = () => {
     for (const list of document.querySelectorAll("[role=listbox]")) list.tabIndex = -1;
-    for (const picture of document.querySelectorAll("#goca-examples tr img"))
-      picture.alt = "Example: " + picture.closest("tr").innerText.trim();
+    for (const image of document.querySelectorAll("#goca-examples tr img"))
+      image.alt = "Example: " + image.closest("tr").innerText.trim();
   };
-  new MutationObserver(mend).observe(document.body, {childList: true, subtree: true});
-  mend();
+  new MutationObserver(fix).observe(document.body, {childList: true, subtree: true});
+  fix();
 }"""
 
 
 def look() -> dict[str, Any]:
     """Arguments of `Blocks.launch`."""
     theme = gr.themes.Default(primary_hue="sky", neutral_hue="slate", radius_size="sm", font=FONT, font_mono=MONO)
-    pale, pale_dark = "*neutral_600", "*neutral_400"  # at least 4.5 : 1 on the page's ground
+    pale, pale_dark = "*neutral_600", "*neutral_400"  # contrast of at least 4.5 : 1 with the page's background
     theme.set(
         body_text_color_subdued=pale,
         body_text_color_subdued_dark=pale_dark,
@@ -73,7 +73,7 @@ def look() -> dict[str, Any]:
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
     )
-    return {"theme": theme, "css": CSS, "js": MENDED, "footer_links": []}
+    return {"theme": theme, "css": CSS, "js": FIXES, "footer_links": []}
 
 
 def heading(text: str) -> str:
@@ -81,13 +81,13 @@ def heading(text: str) -> str:
 
 
 def legend(entries: Sequence[Entry]) -> str:
-    """Swatch, word, and share of the image."""
+    """The legend: swatch, word, and share of the image."""
     lines = (line(entry.name, entry.colour, entry.share, f"{entry.share:.1%}") for entry in entries)
     return f'<p class="goca-heading">Areas</p><ul class="goca-legend" aria-label="Legend">{"".join(lines)}</ul>'
 
 
 def ranked(where: str, scores: Sequence[tuple[str, Colour | None, float]]) -> str:
-    """The words at a place with their scores, highest first."""
+    """The words at a point with their scores, highest first."""
     lines = (line(word, colour, min(max(score, 0), 1), f"{score:.2f}") for word, colour, score in scores)
     return (
         f'<p class="goca-heading">{escape(where)}</p><ol class="goca-legend" aria-label="Scores">{"".join(lines)}</ol>'
@@ -95,7 +95,7 @@ def ranked(where: str, scores: Sequence[tuple[str, Colour | None, float]]) -> st
 
 
 def line(word: str, colour: Colour | None, share: float, text: str) -> str:
-    """Swatch, word, a bar of that share, and a number in words."""
+    """One line: swatch, word, a bar of length `share`, and a number as text."""
     shown = as_hex(colour) if colour else "transparent"
     bar = f'<span style="width:{share:.2%};{f"background:{shown}" if colour else ""}"></span>'
     return (
@@ -105,7 +105,7 @@ def line(word: str, colour: Colour | None, share: float, text: str) -> str:
 
 
 def going(text: str, steps: tuple[int, int] | None = None) -> str:
-    """What is going on, with a bar; where the steps (done, all) are known, with how many are done."""
+    """The progress as a text and a bar; if steps (done, all) are given, with their number."""
     done = f' value="{steps[0]}" max="{steps[1]}"' if steps else ""
     count = f", step {steps[0]} of {steps[1]}" if steps else ""
     return (
@@ -115,7 +115,7 @@ def going(text: str, steps: tuple[int, int] | None = None) -> str:
 
 
 def said(remarks: Sequence[str], error: str = "") -> str:
-    """Remarks on a result, or what went wrong; nothing if there is nothing to say."""
+    """Remarks on a result, or an error; "" if there are neither."""
     lines = "<br>".join(map(escape, [error] if error else remarks))
     kind, role = (" goca-error", "alert") if error else ("", "status")
     return f'<div class="goca-said{kind}" role="{role}">{lines}</div>' if lines else ""

@@ -1,4 +1,4 @@
-"""Where uploads lie while the page is served: a folder that goes with it, however it ends."""
+"""The folder of uploads, which is removed however the page ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREFIX = "goca-app-"
 
 @contextmanager
 def uploads() -> Iterator[Path]:
-    """A folder for Gradio's files, removed at the end, on SIGTERM too; what killed pages left is removed first."""
+    """A folder for Gradio's files, removed at the end, also on SIGTERM; folders of killed pages are removed first."""
     sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     before = os.environ.get("GRADIO_TEMP_DIR")
@@ -38,7 +38,7 @@ def uploads() -> Iterator[Path]:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM ends the program as an exit does, so that what is to be cleared up is."""
+    """Turn SIGTERM into SystemExit, so that clean-up code runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -54,7 +54,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def sweep(place: Path) -> None:
-    """Remove the folders of pages that were killed: of processes that are no more, of this user."""
+    """Remove this user's folders of pages whose processes have ended."""
     for folder in place.glob(f"{PREFIX}*"):
         match = re.fullmatch(rf"{PREFIX}(\d+)-\w+", folder.name)
         if match and not folder.is_symlink() and folder.stat().st_uid == os.getuid() and not is_running(int(match[1])):
