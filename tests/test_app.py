@@ -96,6 +96,7 @@ def test_a_picture_gives_what_the_segmenter_gives(result):
 
 def test_words_that_are_lost_or_unknown_are_named_beside_the_result(models):
     assert unknown(MINI, "A (house, Dog) on the grass.") == "mini-sd does not know: dog."
+    assert unknown(MINI, "(House:1.3), Background") == ""  # a weight, and what every segmentation has
     assert unknown(MINI, WORDS) == unknown(Choice("sd15"), "dog") == ""
     remarks = segment(models, MINI, str(SCENE), TOO_MANY).remarks
     assert all(each.startswith("Looked for and not found: ") for each in remarks)  # looked for in two prompts, none cut

@@ -1,5 +1,7 @@
 """Tracing a generation: nothing of it changes, every family is understood, and words lie where they are drawn."""
 
+import io
+
 import diffusers
 import goca
 import numpy as np
@@ -121,6 +123,19 @@ def test_the_mean_over_chosen_steps(mini):
     with pytest.raises(TraceError, match="output_type"):
         t.word("tree").overlay()
     assert t.word("tree").overlay(Image.new("RGB", (64, 64))).size == (64, 64)
+    assert t.word("tree")._repr_png_().startswith(b"\x89PNG")  # over white
+
+
+def test_a_notebook_shows_a_word_s_map_with_its_legend(mini):
+    with trace(mini) as t:
+        drawn = mini("tree, sky", num_inference_steps=2, generator=seeded()).images[0]
+    word = t.word("tree")
+    assert repr(word) == "WordMap(tree; 16 x 16)" and repr(word) in word._repr_html_()
+    shown = np.asarray(Image.open(io.BytesIO(word._repr_png_())))
+    side = 256  # small images are enlarged, so that the legend below can be read
+    assert shown.shape[0] > side and shown.shape[1] == side
+    plain = word.overlay().resize((side, side), Image.Resampling.NEAREST)
+    assert drawn.size == (64, 64) and np.array_equal(shown[:side], np.asarray(plain))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from torch import Tensor
 
 from goca.drawing.class_colours import class_colours
 from goca.drawing.legend import STRENGTH, Entry, mask_on, painted, with_legend
+from goca.drawing.notebook import as_html, as_png
 from goca.drawing.palettes import palette_image
 from goca.errors import GocaError
 from goca.files.atomic import write_png
@@ -258,13 +256,10 @@ class Segmentation:
 
     def _repr_png_(self) -> bytes:
         """For notebooks: the overlay with its legend."""
-        stream = io.BytesIO()
-        self.overlay(legend=True).save(stream, format="PNG")
-        return stream.getvalue()
+        return as_png(self.overlay(legend=True))
 
     def _repr_html_(self) -> str:
-        source = base64.b64encode(self._repr_png_()).decode()
-        return f'<img alt="{html.escape(repr(self), quote=True)}" src="data:image/png;base64,{source}">'
+        return as_html(self.overlay(legend=True), repr(self))
 
 
 def size_and_image(image: Any) -> tuple[tuple[int, int], Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from diffusion_feature.images import PictureUnreadable, read_image
 
 from goca.app.models import Choice, Models, Say, silent
-from goca.cli.models import known_words
+from goca.cli.models import strange_words
 from goca.cli.work import kept_warnings
 from goca.config import ConfigError
 from goca.errors import GocaError, explained
@@ -23,7 +22,7 @@ from goca.generation.calling import call_arguments
 from goca.generation.trace import trace
 from goca.prompts import parse_brackets
 from goca.prompts.grammar import names_nothing
-from goca.prompts.words import FUNCTION_WORDS, PromptWords
+from goca.prompts.words import PromptWords
 from goca.segmentation import Segmentation
 from goca.segmentation_model import SegmentationModel
 from goca.segmenter import NoClass
@@ -184,9 +183,7 @@ def segmenter_counts(segmenter: SegmentationModel) -> Callable[[str], tuple[int,
 
 def unknown(choice: Choice, text: str) -> str:
     """A sentence that lists the words of a text that the embedded model does not know; "" if there are none."""
-    named = dict.fromkeys(word for word in re.findall(r"[^\W_]+", text.lower()) if word not in FUNCTION_WORDS)
-    known = known_words(choice.embedded) if choice.embedded else named
-    strange = [word for word in named if word not in known]
+    strange = strange_words(choice.embedded, text) if choice.embedded else []
     return f"{choice.model} does not know: {', '.join(strange)}." if strange else ""
 
 

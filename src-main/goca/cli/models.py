@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,14 @@ def embedded_words(name: str = EMBEDDED) -> list[str]:
     return [word.strip() for word in text.partition("\nWords: ")[2].partition(".")[0].split(",") if word.strip()]
 
 
-def known_words(name: str) -> set[str]:
-    """The single words in the names that an embedded model knows."""
-    return {word for phrase in embedded_words(name) for word in phrase.split()}
+def strange_words(name: str, text: str) -> list[str]:
+    """The words of a prompt that an embedded model was not trained on, in order, each once.
+
+    Not among them: words that name nothing, such as "the", and "background". Empty where the card does not say.
+    """
+    from goca.prompts.grammar import is_background
+    from goca.prompts.words import FUNCTION_WORDS
+
+    known = {word for phrase in embedded_words(name) for word in phrase.split()}
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower())) if known else {}
+    return [word for word in words if word not in known | FUNCTION_WORDS and not is_background(word)]

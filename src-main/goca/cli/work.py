@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from goca.cli.models import embedded_model, embedded_words, known_words
+from goca.cli.models import embedded_model, embedded_words, strange_words
 from goca.cli.words import WordsNotFound
 from goca.files.names import listed
 
@@ -73,8 +73,7 @@ class Work:
             return self.noted[text]
         notes = self.noted[text] = []
         _, cut = self.segmenter.fitted(text, self.args.ask)
-        known = known_words(self.embedded) if self.embedded else set()
-        if known and (strange := [word for word in words_of(text.lower()) if word not in known]):
+        if self.embedded and (strange := strange_words(self.embedded, text)):
             notes.append(f"{self.embedded} does not know: {listed(strange, SHOWN)}; choose another --model")
         empty = [name for name in cut if names_nothing(name)]
         cut = [name for name in cut if name not in empty]
@@ -204,8 +203,3 @@ def kept_warnings(debug: bool) -> Iterator[list[str]]:
 def as_text(given: str | Sequence[str]) -> str:
     """Class names as one text."""
     return given if isinstance(given, str) else ", ".join(given)
-
-
-def words_of(caption: str) -> list[str]:
-    """The words of a caption without repetitions, brackets and commas."""
-    return list(dict.fromkeys(caption.translate(str.maketrans("(),", "   ")).split()))

@@ -14,6 +14,7 @@ from goca.drawing.palettes import as_picture, labels_of, overlay
 
 STRENGTH = 0.65  # opacity of the colours
 SMALLEST = 256  # the longer side of what is drawn is at least this many pixels, so that a legend can be read
+TEXT = (24, 24, 24)
 MARGIN = 0.5  # around a line of the legend, in line heights
 
 
@@ -54,8 +55,7 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
     """
     if not entries:
         return picture
-    factor = -(-SMALLEST // max(picture.size))
-    picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+    picture = _enlarged(picture)
     size = max(11, round(picture.width / 36))
     font = ImageFont.load_default(size)
     texts = [f"{entry.name}  {entry.share:.0%}" for entry in entries]
@@ -72,8 +72,37 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
         y = picture.height + margin + (number // columns) * line
         box = (x, y, x + swatch, y + swatch)
         draw.rectangle(box, fill=entry.colour, outline=(120, 120, 120))  # without a colour: an empty box
-        draw.text((x + 1.5 * swatch, y + swatch / 2), text, fill=(24, 24, 24), font=font, anchor="lm")
+        draw.text((x + 1.5 * swatch, y + swatch / 2), text, fill=TEXT, font=font, anchor="lm")
     return sheet
+
+
+def with_scale(picture: Image.Image, name: str, colours: Image.Image, ends: tuple[float, float]) -> Image.Image:
+    """A heat map with its legend below: the name, and the colours from the lowest value to the highest.
+
+    colours  those of the map from low to high, stretched to the room that there is
+    ends     the values at both of them
+    Small pictures are enlarged as in `with_legend`.
+    """
+    picture = _enlarged(picture)
+    size = max(11, round(picture.width / 36))
+    font = ImageFont.load_default(size)
+    low, high = (f"{value:.2f}" for value in ends)
+    left = round(font.getlength(f"{name} {low}")) + 2 * size
+    room = max(4 * size, picture.width - left - round(font.getlength(high)) - size)
+    height = round((1.6 + 2 * MARGIN) * 1.6 * size)
+    sheet = Image.new("RGB", (left + room + round(font.getlength(high)) + size, picture.height + height), "white")
+    sheet.paste(picture, (0, 0))
+    draw, middle = ImageDraw.Draw(sheet), picture.height + height / 2
+    draw.text((size / 2, middle), name, fill=TEXT, font=font, anchor="lm")
+    draw.text((left - size / 2, middle), low, fill=TEXT, font=font, anchor="rm")
+    sheet.paste(colours.resize((room, size)), (left, round(middle - size / 2)))
+    draw.text((left + room + size / 2, middle), high, fill=TEXT, font=font, anchor="lm")
+    return sheet
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    factor = -(-SMALLEST // max(picture.size))
+    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
 
 
 def mask_on(image: Any, mask: Any) -> Image.Image:

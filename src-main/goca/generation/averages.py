@@ -7,12 +7,15 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusion_feature import Attention, Consumer
 from diffusion_feature.calls import Call
 from PIL import Image
 from torch import Tensor
 
+from goca.drawing.legend import with_scale
+from goca.drawing.notebook import as_html, as_png
 from goca.errors import GocaError
 from goca.method.summary import AttentionSummary
 
@@ -90,7 +93,7 @@ class StepAverage:
         return self._space
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WordMap:
     """Where a word is in a generated picture.
 
@@ -112,6 +115,25 @@ class WordMap:
         if shown is None:
             raise TraceError("the pipeline returned no picture (output_type='latent'?); hand it over: overlay(picture)")
         return heat_overlay(shown, self.map)
+
+    def __repr__(self) -> str:
+        return "WordMap({}; {} x {})".format(self.word, *self.map.shape)
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks: the map over its image, or over white, with a legend."""
+        return as_png(self._drawn())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._drawn(), repr(self))
+
+    def _drawn(self) -> Image.Image:
+        from goca.drawing.figures import heat_overlay  # matplotlib
+
+        h, w = self.map.shape
+        blank = Image.new("RGB", (16 * w, 16 * h), "white")
+        colours = heat_overlay(Image.new("RGB", (256, 1), "white"), np.linspace(0, 1, 256)[None])
+        ends = float(self.map.min()), float(self.map.max())
+        return with_scale(self.overlay(blank if self.picture is None else None), self.word, colours, ends)
 
 
 def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool]:
