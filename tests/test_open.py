@@ -200,7 +200,7 @@ def test_an_absent_word_gets_nothing(mini):
 def test_ways_to_ask(mini):
     annotation, _ = mini.read_prompt("star, house, grass, sky")
     assert mini(SCENE, annotation).presence is None
-    with pytest.raises(ConfigError, match="ask=open takes class names"):
+    with pytest.raises(ConfigError, match="ask=open expects class names"):
         mini(SCENE, annotation, ask="open")
     with pytest.raises(ConfigError, match="expected one of: complete, open"):
         mini(SCENE, "star", ask="half")

@@ -172,10 +172,10 @@ def test_a_chain_that_cannot_work_is_refused_before_anything_is_loaded(chain, me
 
 
 def test_maps_that_were_not_captured(plain, scores, picture):
-    with pytest.raises(ConfigError, match="name its maps in self_layers"):
+    with pytest.raises(ConfigError, match="name the maps for it in self_layers"):
         load_config("sd15", self_layers=[])
     empty = RefinementInputs(Aggregator(plain.plan()), image=picture)
-    with pytest.raises(MapNotCaptured, match="affinity moves scores along the space map"):
+    with pytest.raises(MapNotCaptured, match="affinity needs the space map"):
         run_chain(scores, load_config(plain.config, refine="affinity"), empty)
     with pytest.raises(MapNotCaptured, match=f"prototypes needs the feature '{LAYER}', which was not captured"):
         run_chain(scores, load_config(plain.config, refine=[PROTOTYPES]), empty)
@@ -187,7 +187,7 @@ def test_maps_that_were_not_captured(plain, scores, picture):
 def test_a_run_without_pictures(plain, scores, picture, step):
     segmenter = Segmenter(plain.extractor, load_config(plain.config, refine=[step]))
     capture = segmenter.capture(picture, ANNOTATION)
-    with pytest.raises(PictureMissing, match=f"{step} needs the image, and there is none"):
+    with pytest.raises(PictureMissing, match=f"{step} needs the image, but there is none"):
         segmenter.refine(scores, capture)
     with pytest.raises(RefineError, match="expected"):
         segmenter.refine(scores, capture, image=np.zeros((4, 4)))

@@ -150,7 +150,7 @@ class SegmenterConfig:
             object.__setattr__(self, name, read(getattr(self, name)))
         along = [step.name for step in self.steps if step.refinement.along_space_map]
         if along and not self.self_layers:
-            raise ConfigError(f"refine: {along[0]} moves scores along the space map; name its maps in self_layers")
+            raise ConfigError(f"refine: {along[0]} needs the space map; name the maps for it in self_layers")
 
     @property
     def grid(self) -> tuple[int, int]:

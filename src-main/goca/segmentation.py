@@ -1,4 +1,4 @@
-"""What a segmentation is: one score map per class, and the pictures that can be made of it."""
+"""`Segmentation`: one score map per class, and the label maps, masks, images and files made from them."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ BACKGROUND = 0
 
 
 class ClassNotFound(GocaError, KeyError):
-    """A class name or id that a segmentation does not have; the message lists those that it has."""
+    """A segmentation has no class of that name or id; the message lists its classes."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class OutsideImage(GocaError, IndexError):
-    """A pixel that the image does not have."""
+    """A pixel outside the image."""
 
 
 class ImageUnknown(GocaError, ValueError):
-    """What needs the image was asked of a segmentation that does not know it."""
+    """A method needs the image, but the segmentation was made without it."""
 
 
 class OnDemand:
-    """A field that holds an image, or its file, which is read (upright, RGB) whenever the image is asked for."""
+    """A field with an image, or with its file, which is read (upright, RGB) on each access."""
 
     def __get__(self, owner: Any, kind: type) -> Any:
         given = None if owner is None else vars(owner)["image"]
@@ -55,13 +55,13 @@ class OnDemand:
 class Segmentation:
     """Score maps of one image.
 
-    scores      refined, one map per class and then the background's   [n, g, g]
-    class_ids   the class of each map; 0 is background
-    names       the same, in words
-    image_size  (height, width) of the picture; None if it is not known
-    image       the image itself, upright RGB, for overlays; given as a file's name, it is read when it is asked for
-    presence    where words were looked for (ask=open): for each class that is not the background, the probability that
-                it is there, 0..1, and whether it is taken as present; its map is 0 if it is not
+    scores      refined score maps: one per class, then the background's   [n, g, g]
+    class_ids   the class id of each map; 0 is background
+    names       the class name of each map
+    image_size  (height, width) of the image; None if unknown
+    image       the image, upright RGB, for overlays; a file name is read on each access
+    presence    with ask=open: the probability that each class except the background is in the image, 0..1
+    present     with ask=open: whether each of these classes is judged present; if not, its map is 0
     """
 
     scores: Tensor
@@ -75,7 +75,7 @@ class Segmentation:
     def label_map(self, size: tuple[int, int] | None = None, threshold: float = 0.0) -> Tensor:
         """The class with the highest score at each pixel; ties go to the earlier map   [H, W] int64 on the CPU
 
-        size       (height, width); the picture's own by default
+        size       (height, width); the image's own by default
         threshold  added to the background maps
         """
         scores = self.resized(size)
@@ -85,21 +85,21 @@ class Segmentation:
 
     @property
     def own_size(self) -> tuple[int, int]:
-        """(height, width) of label maps that are asked for without a size: the image's, else the grid's."""
+        """The default (height, width) of label maps: the image's, or the grid's if that is unknown."""
         h, w = self.image_size or tuple(self.scores.shape[-2:])
         return h, w
 
     def resized(self, size: tuple[int, int] | None = None) -> Tensor:
-        """The score maps as the decision sees them, bilinear   [n, H, W]; size: (height, width), else the image's"""
+        """The score maps, resized bilinearly   [n, H, W]; size: (height, width), by default the image's"""
         return F.interpolate(
             self.scores[None].float(), size=size or self.own_size, mode="bilinear", align_corners=False
         )[0]
 
     def at(self, x: int, y: int, threshold: float = 0.0) -> list[tuple[str, float]]:
-        """The names with their scores at a pixel of the image, highest first; the first is that of `label_map`.
+        """The class names with their scores at a pixel of the image, highest first; the first is that of `label_map`.
 
         x, y       columns from the left and rows from the top, from 0
-        threshold  added to the background maps, of which the highest counts
+        threshold  added to the background maps, the highest of which counts
         raises     OutsideImage
         """
         scores = self.resized()
@@ -113,9 +113,9 @@ class Segmentation:
         return sorted(found.items(), key=lambda pair: -pair[1])
 
     def masks(self, label: Tensor | None = None) -> dict[int, Tensor]:
-        """Where each class is, by its id   [H, W] bool on the CPU; the background only where it holds a pixel
+        """Class id -> its mask   [H, W] bool on the CPU; the background is included only if it has a pixel
 
-        label   a label map made before (of any size and threshold); None: `label_map()`
+        label   a label map of any size and threshold; None: `label_map()`
         """
         label = self.label_map() if label is None else label
         masks = {class_id: label == class_id for class_id in self.classes()}
@@ -125,9 +125,9 @@ class Segmentation:
         """Per class of `masks`: id, name, area, mean_score, max_score, in numbers that JSON can hold.
 
         area        share of the label map's pixels, 0..1
-        mean_score  over the grid cells that the class holds; None if it holds none
+        mean_score  over the grid cells of the class; None if it has none
         max_score   over the whole grid; None where the map is NaN
-        presence, present   where words were looked for, and of all classes but the background
+        presence, present   with ask=open, for all classes except the background
         """
         label, names = self.label_map() if label is None else label, self.classes()
         return [
@@ -163,7 +163,7 @@ class Segmentation:
         return self.label_map() == self.class_id(name)
 
     def class_id(self, name: str | int) -> int:
-        """The id of a class that is given by its name (any capitals) or id. Raises ClassNotFound."""
+        """The id of a class, given by its name (in any case) or id. Raises ClassNotFound."""
         wanted = name.strip().lower() if isinstance(name, str) else name
         for class_id, own in self.classes().items():
             if wanted in (class_id, own.lower()):
@@ -174,15 +174,15 @@ class Segmentation:
     def cutout(self, name: str | int, threshold: float = 0.0) -> Image.Image:
         """The image where a class is, transparent elsewhere   RGBA. Raises ClassNotFound, ImageUnknown."""
         if self.image is None:
-            raise ImageUnknown("a cut-out needs the image; this segmentation was made without it")
+            raise ImageUnknown("a cut-out needs the image, but this segmentation was made without it")
         return mask_on(self.image, (self.label_map(threshold=threshold) == self.class_id(name)).numpy())
 
     def to_coco(self, image_id: int = 1, threshold: float = 0.0) -> list[dict[str, Any]]:
-        """COCO annotations, one per class that holds a pixel, with masks as run lengths (RLE of pycocotools).
+        """COCO annotations, one per class that has a pixel, with masks as run lengths (RLE of pycocotools).
 
-        image_id   goes into each annotation; category_id is the class id, and category its name
+        image_id   stored in each annotation; category_id is the class id, category the class name
         threshold  as for `label_map`
-        raises     FormatMissing where pycocotools is not installed
+        raises     FormatMissing if pycocotools is not installed
 
         The score of an annotation is the class's mean score over its pixels' grid cells.
         """
@@ -191,17 +191,17 @@ class Segmentation:
         return coco_annotations(self._held(threshold), image_id)
 
     def to_detections(self, threshold: float = 0.0) -> Any:
-        """The classes that hold a pixel as `supervision.Detections`: boxes, masks, mean scores, ids and names.
+        """The classes that have a pixel as `supervision.Detections`: boxes, masks, mean scores, ids and names.
 
         threshold  as for `label_map`
-        raises     FormatMissing where supervision is not installed
+        raises     FormatMissing if supervision is not installed
         """
         from goca.formats.objects import detections
 
         return detections(self._held(threshold), self.own_size)
 
     def _held(self, threshold: float) -> list[tuple[dict[str, Any], np.ndarray]]:
-        """The row of `summary` and the mask [H, W] of each class but the background that holds a pixel."""
+        """The row of `summary` and the mask [H, W] of each class with a pixel, without the background."""
         label = self.label_map(threshold=threshold)
         masks = self.masks(label)
         rows = [row for row in self.summary(label) if row["id"] != BACKGROUND and row["area"] > 0]
@@ -214,24 +214,24 @@ class Segmentation:
         threshold: float = 0.0,
         legend: bool = False,
     ) -> Image.Image:
-        """The image in greys under its classes' colours, as a PIL image; background pixels stay as they are.
+        """The image in grey with its classes in colour, as a PIL image; background pixels keep their own colours.
 
         size       (height, width); the image's own by default
         strength   opacity of the colours, 0..1
         threshold  as for `label_map`
-        legend     add colours, names and areas below
+        legend     whether colours, names and areas are added below
 
-        Without an image, the colours lie on white.
+        Without an image, the classes are drawn on white.
         """
         label = self.label_map(size, threshold)
         h, w = label.shape
         known = self.image
-        picture = Image.new("RGB", (w, h), "white") if known is None else read_image(known).image.resize((w, h))
-        drawn = painted(picture, label.numpy(), self.colours(), strength)
+        image = Image.new("RGB", (w, h), "white") if known is None else read_image(known).image.resize((w, h))
+        drawn = painted(image, label.numpy(), self.colours(), strength)
         return with_legend(drawn, self.legend(label)) if legend else drawn
 
     def colours(self) -> dict[int, tuple[int, int, int]]:
-        """The colour in which each class is drawn: class id -> (red, green, blue), 0..255"""
+        """Class id -> the colour in which it is drawn, (red, green, blue), 0..255"""
         return class_colours(self.classes())
 
     def legend(self, label: Tensor | None = None) -> list[Entry]:
@@ -242,7 +242,7 @@ class Segmentation:
         return [Entry(self.classes()[i], None if i == BACKGROUND else colours[i], share) for i, share in rows]
 
     def save(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None, threshold: float = 0.0) -> None:
-        """Write the label map as a palette PNG of class ids 0..255, beside `path` first and then renamed.
+        """Write the label map as a palette PNG of class ids 0..255 (to a temporary name, then renamed).
 
         size, threshold  as for `label_map`
         """
@@ -263,9 +263,9 @@ class Segmentation:
 
 
 def size_and_image(image: Any) -> tuple[tuple[int, int], Any]:
-    """(height, width) of an image in any form that `read_image` takes, and the image; a file stays a file.
+    """(height, width) of an image in any form that `read_image` accepts, and the image.
 
-    So a list of many files is not kept in memory. Raises PictureUnreadable, ImageError.
+    A file name stays a file name, so a list of many files is not kept in memory. Raises PictureUnreadable, ImageError.
     """
     if is_file(image):
         width, height = image_size(Path(image))
@@ -275,7 +275,7 @@ def size_and_image(image: Any) -> tuple[tuple[int, int], Any]:
 
 
 def label_image(label: Tensor) -> Image.Image:
-    """A label map of class ids 0..255 as a palette picture in PASCAL VOC's colours. Raises ValueError beyond 255."""
+    """A label map of class ids 0..255 as a palette image in PASCAL VOC's colours. Raises ValueError beyond 255."""
     ids = label.numpy()
     if ids.max(initial=0) > 255:
         raise ValueError(f"class id {ids.max()} does not fit a palette PNG (0..255); use label_map() instead")

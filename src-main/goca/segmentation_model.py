@@ -87,15 +87,17 @@ class SegmentationModel(ABC):
         pipeline   a folder, a hub id, "goca:mini-sd" or a pipeline object; None: the config's own
         config     a name in configs/model, a mapping of fields or a SegmenterConfig; None: the one that fits the
                    pipeline, as for `goca.trace`
-        device     "auto": an accelerator where there is one;  dtype "auto": float32 on a CPU, float16 elsewhere
+        device     "auto": an accelerator if there is one, else the CPU
+        dtype      "auto": float32 on a CPU; on an accelerator float16, or bfloat16 for families that need its range
         max_bytes  memory that the attention of one forward pass may hold, besides the model; larger batches are split
-        offload    "model" or "sequential": weights are kept on the CPU;  int8_text  T5 in 8 bit (bitsandbytes)
+        offload    "model" or "sequential": weights are kept on the CPU
+        int8_text  whether T5 is loaded in 8 bit (bitsandbytes)
         ask        "complete" or "open": overrides the config's `ask` (see `__call__`)
-        variant    of the weight files: "auto" (16 bit where it is wanted and available), None, "fp16" or "bf16"
-        denoiser   a second folder or hub id, whose denoiser replaces the pipeline's; None: the config's, where the
+        variant    the variant of weight files: "auto" (16 bit if the dtype is and they exist), None, "fp16" or "bf16"
+        denoiser   another folder or hub id, whose denoiser replaces the pipeline's; None: the config's, if the
                    pipeline is the config's too
-        vae_dtype  dtype of the VAE; "auto": `dtype`, or float32 where the VAE's config sets `force_upcast`
-        raises     ConfigError, ConfigNotKnown where no config fits, and those of FeatureExtractor
+        vae_dtype  dtype of the VAE; "auto": `dtype`, or float32 if the VAE's config sets `force_upcast`
+        raises     ConfigError, ConfigNotKnown if no config fits, and the errors of FeatureExtractor
         """
         if config is None:
             config = fitting_config(pipeline, denoiser)
@@ -145,10 +147,10 @@ class SegmentationModel(ABC):
                   of these is one batch (see `max_bytes`) and returns a list
         prompt    one text, or a list of class names; for a list of images: one text for all, or a list with a text or
                   a list of class names for each
-        noise     noise to add, shape of the latents; None: drawn, seeded by the image's id
-        image_id  what the seed is made of; by default the file name, or the image's content
-        ask       "open": the image may lack some of the classes; what is absent gets no pixel, what is not named is
-                  background. "complete": the prompt names everything in the image (the published method).
+        noise     the noise to add, in the shape of the latents; None: drawn, with a seed from `image_id`
+        image_id  determines the seed; by default the file name, or the image's content
+        ask       "open": some classes may be absent and then get no pixels; everything else is background.
+                  "complete": the prompt names everything in the image (the published method).
                   None: the config's `ask`; without one, "open" for texts and "complete" for annotations
         raises    PictureUnreadable, ImageError, PromptError, NoClass, NoiseError
         """
@@ -167,7 +169,7 @@ class SegmentationModel(ABC):
     def scores(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """Refined class maps and the background's, for each request   [n, g, g]
 
-        Requests share forward passes (see `max_bytes`), which run when the first of a batch is asked for.
+        Requests share forward passes (see `max_bytes`); a batch runs when its first result is requested.
         """
 
     @abstractmethod
@@ -177,19 +179,19 @@ class SegmentationModel(ABC):
         """Class maps and then the background map, before refinement   [classes + 1, g, g] float32"""
 
     def finder(self) -> Finder:
-        """Looks for classes that may be absent (`ask=open`). Raises ConfigError where that is not supported."""
+        """Looks for classes that may be absent (`ask=open`). Raises ConfigError if that is not supported."""
         raise ConfigError(f"ask=open is not supported by method {self.method!r}; choose ask=complete")
 
     def use_class_names(self, names: Mapping[int, str]) -> None:  # noqa: B027 - optional
-        """Class id -> name, for methods that write class names into prompts of their own; others ignore them."""
+        """Class id -> name, for methods that write their own prompts from class names; others ignore them."""
 
     def forward(
         self, requests: Sequence[Request], consumer: Consumer, augmentation: Augmentation | None = None
     ) -> None:
         """One forward pass over a batch; the consumer receives each layer's attention while it runs.
 
-        augmentation  None: the plain pass at the config's timestep. Extra noise samples are drawn, whatever the noise
-                      of the requests
+        augmentation  None: the unaugmented pass at the config's timestep. Extra noise samples are always drawn, even
+                      if the requests have noise
         """
         protocol, augmentation = self.protocol, augmentation or Augmentation(self.config.t)
         is_new = starts_image(requests)
@@ -208,7 +210,7 @@ class SegmentationModel(ABC):
         )
 
     def seeds(self, images: Sequence[ImageLike], image_ids: Sequence[str | None]) -> list[int | None]:
-        """The seed of each image's noise; None where the protocol has no seeds."""
+        """The seed of each image's noise; None if the protocol does not seed noise."""
         return [
             None if self.protocol.seed == "none" else seed_of(*each) for each in zip(images, image_ids, strict=True)
         ]
@@ -223,7 +225,7 @@ class SegmentationModel(ABC):
     ) -> Tensor:
         """Scores [n, g, g] after the config's refinement steps   [n, g, g], or [n, H, W] after a step at image size
 
-        summary, number  the batch's attention and the image's number in it; None: none, for steps without attention
+        summary, number  the batch's attention and the image's number in it; None, if no step needs attention
         """
         return run_chain(scores, self.config, RefinementInputs(summary, number, image, self.dense))
 
@@ -236,7 +238,7 @@ class SegmentationModel(ABC):
 
     @property
     def learnt(self) -> LearntTokens:
-        """The learnt tokens (textual inversion) that the pipeline has now."""
+        """The learnt tokens (textual inversion) currently loaded in the pipeline."""
         return LearntTokens.of(**self._tokenizers)
 
     def read_prompt(self, prompt: Prompt) -> tuple[PromptAnnotation, dict[int, str]]:
@@ -250,27 +252,27 @@ class SegmentationModel(ABC):
         noise: Sequence[Tensor | None] | None = None,
         image_id: Sequence[str | None] | None = None,
     ) -> Iterator[Answer]:
-        """Look for classes that may be absent (`ask=open`): scores, and for each class whether it is present.
+        """Look for classes that may be absent (`ask=open`): their scores, and whether each is present.
 
         images, noise, image_id   as in `__call__`
-        queries   one per image; a query that is too long for one prompt is split into several, which share the image
+        queries   one per image; a query that is too long for one prompt is split into several for the same image
         returns   an answer per image, in order
         """
         return self.finder().answers(images, queries, noise, image_id)
 
     def asked(self, ask: str | None, prompts: Sequence[Any]) -> str:
-        """ "open" or "complete", for a call with these prompts. Raises ConfigError for an unknown or impossible one."""
+        """The effective `ask` of a call with these prompts, "open" or "complete". Raises ConfigError."""
         given = ask or self.config.ask
         if given not in (None, *ASK):
             raise ConfigError(f"ask is {given!r}; expected one of: {', '.join(ASK)}")
         annotated = any(isinstance(prompt, PromptAnnotation) for prompt in prompts)
         way = given or ("complete" if annotated or not self.finds_words else "open")
         if way == "open" and annotated:
-            raise ConfigError("ask=open takes class names; give a text or a list of words in place of an annotation")
+            raise ConfigError("ask=open expects class names: a text or a list of words instead of an annotation")
         return way
 
     def fitted(self, prompt: Any, ask: str | None = None) -> tuple[list[str], list[str]]:
-        """The texts that a prompt is given to the model in, and the names of the classes that were cut off."""
+        """The prompts given to the model for a user's prompt, and the names of the classes that were cut off."""
         if self.asked(ask, [prompt]) == "open" and not isinstance(prompt, PromptAnnotation):
             query = Query.of_words(prompt, self.learnt)
             annotations, names = self.finder().prompts(query), query.names()

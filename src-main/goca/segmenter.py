@@ -38,7 +38,7 @@ class Segmenter(SegmentationModel):
     def scores(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """Refined class maps and the background's, for each request   [n, g, g]
 
-        Requests share forward passes (see `max_bytes`), which run when the first of a batch is asked for.
+        Requests share forward passes (see `max_bytes`); a batch runs when its first result is requested.
         """
         for request, (summary, number) in zip(requests, self.summaries(requests), strict=True):
             attention = summary.attention_map()[number]  # [g, g, N]  heads, then layers
@@ -51,7 +51,7 @@ class Segmenter(SegmentationModel):
     ) -> Tensor:
         """Class maps and then the background map, before refinement   [classes + 1, g, g] float32
 
-        With keep_all_objects: one map per background entity in place of the background map.
+        With keep_all_objects: one map per background entity instead of the background map.
         """
         return self.rescale(self.capture(image, annotation, noise, image_id).attention_map()[0], annotation)
 
@@ -64,17 +64,17 @@ class Segmenter(SegmentationModel):
         head_rules: Sequence[str] = (),
         layer_rules: Sequence[str] = (),
     ) -> LayerSummary:
-        """The attention of one image; `.attention_map(head_rule, layer_rule)` and `.space_map()` give its maps.
+        """The attention of one image; `.attention_map(head_rule, layer_rule)` and `.space_map()` return its maps.
 
-        head_rules, layer_rules  every combination comes from the same forward pass; none: the config's
+        head_rules, layer_rules  all combinations are computed in the same forward pass; empty: the config's
         """
         request = Request(image, annotation, noise, image_id)
         return self.run_forward_passes([request], self.plan(head_rules, layer_rules))
 
     def summaries(self, requests: Sequence[Request]) -> Iterator[tuple[LayerSummary, int]]:
-        """For each request its batch's attention and its number in that batch.
+        """For each request, the attention of its batch and its number in the batch.
 
-        raises  MemoryBudgetTooSmall where a single image needs more than `max_bytes`
+        raises  MemoryBudgetTooSmall if a single image needs more than `max_bytes`
         """
         start = 0
         while start < len(requests):
@@ -85,15 +85,15 @@ class Segmenter(SegmentationModel):
             start += len(batch)
 
     def _of_one_length(self, requests: Sequence[Request]) -> int:
-        """How many of the first prompts have equally many text tokens: only those can share a forward pass."""
+        """How many of the first prompts have the same number of text tokens: only those can share a forward pass."""
         lengths = (self.extractor.text_length(request.annotation.caption) for request in requests)
         first = next(lengths)
         return 1 + sum(1 for _ in itertools.takewhile(lambda length: length == first, lengths))
 
     def run_forward_passes(self, requests: Sequence[Request], plan: Plan | None = None) -> LayerSummary:
-        """Run every forward pass that the config's augmentation asks for, and average their attention.
+        """Run every forward pass of the config's test-time augmentation, and average their attention.
 
-        plan  what is collected; None: what the config needs
+        plan  which maps are collected; None: those that the config needs
         """
         plan, loaded, passes = plan or self.plan(), load_images(requests), augmentations(self.config)
         summaries = [Aggregator(plan) for _ in passes]
@@ -104,7 +104,7 @@ class Segmenter(SegmentationModel):
     def rescale(self, attention: Tensor, annotation: PromptAnnotation, rule: str | None = None) -> Tensor:
         """Token maps [g, g, N] -> class maps and the background's   [classes + 1, g, g]
 
-        The background map is the maximum over background entities, 0 without any. rule: None: the config's.
+        The background map is the maximum over background entities, or 0 if there are none. rule: None: the config's.
         """
         length = attention.shape[-1]
         classes = [positions_in_text(own, length) for own in annotation.existent_objects.values()]
@@ -121,7 +121,7 @@ class Segmenter(SegmentationModel):
         return torch.cat([maps[: len(classes)], background])
 
     def plan(self, head_rules: Sequence[str] = (), layer_rules: Sequence[str] = ()) -> Plan:
-        """What a forward pass collects under this config."""
+        """Which maps a forward pass collects under this config."""
         config = self.config
         return Plan(
             blocks=tuple(self.blocks),

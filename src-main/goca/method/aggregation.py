@@ -24,7 +24,7 @@ from goca.method.resizing import Grid, nearest_rows, on_device, resize_maps, sel
 
 Receive = Callable[[Tensor, Tensor], None]  # takes queries [s] and their rows of the head-mean self map [B, s, S]
 
-COPIES = 3  # of a chunk's rows that a comparison or the space map makes
+COPIES = 3  # copies of a chunk's rows made by a comparison or the space map
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Plan:
     reference         layer id of the reference feature
     first_channel     only its first channel enters the reference affinity
     normalised_rows   rows of resized self maps sum to 1
-    dense             ids of dense features that are kept as they are
-    rows              rows of the reference affinity by which layers are compared; None: all, which is exact
+    dense             ids of dense features that are collected
+    rows              number of rows of the reference affinity used to compare layers; None: all, which is exact
     """
 
     blocks: tuple[str, ...]
@@ -56,10 +56,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class RowRequest:
-    """Rows of one layer's head-mean self map, and what receives them.
+    """A request for rows of one layer's head-mean self map.
 
-    queries   whose rows, ascending   [s]
-    receive   called with each chunk of queries and rows; other rows may be among them
+    queries   the queries whose rows are needed, ascending   [s]
+    receive   called with each chunk of queries and rows, which may include other rows
     finish    called after the last chunk
     """
 
@@ -69,16 +69,16 @@ class RowRequest:
 
 
 class Aggregator:
-    """The attention of one forward pass (an `AttentionSummary`): a consumer of the tap, asked for maps afterwards.
+    """The attention of one forward pass (an `AttentionSummary`): a consumer of the tap that returns maps afterwards.
 
     token_maps     block -> head rule -> [B, S, N], on the block's own grid
     grids          block -> its (height, width)
     similarities   layer rule -> block -> [B]
-    deferred       block -> its self map, while the reference is not known
+    deferred       block -> its self map, until the reference is known
     space          mean of the head-mean self maps of the plan's space_blocks   [B, g*g, g*g]
     dense          layer id -> feature   [B, C, h, w]
     held_bytes     memory of all these
-    peak_bytes     the most that was held at once, with the reference and the chunk in work
+    peak_bytes     the most memory held at once, including the reference and the current chunk
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -127,7 +127,7 @@ class Aggregator:
                     self._compare_deferred(block, self.reference)
 
     def _row_requests(self, attention: Attention, every_row: bool) -> list[RowRequest]:
-        """What needs rows of the layer's self map; a layer that must wait for the reference is deferred.
+        """The requests for rows of the layer's self map; a layer before the reference is deferred.
 
         every_row   whether all rows are computed anyway, for the cross map
         """
@@ -197,7 +197,7 @@ class Aggregator:
     def attention_map(self, head_rule: str | None = None, layer_rule: str | None = None) -> Tensor:
         """Aggregated token maps: sum_m w_m resize(A_m), clamped at 0, normalised over tokens   [B, g, g, N]
 
-        head_rule, layer_rule   of the plan's; None: the first of them
+        head_rule, layer_rule   rules in the plan; None: its first
         returns                 sum 1 over all text tokens at each pixel (arXiv 2603.06178, layer-wise aggregation)
         """
         head_rule, layer_rule = head_rule or self.plan.head_rules[0], layer_rule or self.plan.layer_rules[0]
@@ -237,7 +237,7 @@ def all_queries(grid: Grid) -> Tensor:
 
 
 def union(queries: Sequence[Tensor], every: Tensor) -> Tensor:
-    """Queries that are in any of the lists, ascending."""
+    """The queries in any of the lists, ascending."""
     if any(len(part) == len(every) for part in queries):
         return every
     return torch.cat(list(queries)).unique() if queries else every[:0]
@@ -280,8 +280,8 @@ def one_pass(
 def weigh_heads(rows: Attention, rules: Sequence[str]) -> dict[str, Tensor]:
     """Head weights w_h(s) for each rule   [B, H, S or 1]
 
-    V_h are the text's values; in joint attention the image's. Heads of layers without an output projection per head
-    are averaged.
+    V_h are the values of the text or, in joint attention, of the image. Heads of layers without an output projection
+    per head are averaged.
     """
     if not rules:
         return {}

@@ -1,7 +1,7 @@
 """Test-time augmentation: attention averaged over mirrored images, extra noise samples and extra timesteps.
 
-Averaged are the token maps before rescaling, the space map and dense features; those of a mirrored image are mirrored
-back first. Without augmentation the result is that of the single forward pass, bit for bit.
+The token maps before rescaling, the space map and dense features are averaged; those of a mirrored image are first
+mirrored back. Without augmentation, the result equals that of the single forward pass, bit for bit.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class Augmentation:
         return ImageOps.mirror(read_image(image).stored) if self.mirrored else image
 
     def seed(self, seed: int) -> int:
-        """The seed of this pass's noise: the image's own for sample 0, a hash of it and the number for others."""
+        """The seed of this pass's noise: the image's own for sample 0, else a hash of that and the sample's number."""
         if self.noise_sample == 0:
             return seed
         return int.from_bytes(hashlib.sha256(f"{seed}/{self.noise_sample}".encode()).digest()[:7], "big")
 
 
 def augmentations(config: SegmenterConfig) -> tuple[Augmentation, ...]:
-    """Every combination of the config's timesteps, draws and flips; the plain pass comes first."""
+    """Every combination of the config's timesteps, draws and flips; the unaugmented pass comes first."""
     passes = product((config.t, *config.timesteps), range(config.draws), (False, True)[: 1 + config.flips])
     return tuple(Augmentation(*each) for each in passes)
 
 
 def average_summaries(passes: Sequence[Augmentation], summaries: Sequence[Aggregator]) -> LayerSummary:
-    """One summary of several passes; a single pass that is not mirrored is returned as it is."""
+    """One summary of several passes; a single pass that is not mirrored is returned unchanged."""
     if len(summaries) == 1 and not passes[0].mirrored:
         return summaries[0]
     return AugmentationAverage(summaries, [each.mirrored for each in passes])
@@ -66,7 +66,7 @@ class AugmentationAverage:
     """The mean of several passes' summaries (an `AttentionSummary`).
 
     summaries   one per pass
-    mirrored    for each whether its images were mirrored
+    mirrored    for each pass, whether its images were mirrored
     """
 
     summaries: Sequence[Aggregator]
@@ -115,6 +115,6 @@ class AugmentationAverage:
         }
 
     def _mean(self, values: list[Tensor], axes: tuple[int, ...]) -> Tensor:
-        """The mean, after mirroring those of mirrored images back along `axes`."""
+        """The mean, after values of mirrored images are mirrored back along `axes`."""
         upright = [value.flip(axes) if back else value for value, back in zip(values, self.mirrored, strict=True)]
         return sum(upright[1:], upright[0]) / len(upright)

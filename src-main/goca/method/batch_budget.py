@@ -15,7 +15,7 @@ class MemoryBudgetTooSmall(GocaError, ValueError):
 class BatchBudget:
     """Batch sizes from the memory that earlier batches needed.
 
-    max_bytes        what the attention of one forward pass may hold; None: no limit
+    max_bytes        memory that the attention of one forward pass may hold; None: no limit
     bytes_per_image  the most that one image has needed so far; 0 before the first batch
 
     >>> budget = BatchBudget(max_bytes=1000)
@@ -30,7 +30,7 @@ class BatchBudget:
     bytes_per_image: int = 0
 
     def observe(self, used: int, images: int) -> None:
-        """Note what a batch needed. Raises MemoryBudgetTooSmall where one image needs more than `max_bytes`."""
+        """Record the memory of a batch. Raises MemoryBudgetTooSmall if one image needs more than `max_bytes`."""
         self.bytes_per_image = max(self.bytes_per_image, -(-used // images))
         self._check()
 

@@ -1,6 +1,6 @@
 """Deferred self-attention: kept compactly until the reference affinity is available.
 
-A small map is kept as it is; a larger one as queries and keys, or in float16, whichever is smaller.
+A small map is kept in float32; a larger one as queries and keys, or in float16, whichever is smaller.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Deferred(Protocol):
     def working_bytes(self, copies: int) -> int: ...  # further memory for reading and copying rows
 
     def rows(self, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Queries (ascending) and their rows [B, s, S], in chunks that contain all of `queries` and maybe others."""
+        """Queries (ascending) and their rows [B, s, S], in chunks that contain all of `queries` and possibly others."""
 
 
 class DeferredQK:
-    """Queries and keys: only rows that are read are ever computed."""
+    """Queries and keys; rows are computed when they are read."""
 
     def __init__(self, attention: Attention):
         self.attention = attention.compact()
@@ -102,7 +102,7 @@ class DeferredFull:
 
 
 def defer(attention: Attention, every_row: bool) -> DeferredQK | DeferredHalf | DeferredFull:
-    """The form that needs the least memory; where every row is computed anyway, a map, which saves a second pass."""
+    """The form that needs the least memory; if every row is computed anyway, a map, which saves a second pass."""
     tokens = attention.grid[0] * attention.grid[1]
     if 4 * len(attention.query) * tokens**2 <= SMALL:
         return DeferredFull()

@@ -31,7 +31,7 @@ class Reference:
 
     feature      F                                      [B, c, h, w]
     first_only   only the feature's first channel enters, so c = 1
-    normalised   rows of a resized self map are brought back to sum 1
+    normalised   rows of a resized self map are normalised to sum 1
     count        how many rows (`sample_rows`); None: all
     """
 
@@ -61,7 +61,7 @@ class Reference:
         return self._adjoints[grid]
 
     def mass(self, grid: Grid) -> Tensor | None:
-        """How much each key adds to the sum of a resized row   [S]; None where rows need no normalisation"""
+        """The contribution of each key to the sum of a resized row   [S]; None if rows need no normalisation"""
         if not self.normalised or grid == self.grid:
             return None
         if grid not in self._masses:
@@ -77,8 +77,8 @@ class Reference:
 class Similarity:
     """Streaming similarity between the reference affinity and a layer's mean self-attention.
 
-    update   (reference, queries [s] in ascending order, their rows [B, s, S], the layer's grid) -> [B, k]
-    finalize the updates' sum over all chunks of rows [B, k] -> [B]
+    update    (reference, queries [s] in ascending order, their rows [B, s, S], the layer's grid) -> [B, k]
+    finalize  the sum of the updates over all chunks of rows [B, k] -> [B]
     """
 
     update: Callable[[Reference, Tensor, Tensor, Grid], Tensor]

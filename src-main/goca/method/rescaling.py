@@ -111,12 +111,12 @@ def tokens_of(attention: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def rescale_scores(scores: Tensor, rule: str = "per-token renorm+") -> Tensor:
-    """Apply a rescaling rule to finished maps [n, h, w]; their sum takes the place of the content words'."""
+    """Apply a rescaling rule to finished maps [n, h, w]; their sum replaces that of the content words."""
     return apply_rule(scores, scores.sum(0), rule)
 
 
 def apply_rule(maps: Tensor, content: Tensor, rule: str) -> Tensor:
-    """Maps [K, h, w] through the steps of a rule; content [h, w]: the sum over all content words."""
+    """Apply the steps of a rule to maps [K, h, w]; content [h, w] is the sum over all content words."""
     context = RescaleContext(maps, content)
     for step in RESCALE_RULES[rule]:
         maps = step(maps, context)
@@ -133,7 +133,7 @@ def gaussian_blur(maps: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def gaussian_kernel(device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: B008
-    """[5, 5], sums to 1; made on the CPU, so that it is the same everywhere"""
+    """[5, 5], sums to 1; computed on the CPU, so that it is the same on every device"""
     distance = torch.arange(BLUR_SIZE) - (BLUR_SIZE - 1) / 2
     row = torch.exp(-0.5 * (distance / BLUR_SIGMA) ** 2)
     row = row / row.sum()
@@ -145,7 +145,7 @@ def rank_pixels(pixels: Tensor) -> Tensor:
     if bool(pixels.isnan().any()):
         return torch.full_like(pixels, torch.nan)
     _, places, counts = pixels.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0)  # values up to and with each distinct one
+    last = counts.cumsum(0)  # number of values up to and including each distinct one
     return ((last - (counts + 1) / 2) / max(pixels.numel() - 1, 1)).to(pixels)[places]
 
 

@@ -1,4 +1,4 @@
-"""`AttentionSummary`: what scores are computed from, whatever forward passes it was collected in."""
+"""`AttentionSummary`: the attention from which scores are computed, collected in one or several forward passes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LayerSummary(AttentionSummary, Protocol):
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that it held at once while the forward passes ran."""
+        """The most memory held at once while the forward passes ran."""
 
     def block_map(self, block: str, head_rule: str | None = None) -> Tensor:
         """Token maps of one block on the grid, not normalised   [B, g, g, N]"""

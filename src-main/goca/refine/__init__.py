@@ -1,4 +1,4 @@
-"""Refinement of score maps: functions of maps, and of a picture, a space map or a dense feature; chains of them."""
+"""Refinement of score maps: functions of maps and of an image, a space map or a dense feature; chains of them."""
 
 from goca.refine.affinity import activation_affinity, activation_similarity, affinity
 from goca.refine.crf import dense_crf

@@ -1,4 +1,4 @@
-"""Affinity refinement: scores flow along self-attention, or along the similarity of activations."""
+"""Affinity refinement: propagate scores along self-attention, or along the similarity of activations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from goca.refine.errors import RefineError
 
 
 def affinity(scores: Tensor, space_map: Tensor, order: int) -> Tensor:
-    """Move scores along self-attention: maps <- S maps, `order` times, then min-max per map.
+    """Propagate scores along self-attention: maps <- S maps, `order` times, then min-max per map.
 
-    scores      [K, h, w]; if the last map is zero everywhere (no background) it is left out and put back;
-                NaN maps stay NaN and do not affect the others
+    scores      [K, h, w]; a last map of zeros (no background) is left out and put back; NaN maps stay NaN and do
+                not affect the others
     space_map   self-attention S, row = query   [h*w, h*w], or [h, w, h, w]
-    order       0 returns the scores as they are
+    order       number of multiplications; 0 returns the scores unchanged
     returns     [K, h, w] in 0..1, a last map of zeros included
     errors      RefineError
 
@@ -53,10 +53,10 @@ def activation_affinity(scores: Tensor, dense: Tensor, order: int) -> Tensor:
 
 
 def activation_similarity(dense: Tensor, grid: Grid) -> Tensor:
-    """softmax(F F^T / sqrt c) of a dense feature, brought to a grid: a space map whose rows sum to 1.
+    """softmax(F F^T / sqrt c) of a dense feature, resized to a grid: a space map whose rows sum to 1.
 
     dense    F  [C, h, w], finite
-    grid     (height, width); keys are resized bilinearly, queries by nearest neighbour, rows brought back to sum 1
+    grid     (height, width); keys are resized bilinearly, queries by nearest neighbour, and rows normalised to sum 1
     returns  [H*W, H*W], row = query
     errors   RefineError
     """

@@ -1,7 +1,7 @@
 """Chains of refinement steps as data: `refine: [affinity, {dense_crf: {iterations: 5}}]` in a model config.
 
-Steps run in the order given. Scores start on the config's grid (feat_size); REFINEMENTS has for each step the size of
-the maps that it needs and returns. The background's map, the last one, takes part in every step.
+Steps run in the given order. Scores start on the config's grid (feat_size); REFINEMENTS states the size of the maps
+that each step needs and returns. The last map is the background's, and every step includes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from goca.schema import OneOf, nearest, refusal, shown
 
 
 class ChainConfig(Structure):
-    """What a chain reads from the model config: `goca.config.SegmenterConfig`."""
+    """The fields of `goca.config.SegmenterConfig` that a chain reads."""
 
     @property
     def steps(self) -> tuple[Step, ...]: ...
@@ -43,12 +43,12 @@ class ChainConfig(Structure):
 
 @dataclass(frozen=True)
 class RefinementInputs:
-    """What steps use besides the scores.
+    """The inputs of steps besides the scores.
 
     summary  attention of the image's batch; None: none was collected
     number   the image's number in the batch
-    image    in any form that `goca.refine.images.read_picture` takes; None: there is none
-    layers   layer as a step names it -> its id in `summary.dense`, where they differ (`vit-block{1/2}-attn-out`)
+    image    in any form that `goca.refine.images.read_picture` accepts; None: no image
+    layers   a layer's name in a step -> its id in `summary.dense`, if they differ (`vit-block{1/2}-attn-out`)
     """
 
     summary: AttentionSummary | None
@@ -60,13 +60,13 @@ class RefinementInputs:
         """Self-attention   [g*g, g*g], row = query. Raises MapNotCaptured."""
         space = None if self.summary is None else self.summary.space_map()
         if space is None:
-            raise MapNotCaptured(f"{step} moves scores along the space map, and self_layers names no map for it")
+            raise MapNotCaptured(f"{step} needs the space map, but the config names no self_layers for it")
         return space[self.number]
 
-    def picture(self, step: str) -> Any:
+    def require_image(self, step: str) -> Any:
         """The image. Raises PictureMissing."""
         if self.image is None:
-            raise PictureMissing(f"{step} needs the image, and there is none: pass it, or leave the step out")
+            raise PictureMissing(f"{step} needs the image, but there is none: pass it, or leave out the step")
         return self.image
 
     def dense(self, step: str, name: str) -> Tensor:
@@ -77,7 +77,7 @@ class RefinementInputs:
             collected = ", ".join(features) or "none"
             raise MapNotCaptured(f"{step} needs the feature {name!r}, which was not captured (captured: {collected})")
         if features[layer].ndim != 4:
-            raise RefineError(f"{step}: {name!r} is a feature of the text; expected one of the image")
+            raise RefineError(f"{step}: {name!r} is a feature of text tokens; expected one of image tokens")
         return features[layer][self.number]
 
 
@@ -85,22 +85,22 @@ Apply = Callable[..., Tensor]  # (step's name, scores, inputs, **parameters) -> 
 
 
 def on_scores(function: Callable[..., Tensor]) -> Apply:
-    """A step that uses the scores alone."""
+    """A step that uses only the scores."""
     return lambda step, scores, inputs, **parameters: function(scores, **parameters)
 
 
 def on_space_map(function: Callable[..., Tensor]) -> Apply:
-    """A step along self-attention."""
+    """A step that propagates scores along self-attention."""
     return lambda step, scores, inputs, **parameters: function(scores, inputs.space_map(step), **parameters)
 
 
 def on_image(function: Callable[..., Tensor]) -> Apply:
-    """A step guided by the image's colours."""
-    return lambda step, scores, inputs, **parameters: function(scores, inputs.picture(step), **parameters)
+    """A step that follows the image's colours."""
+    return lambda step, scores, inputs, **parameters: function(scores, inputs.require_image(step), **parameters)
 
 
 def on_dense(function: Callable[..., Tensor]) -> Apply:
-    """A step along the dense feature that its parameter `layer` names."""
+    """A step that uses the dense feature of its parameter `layer`."""
 
     def apply(step: str, scores: Tensor, inputs: RefinementInputs, layer: str, **parameters: Any) -> Tensor:
         return function(scores, inputs.dense(step, layer), **parameters)
@@ -109,7 +109,7 @@ def on_dense(function: Callable[..., Tensor]) -> Apply:
 
 
 def nearest_preset(config: ChainConfig) -> str:
-    """The preset that shares more switches with the config's protocol; `paper` where both share as many."""
+    """The preset that agrees with more switches of the config's protocol; `paper` if both agree with equally many."""
     ours = config.protocol.to_dict().items()
     return max(PRESETS, key=lambda name: len(ours & Protocol.of(name).to_dict().items()))
 
@@ -118,13 +118,13 @@ def nearest_preset(config: ChainConfig) -> str:
 class Refinement:
     """One kind of step.
 
-    apply       what it computes
-    parameters  name -> type of each parameter that a config may set, as in `goca.schema`
-    from_config parameters that the config sets where the step does not
-    works_on    "grid": only on maps of the config's grid;  "any"
-    leaves      "grid", "picture" (the image's own size), or "same" as before
-    along_space_map     whether it needs the config's self_layers
-    competes    whether its maps compete at each pixel: the background then needs a map of its own
+    apply            its function
+    parameters       name -> type of each parameter that a config may set, as in `goca.schema`
+    from_config      default values of parameters that depend on the config
+    works_on         the size of the maps that it accepts: "grid" (the config's) or "any"
+    leaves           the size of the maps that it returns: "grid", "image" (the image's own), or "same" as before
+    along_space_map  whether it needs the config's self_layers
+    competes         whether its maps compete at each pixel, so that the background needs a map of its own
     """
 
     apply: Apply
@@ -155,7 +155,7 @@ REFINEMENTS: dict[str, Refinement] = {
         leaves="grid",
     ),
     "pamr": Refinement(
-        on_image(filtered_pamr), {"iterations": int, "dilations": Sequence[int], "window": int}, leaves="picture"
+        on_image(filtered_pamr), {"iterations": int, "dilations": Sequence[int], "window": int}, leaves="image"
     ),
     "dense_crf": Refinement(
         on_image(dense_crf),
@@ -169,7 +169,7 @@ REFINEMENTS: dict[str, Refinement] = {
             "bilateral_compat": float,
         },
         {"protocol": nearest_preset},
-        leaves="picture",
+        leaves="image",
         competes=True,
     ),
     "median": Refinement(on_scores(median), {"window": int}),
@@ -179,14 +179,14 @@ REFINEMENTS: dict[str, Refinement] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a chain: a name of REFINEMENTS, and the parameters that are set for it."""
+    """One step of a chain: a name in REFINEMENTS and the parameters that the config sets."""
 
     name: str
     parameters: Mapping[str, Any]
 
     @property
     def layer(self) -> str | None:
-        """The dense feature that it needs, as the config names it."""
+        """The dense feature that the step needs, by its name in the config."""
         return self.parameters.get("layer")
 
     @property
@@ -217,7 +217,7 @@ class Step:
         return cls(name, dict(parameters))
 
     def plain(self) -> str | dict[str, dict[str, Any]]:
-        """As it is written in a config."""
+        """The step in the form of a config."""
         return {self.name: dict(self.parameters)} if self.parameters else self.name
 
     def __call__(self, scores: Tensor, inputs: RefinementInputs, config: ChainConfig) -> Tensor:
@@ -226,24 +226,24 @@ class Step:
 
 
 def read_chain(chain: Any) -> tuple[Step, ...]:
-    """The steps of a chain: a name, or a list of steps. Raises ChainError, also for an order that cannot work."""
+    """The steps of a chain: a name, or a list of steps. Raises ChainError, also for an impossible order."""
     if not isinstance(chain, str | Mapping | Sequence):
-        raise ChainError(f"refine is {shown(chain)}; expected a list of steps out of: {', '.join(REFINEMENTS)}")
+        raise ChainError(f"refine is {shown(chain)}; expected a list of steps from: {', '.join(REFINEMENTS)}")
     steps = tuple(Step.of(each) for each in ([chain] if isinstance(chain, str | Mapping) else chain))
-    enlarging = None  # the last step that left maps at the image's size
+    enlarging = None  # the last step that returned maps at the image's size
     for step in steps:
         if step.refinement.works_on == "grid" and enlarging:
             raise ChainError(
-                f"refine: {step.name} works on the grid, but {enlarging.name} before it leaves maps at the image's "
+                f"refine: {step.name} works on the grid, but {enlarging.name} before it returns maps at the image's "
                 f"size; put {step.name} first"
             )
         if step.refinement.leaves != "same":
-            enlarging = step if step.refinement.leaves == "picture" else None
+            enlarging = step if step.refinement.leaves == "image" else None
     return steps
 
 
 def run_chain(scores: Tensor, config: ChainConfig, inputs: RefinementInputs) -> Tensor:
-    """Scores [n, g, g] through every step of the config -> [n, g, g], or [n, H, W] of the image."""
+    """Apply every step of the config to the scores   [n, g, g] -> [n, g, g], or [n, H, W] at the image's size"""
     for step in config.steps:
         scores = step(scores, inputs, config)
     return scores

@@ -16,7 +16,7 @@ from goca.refine.errors import DenseCRFMissing, RefineError
 from goca.refine.images import bounded, check_maps, of_finite, read_picture
 
 BGR_MEAN = (104.008, 116.669, 122.675)
-LEAST_PROBABILITY = 1e-5  # unary energies are -log of at least this
+LEAST_PROBABILITY = 1e-5  # lower limit in unary energies -log p
 
 
 def dense_crf(
@@ -30,15 +30,15 @@ def dense_crf(
     bilateral_srgb: float = 3,
     bilateral_compat: float = 4,
 ) -> Tensor:
-    """A fully connected CRF over the picture's pixels (Kraehenbuehl and Koltun, 2011), by mean field.
+    """A fully connected CRF over the image's pixels (Kraehenbuehl and Koltun, 2011), solved by mean field.
 
-    scores      [n, h, w]; brought to the picture's size (bicubic), clamped at 0, min-max per map
+    scores      [n, h, w]; resized to the image's size (bicubic), clamped at 0, min-max per map
     image       RGB, see `read_picture`
-    protocol    paper: the picture as it is, probabilities that sum to 1 at each pixel (equal where all maps are 0)
-                released: BGR minus its mean, wrapped into 0..255, and the maps themselves
-    returns     [n, H, W]  probabilities at the picture's size, sum 1; a single map becomes 1 everywhere,
-                a map with a NaN comes out as NaN and takes no part
-    errors      DenseCRFMissing, RefineError; warns PictureReduced where n * H * W passes 2^28
+    protocol    "paper": the image unchanged, probabilities that sum to 1 at each pixel (equal where all maps are 0)
+                "released": BGR minus its mean, wrapped into 0..255, and the maps themselves
+    returns     [n, H, W]  probabilities at the image's size, sum 1; a single map becomes 1 everywhere, and a map with
+                a NaN becomes NaN and does not affect the others
+    errors      DenseCRFMissing, RefineError; warns PictureReduced if n * H * W exceeds 2^28
     """
     check_maps(scores)
     if protocol not in CRF_INPUTS:
@@ -67,7 +67,7 @@ def dense_crf(
 
 
 def load_densecrf() -> Any:
-    """The module pydensecrf.densecrf. Raises DenseCRFMissing, which says how to install it."""
+    """Import pydensecrf.densecrf. Raises DenseCRFMissing, with instructions to install it."""
     try:
         from pydensecrf import densecrf
     except ImportError as error:
@@ -84,7 +84,7 @@ def shares(maps: Tensor) -> Tensor:
 
 
 def wrapped_bgr(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Minus the mean; the fraction is cut, and what is negative wraps modulo 256."""
+    """BGR minus the mean, truncated to integers; negative values wrap modulo 256."""
     return (rgb[..., ::-1].astype(np.float64) - BGR_MEAN).astype(np.int64).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a refinement; every message says what was expected, what was found and what to do."""
+"""Errors of refinements; every message says what was expected, what was found and how to fix it."""
 
 from goca.errors import GocaError
 
@@ -12,11 +12,11 @@ class ChainError(RefineError):
 
 
 class MapNotCaptured(RefineError):
-    """A step asks for a map or a feature that the forward did not keep."""
+    """A step needs a map or a feature that the forward pass did not collect."""
 
 
 class PictureMissing(RefineError):
-    """A step looks at the picture, and there is none."""
+    """A step needs the image, but there is none."""
 
 
 class DenseCRFMissing(RefineError, ImportError):
@@ -24,4 +24,4 @@ class DenseCRFMissing(RefineError, ImportError):
 
 
 class PictureReduced(UserWarning):
-    """A picture was too large for a step, which worked on a smaller copy."""
+    """An image was too large for a step, which used a smaller copy."""

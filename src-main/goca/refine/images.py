@@ -1,4 +1,4 @@
-"""Pictures and maps as the refinements want them."""
+"""Inputs of refinements: images as tensors, size limits, checks of maps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LARGEST = 1 << 28  # numbers that one tensor of a refinement may hold: 1 GiB in 
 
 
 def read_picture(image: Any) -> Tensor:
-    """A picture as RGB in 0..255   [3, H, W] float32
+    """An image as RGB in 0..255   [3, H, W] float32
 
-    image   a PIL image or its file; or numbers, [3, H, W] or [H, W, 3], perhaps in a batch of one (where both fit, a
-            tensor is read as the first and an array as the second): 0..255, or fractions none of which is above 1
+    image   a PIL image, a file, or numbers [3, H, W] or [H, W, 3], also with a leading axis of length 1. If both
+            layouts fit, a tensor is read as the first and an array as the second. Values are 0..255, or floats 0..1
     errors  RefineError for another shape, other values or NaN; PictureUnreadable for a file
     """
     if isinstance(image, Image.Image) or is_file(image):
@@ -31,17 +31,17 @@ def read_picture(image: Any) -> Tensor:
     pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
     first, last = pixels.ndim == 3 and pixels.shape[0] == 3, pixels.ndim == 3 and pixels.shape[-1] == 3
     if not (first or last) or 0 in pixels.shape:
-        raise RefineError(f"the picture has the shape {list(pixels.shape)}; expected RGB, [3, H, W] or [H, W, 3]")
+        raise RefineError(f"the image has the shape {list(pixels.shape)}; expected RGB, [3, H, W] or [H, W, 3]")
     if last and not (first and isinstance(image, Tensor)):
         pixels = pixels.permute(2, 0, 1)
     low, high = (float(limit) for limit in pixels.aminmax())
     if not 0 <= low <= high <= 255:
-        raise RefineError(f"the picture's values lie in {low:g}..{high:g}; expected 0..255, or 0..1")
+        raise RefineError(f"the image has values in {low:g}..{high:g}; expected 0..255, or 0..1")
     return pixels.float() * 255 if pixels.is_floating_point() and high <= 1 else pixels.float()
 
 
 def bounded(picture: Tensor, copies: int) -> Tensor:
-    """The picture, made smaller where so many maps of its size would pass LARGEST; with a warning   [3, H, W]"""
+    """The image, reduced with a warning if `copies` maps of its size would exceed LARGEST   [3, H, W]"""
     h, w = picture.shape[1:]
     if copies * h * w <= LARGEST:
         return picture
@@ -54,13 +54,13 @@ def bounded(picture: Tensor, copies: int) -> Tensor:
 
 
 def check_maps(scores: Tensor, *also: int) -> None:
-    """Raises RefineError for anything but maps [n, h, w], or with one of the other numbers of axes."""
+    """Raises RefineError unless the scores are maps [n, h, w] or have one of the other numbers of axes."""
     if scores.ndim not in (3, *also) or 0 in scores.shape[-2:]:
         raise RefineError(f"scores have the shape {list(scores.shape)}; expected one map per class, [n, h, w]")
 
 
 def of_finite(scores: Tensor, refine: Callable[[Tensor], Tensor]) -> Tensor:
-    """Refine the finite maps as if the others were not there; those come out as NaN   [n, h, w] -> [n, H, W]"""
+    """Refine only the finite maps; the others become NaN   [n, h, w] -> [n, H, W]"""
     finite = scores.isfinite().all(-1).all(-1)
     if bool(finite.all()):
         return refine(scores)

@@ -1,4 +1,4 @@
-"""Clusters without names, scored: each is matched to one class of the label, image by image."""
+"""Hungarian matching: each cluster without a name gets at most one class of the label, image by image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Map = TypeVar("Map", NDArray, Tensor)
 
 
 def hungarian_match(pred: Map, label: NDArray | Tensor, num_classes: int) -> Map:
-    """The prediction with class ids for cluster numbers, so that as many pixels as possible agree with the label.
+    """Replace cluster numbers by class ids so that as many pixels as possible agree with the label.
 
-    pred      [H, W]  cluster numbers, as many as there may be; negative: no cluster
-    label     [H, W]  class ids; what is not in 0..num_classes-1 (such as 255) is void and does not count
-    returns   [H, W]  int64, array or tensor as `pred`: one class per cluster, one cluster per class; UNMATCHED (-1)
-              where a cluster got no class, because all classes that it overlaps went to others
-    errors    RefineError for other shapes or kinds of numbers
+    pred      [H, W]  cluster numbers, any number of them; negative: no cluster
+    label     [H, W]  class ids; values outside 0..num_classes-1 (such as 255) are void and ignored
+    returns   [H, W]  int64, like `pred`: one class per cluster, one cluster per class; UNMATCHED (-1) if
+              a cluster has no class, because all classes that it overlaps were given to others
+    errors    RefineError for other shapes or dtypes
     """
     clusters, truth = (np.asarray(each.cpu() if isinstance(each, Tensor) else each) for each in (pred, label))
     if clusters.shape != truth.shape or clusters.ndim != 2 or any(a.dtype.kind not in "iub" for a in (clusters, truth)):

@@ -10,17 +10,16 @@ from goca.refine.errors import RefineError
 from goca.refine.images import check_maps, of_finite
 
 EPSILON = 1e-4  # added before the logarithm
-ACCEPTED = 0.5  # a region goes to its best map only if the map's mean there is above
+ACCEPTED = 0.5  # a region is given to its best map only if the map's mean in it is higher
 
 
 def merge_maps(scores: Tensor, space_map: Tensor, threshold: float = 2e-4, stride: int = 4, rounds: int = 3) -> Tensor:
-    """Give every region of merged self-attention to the map whose mean there is highest.
+    """Merge self-attention into regions, and give each region to the map with the highest mean in it.
 
     scores      [n, h, w]  in 0..1
     space_map   self-attention, row = query   [h*w, h*w] or [h, w, h, w]
     threshold, stride, rounds   see `merge_proposals`
-    returns     [n, h, w]  0 or 1; all 0 in regions where no map's mean is above 0.5
-                NaN maps stay NaN and get no region
+    returns     [n, h, w]  0 or 1; all maps are 0 in a region where no mean is above 0.5. NaN maps stay NaN
     errors      RefineError
 
     >>> merge_maps(torch.rand(3, 16, 16), torch.rand(256, 256).softmax(-1)).shape
@@ -46,9 +45,9 @@ def merge_proposals(space_map: Tensor, grid: Grid, threshold: float = 2e-4, stri
     """Merge the self-attention maps of every `stride`-th pixel while they are similar.
 
     space_map   row = query   [h*w, h*w] or [h, w, h, w]
-    threshold   maps whose distance (`divergence`) lies below are merged into their mean, brought back to sum 1
+    threshold   maps whose distance (`divergence`) is smaller are merged into their mean, normalised to sum 1
     rounds      round 1 merges every similar pixel into each proposal; later rounds merge proposals greedily, in order
-    returns     [P, h, w]  each sums to 1; argmax over P gives regions
+    returns     [P, h, w]  each sums to 1; the argmax over P gives regions
     errors      RefineError
     """
     h, w = grid
@@ -59,7 +58,7 @@ def merge_proposals(space_map: Tensor, grid: Grid, threshold: float = 2e-4, stri
         raise RefineError(f"threshold={threshold}, stride={stride}, rounds={rounds}; expected >= 0, >= 1, >= 1")
     maps = space_map.reshape(h * w, h * w).float()
     if not bool(maps.isfinite().all()):
-        raise RefineError("the space map holds NaN or infinite values, so nothing can be merged along it")
+        raise RefineError("the space map contains NaN or infinite values; merging needs finite ones")
     anchors = torch.arange(h * w, device=maps.device).view(h, w)[::stride, ::stride].flatten()
     alike = divergence(maps[anchors], maps) < threshold  # [A, h*w]
     alike[torch.arange(len(anchors)), anchors] = True
@@ -70,7 +69,7 @@ def merge_proposals(space_map: Tensor, grid: Grid, threshold: float = 2e-4, stri
 
 
 def merge_alike(proposals: Tensor, threshold: float) -> Tensor:
-    """One greedy round: each remaining proposal, in order, absorbs the remaining ones similar to it   [P, S]"""
+    """One greedy round: each remaining proposal, in order, is merged with the remaining ones similar to it   [P, S]"""
     alike = divergence(proposals, proposals) < threshold
     left = torch.ones(len(proposals), dtype=torch.bool, device=proposals.device)
     merged = []

@@ -12,19 +12,18 @@ from torch import Tensor
 from goca.refine.errors import RefineError
 from goca.refine.images import bounded, check_maps, read_picture
 
-SOFTNESS = 0.1  # colour distances are measured in this share of the local standard deviation
+SOFTNESS = 0.1  # unit of colour distances, relative to the local standard deviation
 PLACES = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
 
 
 def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8)) -> Tensor:
     """Average each map over neighbours, weighted by colour similarity, `iterations` times.
 
-    scores      [n, h, w] or [B, n, h, w], each map on its own; resized to the image's size (bilinear, corners on
-                corners)
-    image       RGB, see `read_picture`; for a batch one for all, or a sequence of them, of one size
+    scores      [n, h, w] or [B, n, h, w], each map separately; resized to the image's size (bilinear, aligned corners)
+    image       RGB, see `read_picture`; for a batch, one for all, or a sequence of images of the same size
     dilations   distances of the eight neighbours; borders are repeated
-    returns     [n, H, W] or [B, n, H, W]; within each map's old range, a NaN spreads within its own map
-    errors      RefineError; warns PictureReduced where an image has more than 7 million pixels
+    returns     [n, H, W] or [B, n, H, W], within the range of each input map; a NaN spreads only within its own map
+    errors      RefineError; warns PictureReduced if an image has more than 7 million pixels
 
     >>> pamr(torch.rand(3, 16, 16), torch.rand(3, 64, 48)).shape
     torch.Size([3, 64, 48])
@@ -54,7 +53,7 @@ def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[i
 def filtered_pamr(
     scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8), window: int = 3
 ) -> Tensor:
-    """`pamr`, then `median` over windows of that side; as the step `pamr` of a chain."""
+    """`pamr`, then `median` over windows of side `window`: the step `pamr` of a chain."""
     return median(pamr(scores, image, iterations, dilations), window)
 
 
@@ -69,10 +68,10 @@ def median(scores: Tensor, window: int = 3) -> Tensor:
 
 
 def colour_weights(picture: Tensor, dilations: Sequence[int]) -> Tensor:
-    """Weight of each neighbour: softmax of -|colour difference| / (0.1 deviation), mean over colours
+    """Weight of each neighbour: softmax of -|colour difference| / (0.1 * deviation), averaged over colours
 
-    picture   [3, H, W];  deviation: of all neighbours and, once per dilation, the pixel itself (unbiased)
-    returns   [8 D, H, W]  sums to 1; equal where all neighbours have one colour
+    picture   [3, H, W];  deviation: unbiased, over all neighbours and, once per dilation, the pixel itself
+    returns   [8 D, H, W]  sums to 1; equal weights where all neighbours have the same colour
     """
     distance = picture.new_zeros((len(PLACES) - 1) * len(dilations), *picture.shape[1:])
     for colour in picture[:, None]:  # [1, H, W]

@@ -1,4 +1,4 @@
-"""Prototypes: a class is the mean feature under its map, and a pixel goes to the nearest class."""
+"""Prototypes: each class is represented by the mean feature under its map; a pixel gets the nearest class."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SAME = "same"
 
 
 def prototypes(scores: Tensor, dense: Tensor, size: int | tuple[int, int] | str) -> Tensor:
-    """The class whose prototype is nearest by cosine, as one map of 0 and 1 per class.
+    """Assign each pixel to the class with the nearest prototype by cosine; one map of 0 and 1 per class.
 
-    scores      [n, h, w]  brought to the feature's grid (nearest), where they weigh its mean
-    dense       [C, h', w']  a dense feature; brought to `size` (bicubic)
-    size        side, or (height, width), of the result; "same": the feature's own
-    returns     [n, size, size]  one-hot over n; a map that is 0 on the feature's grid has no prototype and gets
-                nothing, a map with a NaN comes out as NaN and takes no part
+    scores      [n, h, w]  resized to the feature's grid (nearest) as weights of the mean feature
+    dense       [C, h', w']  a dense feature; resized to `size` (bicubic)
+    size        side, or (height, width), of the result; "same": the feature's own size
+    returns     [n, size, size]  one-hot over n; a map that is 0 on the feature's grid has no prototype and gets no
+                pixels; a map with a NaN becomes NaN and does not affect the others
     errors      RefineError
     """
     check_maps(scores)
