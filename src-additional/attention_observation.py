@@ -85,54 +85,53 @@ def run(options: argparse.Namespace) -> None:
     if out.suffix.lower() not in KINDS:
         raise OutputError(f"--out {out}: unknown extension; expected one of: {', '.join(KINDS)}")
 
-    from diffusion_feature import FeatureExtractor, read_image
+    from diffusion_feature import read_image
     from goca.config import load_config
     from goca.drawing.figures import save_figure
-    from goca.segmenter import Segmenter
     from observation.comparison import compare
     from observation.figure import draw
-    from observation.numbers import observe, save_numbers
-    from tqdm import tqdm
+    from observation.numbers import save_numbers
 
-    picture, notes, _ = read_image(options.image)
+    image, notes, _ = read_image(options.image)
     if notes:
         print(f"{Path(options.image).name}: {'; '.join(notes)}", file=sys.stderr)
     given = overrides(options)
     configs = {options.model: load_config(options.model, **seeded(given, options.model))}
     if options.compare:
         configs[options.compare] = compared(options, given)
+    settings, title = observed(options, image, configs), Path(options.image).name
+    if len(settings) > 1:
+        drawn = compare(settings, title, options.ranking)
+    else:
+        drawn = draw(options.model, settings[options.model], title, options.ranking)
+    figure = save_figure(drawn, out, options.dpi)
+    numbers = save_numbers(out.with_suffix(".npz"), settings)
+    print(f"figure: {figure}\nnumbers: {numbers}")
+
+
+def observed(options: argparse.Namespace, image: Any, configs: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of each setting; a second one shows the layer, head and pixels of the first."""
+    from diffusion_feature import FeatureExtractor
+    from goca.segmenter import Segmenter
+    from observation.numbers import observe
+    from tqdm import tqdm
+
     settings: dict[str, Any] = {}
     extractor: FeatureExtractor | None = None
-    layer, head = options.layer, options.head
+    layer, head, pixels = options.layer, options.head, options.pixel
     for name, config in tqdm(configs.items(), desc="settings", disable=len(configs) == 1):
         if extractor is None or (config.version, config.img_size) != (extractor.version, extractor.img_size):
             segmenter = Segmenter.from_pretrained(options.pipeline, config, options.device, options.dtype)
             extractor = segmenter.extractor
         else:
             segmenter = Segmenter(extractor, config)
-        found = observe(
-            segmenter,
-            picture,
-            options.prompt,
-            options.token,
-            options.pixel,
-            layer,
-            head,
-            Path(options.image).name,
-            options.content,
-        )
-        options.pixel = options.pixel or [tuple(map(int, each)) for each in found["pixels"]]
-        if str(found["layer"]) in segmenter.blocks:  # the second setting shows the same places
+        image_id = Path(options.image).name
+        found = observe(segmenter, image, options.prompt, options.token, pixels, layer, head, image_id, options.content)
+        pixels = pixels or [tuple(map(int, each)) for each in found["pixels"]]
+        if str(found["layer"]) in segmenter.blocks:
             layer, head = str(found["layer"]), int(found["head"])
         settings[name] = found
-    title = Path(options.image).name
-    if len(settings) > 1:
-        drawn = compare(settings, title, options.ranking)
-    else:
-        drawn = draw(options.model, found, title, options.ranking)
-    figure = save_figure(drawn, out, options.dpi)
-    numbers = save_numbers(out.with_suffix(".npz"), settings)
-    print(f"figure: {figure}\nnumbers: {numbers}")
+    return settings
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

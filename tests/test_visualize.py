@@ -111,7 +111,7 @@ def test_heat_is_where_it_is_hot():
         (lambda: overlay(picture(), LABELS - 1), "found -1"),
         (lambda: overlay(np.zeros((3, 4)), LABELS), "an image is"),
         (lambda: heat_overlay(picture(), np.zeros(4)), "a heat map is"),
-        (lambda: figure([]), "one row at least"),
+        (lambda: figure([]), "at least one row"),
         (lambda: save_figure(figure([Row(picture())]), "a.doc"), "a.doc"),
     ],
 )

@@ -86,8 +86,8 @@ def draw_results(panels: Mapping[str, Panel], top: float, legend: list[list[tupl
     for number, (name, panel) in enumerate(panels.items(), start=1):
         left = number * (LARGE + GAP)
         panel.heading(name, left, top, LARGE)
-        labels = overlay(panel.picture.convert("L"), panel.numbers["label_map"], panel.palette, 0.65)
-        panel.page.picture(labels, panel.left + left, top + UNDER, LARGE, tall)
+        labels = overlay(panel.image.convert("L"), panel.numbers["label_map"], panel.palette, 0.65)
+        panel.page.image(labels, panel.left + left, top + UNDER, LARGE, tall)
     for number, line in enumerate(legend):
         draw_legend_line(first.page, line, first.left, top + UNDER + tall + (0.75 + number) * HEAD, first.palette)
 

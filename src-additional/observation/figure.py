@@ -55,7 +55,7 @@ def draw(name: str, numbers: Numbers, title: str = "", ranking: bool = False) ->
     said = f"{numbers['prompt']}   |   {rules_of(numbers)}"
     page.text(panel.left, MARGIN + 1.4 * HEAD, said, PANEL - MARGIN, size=SMALL, colour=PALE)
     top = 2 * MARGIN + 2 * HEAD
-    draw_picture(panel, top)
+    draw_image(panel, top)
     draw_segmentation(panel, top, legend)
     draw_layers(panel, top)
     draw_heads(panel, top)
@@ -76,10 +76,10 @@ def rules_of(numbers: Numbers) -> str:
 
 
 def display(pixels: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(pixels)
-    scale = SHOWN / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(pixels)
+    scale = SHOWN / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def legend_of(numbers: Numbers) -> list[list[tuple[int, str, float]]]:
@@ -93,18 +93,18 @@ def legend_of(numbers: Numbers) -> list[list[tuple[int, str, float]]]:
 # ---- above: the image, the result, layers and heads
 
 
-def draw_picture(panel: Panel, top: float) -> None:
+def draw_image(panel: Panel, top: float) -> None:
     panel.heading("image", 0, top, LARGE)
     draw_pixels(panel, 0, top, LARGE)
 
 
 def draw_pixels(panel: Panel, left: float, top: float, width: float) -> None:
     """The image with its numbered pixels, under a heading at `top`."""
-    axes = panel.page.picture(panel.picture, panel.left + left, top + UNDER, width, width * panel.shape)
+    axes = panel.page.image(panel.image, panel.left + left, top + UNDER, width, width * panel.shape)
     height, width = panel.numbers["picture"].shape[:2]
     for number, (x, y) in enumerate(panel.numbers["pixels"], start=1):
         # pixel centres in the coordinates of the drawn image
-        at = (x + 0.5) * panel.picture.width / width - 0.5, (y + 0.5) * panel.picture.height / height - 0.5
+        at = (x + 0.5) * panel.image.width / width - 0.5, (y + 0.5) * panel.image.height / height - 0.5
         axes.plot(*at, "o", ms=8, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.6, clip_on=False)
         axes.text(*at, str(number), ha="center", va="center_baseline", fontsize=5.5, color=INK)
 
@@ -112,8 +112,8 @@ def draw_pixels(panel: Panel, left: float, top: float, width: float) -> None:
 def draw_segmentation(panel: Panel, top: float, legend: Sequence[list[tuple[int, str, float]]]) -> None:
     left = LARGE + BREAK
     panel.heading("segmentation", left, top, LARGE)
-    labels = overlay(panel.picture.convert("L"), panel.numbers["label_map"], panel.palette, 0.65)
-    panel.page.picture(labels, panel.left + left, top + UNDER, LARGE, LARGE * panel.shape)
+    labels = overlay(panel.image.convert("L"), panel.numbers["label_map"], panel.palette, 0.65)
+    panel.page.image(labels, panel.left + left, top + UNDER, LARGE, LARGE * panel.shape)
     for number, line in enumerate(legend):
         y = top + UNDER + LARGE * panel.shape + (0.75 + number) * HEAD
         draw_legend_line(panel.page, line, panel.left + left, y, panel.palette)
@@ -188,9 +188,7 @@ def draw_head_maps(panel: Panel, left: float, top: float, width: float, tall: fl
             ACCENT if mark else INK,
             "bold" if mark else "normal",
         )
-        panel.page.picture(
-            weight, x, y + LINE, side, side * panel.shape, cmap="RdBu_r", vmin=even - far, vmax=even + far
-        )
+        panel.page.image(weight, x, y + LINE, side, side * panel.shape, cmap="RdBu_r", vmin=even - far, vmax=even + far)
     bar = panel.page.axes(panel.left + left + 0.4, top + UNDER + tall - 0.08, width - 0.95, 0.07)
     bar.imshow(np.linspace(0, 1, 256)[None], cmap="RdBu_r", aspect="auto")
     bar.set_axis_off()

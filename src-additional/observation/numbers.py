@@ -47,7 +47,7 @@ class HeadNotFound(GocaError, ValueError):
 @torch.no_grad()
 def observe(
     segmenter: Segmenter,
-    picture: Image.Image,
+    image: Image.Image,
     prompt: str,
     words: Sequence[str] = (),
     pixels: Sequence[Pixel] = (),
@@ -69,14 +69,14 @@ def observe(
     rows = find_words(segmenter, annotation, names, words)
     if content:
         annotation = dataclasses.replace(annotation, rescaling_token_id=content_tokens(segmenter, annotation, content))
-    check_pixels(pixels, picture)
+    check_pixels(pixels, image)
     block = None if layer is None else find_layer(segmenter, layer)
     recorder = Recorder(Aggregator(segmenter.plan()), list(rows.values()))
-    segmenter.forward([Request(picture, annotation, image_id=image_id)], recorder)
+    segmenter.forward([Request(image, annotation, image_id=image_id)], recorder)
     weights = recorder.aggregator.layer_weights(segmenter.config.layer_method)[0]
     block = segmenter.blocks[int(weights.argmax())] if block is None else block
     found = {
-        "picture": picture.convert("RGB"),
+        "picture": image.convert("RGB"),
         "prompt": annotation.caption,
         "settings": json.dumps(segmenter.config.to_dict(), default=str),
         "words": list(rows),
@@ -84,10 +84,10 @@ def observe(
         "layers": segmenter.blocks,
         "layer_weights": weights,
         **of_layer(recorder, block, head),
-        **of_scores(segmenter, recorder.aggregator, annotation, names, rows, picture, bool(content)),
+        **of_scores(segmenter, recorder.aggregator, annotation, names, rows, image, bool(content)),
     }
-    found["pixels"] = list(pixels) or peaks(found["refined"], picture.size)
-    return plain(found | of_pixels(found, picture.size))
+    found["pixels"] = list(pixels) or peaks(found["refined"], image.size)
+    return plain(found | of_pixels(found, image.size))
 
 
 def find_words(
@@ -115,12 +115,12 @@ def content_tokens(segmenter: Segmenter, annotation: PromptAnnotation, content: 
     return sorted(found)
 
 
-def check_pixels(pixels: Sequence[Pixel], picture: Image.Image) -> None:
+def check_pixels(pixels: Sequence[Pixel], image: Image.Image) -> None:
     for x, y in pixels:
-        if not (0 <= x < picture.width and 0 <= y < picture.height):
+        if not (0 <= x < image.width and 0 <= y < image.height):
             raise PixelOutside(
-                f"pixel {x},{y} is outside the image: x goes from 0 to {picture.width - 1}, "
-                f"y from 0 to {picture.height - 1}"
+                f"pixel {x},{y} is outside the image: x goes from 0 to {image.width - 1}, "
+                f"y from 0 to {image.height - 1}"
             )
 
 
@@ -154,7 +154,7 @@ def of_scores(
     annotation: PromptAnnotation,
     names: Mapping[int, str],
     rows: Mapping[str, Sequence[int]],
-    picture: Image.Image,
+    image: Image.Image,
     by_hand: bool = False,
 ) -> dict[str, Any]:
     """`by_hand`: rescale by the annotation's own content words only, even if a shown word is not one of them."""
@@ -164,7 +164,7 @@ def of_scores(
     content = positions_in_text(sorted({*annotation.rescaling_token_id}.union(*shown)), attention.shape[-1])
     rescaled = rescale(attention, tokens, content, segmenter.config.rescale_method, segmenter.config.token_method)
     maps = segmenter.rescale(attention, annotation)  # [n, g, g], the background last
-    scores = segmenter.refine(maps, capture, 0, picture)
+    scores = segmenter.refine(maps, capture, 0, image)
     classes = list(annotation.existent_objects.values())
     refined, wins = [], []
     for number, own in enumerate(rows.values()):
@@ -172,11 +172,11 @@ def of_scores(
             score = scores[classes.index(own)]
         else:  # a word that is not a class is refined together with the classes
             beside = torch.cat([maps[:-1], rescaled[number : number + 1], maps[-1:]])
-            score = segmenter.refine(beside, capture, 0, picture)[-2]
+            score = segmenter.refine(beside, capture, 0, image)[-2]
         others = [map for at, map in enumerate(scores) if at >= len(classes) or not set(own) & set(classes[at])]
         refined.append(score)
         wins.append(score > torch.stack(others).amax(0))
-    segmentation = segmenter.segmentation(scores, annotation, names, picture)
+    segmentation = segmenter.segmentation(scores, annotation, names, image)
     aggregated = torch.stack([attention[..., each].mean(-1) for each in tokens])
     return {
         "layers_aggregated": aggregated,

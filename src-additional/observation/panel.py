@@ -31,7 +31,7 @@ class Panel:
     page: Page
     numbers: Numbers
     left: float
-    picture: Image.Image
+    image: Image.Image
     shape: float  # height / width of images as drawn
     ranking: bool = False  # show ranks of words at each pixel instead of the view "own scale"
 

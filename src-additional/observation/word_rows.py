@@ -54,19 +54,19 @@ def draw_map(panel: Panel, name: str, row: int, left: float, top: float, width: 
     """One map of a word, in inches of the page: a stage, or one of the views; returns the note on its values."""
     numbers, page, box = panel.numbers, panel.page, (left, top, width, width * panel.shape)
     if name in STAGES:
-        page.picture(heat_overlay(panel.picture, numbers[name][row]), *box)
+        page.image(heat_overlay(panel.image, numbers[name][row]), *box)
         return span(numbers[name][row])
     maps = numbers["layers_aggregated"]
     if name == "ranking":
         places, last = numbers["ranking"][row], len(maps)
-        page.picture(places, *box, cmap=matplotlib.colormaps["viridis_r"], vmin=1, vmax=max(last, 2))
+        page.image(places, *box, cmap=matplotlib.colormaps["viridis_r"], vmin=1, vmax=max(last, 2))
         return f"1 of {last} on {100 * (places == 1).mean():.0f} %"
     if name == "where it wins":
-        page.picture(won(panel, row), *box)
+        page.image(won(panel, row), *box)
         return f"{100 * numbers['wins'][row].mean():.0f} % of the image"
     top = float(np.nanmax(maps))
     low, high = (0.0, top) if name == "raw scale" else (float(np.nanmin(maps[row])), float(np.nanmax(maps[row])))
-    page.picture(maps[row], *box, cmap=matplotlib.colormaps["viridis"], vmin=low, vmax=max(high, low + 1e-12))
+    page.image(maps[row], *box, cmap=matplotlib.colormaps["viridis"], vmin=low, vmax=max(high, low + 1e-12))
     return f"0 to {short(top)}" if name == "raw scale" else span(maps[row])
 
 
@@ -75,7 +75,7 @@ def won(panel: Panel, row: int) -> Image.Image:
     numbers = panel.numbers
     ids = dict(zip(numbers["class_names"].tolist(), numbers["class_ids"].tolist()))
     class_id = ids.get(str(numbers["words"][row]), max(ids.values()) + 1 + row)
-    grey = panel.picture.convert("L").convert("RGB")
+    grey = panel.image.convert("L").convert("RGB")
     mask = Image.fromarray(numbers["wins"][row]).resize(grey.size, Image.Resampling.NEAREST)
     colour = tuple(colourise(np.array([[class_id]]), panel.palette)[0, 0].tolist())
     faint = Image.blend(grey, Image.new("RGB", grey.size, "white"), 0.45)

@@ -155,10 +155,7 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
                 elem_id="goca-shown",
             )
             list_unknown_words(prompt, model, place, "generated")
-            with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="goca-seed")
-                steps = gr.Number(30, label="Steps", precision=0, min_width=90, elem_id="goca-steps")
-                guidance = gr.Number(4.0, label="Guidance", step=0.5, min_width=90, elem_id="goca-guidance")
+            settings = generation_settings()
             run = gr.Button("Generate", variant="primary", elem_id="goca-generate")
             gr.Examples(
                 [[text] for text in PROMPTS],
@@ -166,17 +163,7 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
                 label="Examples, for the embedded model",
                 api_visibility="private",
             )
-            made = gr.Image(
-                label="Generated image",
-                visible=False,
-                interactive=False,
-                height=300,
-                format="png",
-                buttons=["download"],
-                alt_text="The generated image",
-                elem_id="goca-made",
-                elem_classes="goca-fill",
-            )
+            made = generated_image()
         panel = Panel.make("generated")
 
     def work(
@@ -201,5 +188,29 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
     def picture(result: Result) -> dict[Any, Any]:
         return {made: gr.Image(result.segmentation.image, visible=True)} if result.segmentation else {}
 
-    events, settings = [run.click, prompt.submit, words.submit], [seed, steps, guidance]
-    panel.wire(events, work, [model, place, prompt, words, *settings], [made])
+    panel.wire([run.click, prompt.submit, words.submit], work, [model, place, prompt, words, *settings], [made])
+
+
+def generation_settings() -> list[gr.Number]:
+    """Fields for the seed, the number of denoising steps and the guidance scale."""
+    with gr.Row():
+        return [
+            gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="goca-seed"),
+            gr.Number(30, label="Steps", precision=0, min_width=90, elem_id="goca-steps"),
+            gr.Number(4.0, label="Guidance", step=0.5, min_width=90, elem_id="goca-guidance"),
+        ]
+
+
+def generated_image() -> gr.Image:
+    """The place of the generated image, hidden until there is one."""
+    return gr.Image(
+        label="Generated image",
+        visible=False,
+        interactive=False,
+        height=300,
+        format="png",
+        buttons=["download"],
+        alt_text="The generated image",
+        elem_id="goca-made",
+        elem_classes="goca-fill",
+    )

@@ -1,9 +1,9 @@
-"""Pictures of results: heat maps over an image, and a figure with one row per image.
+"""Images of results: heat maps over an image, and a figure with one row per image.
 
     row = Row(image, truth, {"vanilla": before, "GoCA": after}, words=[("cat", heat)], caption="cat, grass")
     figure([row], class_names=["background", "cat"]).savefig("rows.pdf")
 
-Drawn with matplotlib's Agg canvas and without pyplot: no window, no state beside the figure itself.
+Drawn with matplotlib's Agg canvas and without pyplot: no window, and no state besides the figure itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -37,11 +37,11 @@ from goca.files.atomic import whole_file
 
 
 def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 0.9) -> Image.Image:
-    """A word's map over the greyed image: the hotter, the more opaque. heat [g, g], any range; NaN counts as cold."""
-    picture = as_picture(image)
-    scaled = Image.fromarray(_unit(heat).astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
+    """A word's map over the grey image; higher values are more opaque. heat [g, g], any range; NaN counts as lowest."""
+    under = as_picture(image)
+    scaled = Image.fromarray(_unit(heat).astype(np.float32)).resize(under.size, Image.Resampling.BICUBIC)
     warmth = np.asarray(scaled).clip(0, 1)[..., None]
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
+    grey = np.asarray(under.convert("L"), dtype=np.float32)[..., None] / 255
     base = np.broadcast_to(0.55 + 0.4 * grey, (*grey.shape[:2], 3))
     hot = matplotlib.colormaps[colours](0.1 + 0.75 * warmth[..., 0])[..., :3]
     opacity = alpha * warmth**0.6
@@ -49,7 +49,7 @@ def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 
 
 
 def pca_image(feature: Any) -> Image.Image:
-    """A dense feature's first three principal components as red, green and blue, each stretched to 0..255.
+    """A dense feature's first three principal components as red, green and blue, each scaled to 0..255.
 
     feature   [C, h, w], any range; fewer than three channels leave the other colours at 0
     returns   RGB, h x w. A component's sign is fixed by its largest loading being positive.
@@ -85,18 +85,18 @@ def _unit(heat: Any) -> Array:
 
 # --- the figure --------------------------------------------------------------------------------------------------
 
-CELL, GAP, HEAD = 1.5, 0.08, 0.24  # inches: width of an image, between two, a line of text
+CELL, GAP, HEAD = 1.5, 0.08, 0.24  # inches: width of an image, space between two, height of a line of text
 
 
 @dataclass
 class Row:
-    """One image of a figure. Label maps and heat maps may have any size; they are drawn in the image's.
+    """One image of a figure. Label maps and heat maps may have any size; they are drawn at the image's.
 
-    predictions  title -> label map; the columns of a figure are all titles that occur, in order of appearance
-    words        (word, map [g, g]) pairs, drawn at the end of the row under their words
-    caption      a line under the row
-    notes        title -> a line under that prediction
-    outlined     bool [h, w]: where it is true is outlined on every prediction
+    predictions  title -> label map; a figure has a column for every title, in order of appearance
+    words        (word, map [g, g]) pairs, drawn at the end of the row below their words
+    caption      a line below the row
+    notes        title -> a line below that prediction
+    outlined     bool [h, w]: a region whose border is drawn on every prediction
     """
 
     image: Any
@@ -115,56 +115,86 @@ def figure(
     title: str = "",
     alpha: float = 0.75,
 ) -> Figure:
-    """Rows of image, truth, predictions and word maps, with a legend of the classes that are seen.
+    """Rows of image, truth, predictions and word maps, with a legend of the classes that occur.
 
     class_names  class id -> name in the legend; an id beyond it is shown as "class 7"
-    palette      None: the colours of `goca.drawing.class_colours`; or what `palette_of` takes
-    alpha        how strongly labels cover the image
-    Returns a matplotlib Figure; use its savefig, or save_figure. Raises PictureError if there is nothing to draw.
+    palette      None: the colours of `goca.drawing.class_colours`; or a palette that `palette_of` accepts
+    alpha        opacity of labels on the image, 0..1
+    returns      a matplotlib Figure; write it with its savefig, or with save_figure
+    errors       PictureError if there is nothing to draw
     """
     if not rows:
-        raise PictureError("a figure needs one row at least")
+        raise PictureError("a figure needs at least one row")
     palette = class_palette(class_names) if palette is None else palette
-    columns = _columns(rows)
-    pictures = [as_picture(row.image) for row in rows]
-    heights = [CELL * min(max(p.height / p.width, 0.4), 1.8) for p in pictures]
-    above = [HEAD if number == 0 or row.words else 0.0 for number, row in enumerate(rows)]
-    below = [HEAD * (bool(row.notes) + bool(row.caption)) for row in rows]
+    columns, bands = _columns(rows), [_Band.of(row, first=number == 0) for number, row in enumerate(rows)]
     width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
     drawn = Figure(dpi=200, facecolor="white")
     FigureCanvasAgg(drawn)
     legend = legend_lines(drawn, _seen(rows, class_names), width - 2 * MARGIN)
     top = MARGIN + (1.5 * HEAD if title else 0)
-    height = top + sum(heights) + sum(above) + sum(below) + len(rows) * GAP + len(legend) * HEAD + MARGIN
+    height = top + sum(band.height for band in bands) + len(legend) * HEAD + MARGIN
     drawn.set_size_inches(width, height)
     page = Page(drawn, width, height)
     if title:
         page.text(MARGIN, MARGIN + 0.6 * HEAD, title, width - 2 * MARGIN, size=10, weight="bold")
-    for number, (row, picture, tall) in enumerate(zip(rows, pictures, heights)):
-        top += above[number]
-        for at, (heading, panel) in enumerate(_panels(row, picture, columns, palette, alpha)):
-            left = MARGIN + at * (CELL + GAP)
-            if heading and (number == 0 or at >= len(columns) - _most_words(rows)):
-                page.text(left + CELL / 2, top - 0.42 * HEAD, heading, CELL, align="center")
-            if panel is None:
-                continue
-            axes = page.picture(panel, left, top, CELL, tall)
-            if row.outlined is not None and heading in row.predictions:
-                outline(axes, row.outlined, panel.size)
-            if note := row.notes.get(heading):
-                page.text(left + CELL / 2, top + tall + 0.5 * HEAD, note, CELL, "center", 7)
-        if row.caption:
-            baseline = top + tall + below[number] - 0.5 * HEAD
-            page.text(MARGIN, baseline, row.caption, width - 2 * MARGIN, size=6.5, colour=PALE)
-        top += tall + below[number] + GAP
+    for band in bands:
+        _draw_band(page, band, top, _panels(band.row, band.image, columns, palette, alpha))
+        top += band.height
     for line in legend:
         draw_legend_line(page, line, MARGIN, top + 0.7 * HEAD, palette_of(palette))
         top += HEAD
     return drawn
 
 
+@dataclass(frozen=True)
+class _Band:
+    """The part of the page that one row takes, with heights in inches.
+
+    first         whether all columns get a heading; otherwise only word maps do
+    above, below  space for headings; for notes and the caption
+    tall          height of the images
+    """
+
+    row: Row
+    image: Image.Image
+    first: bool
+    above: float
+    tall: float
+    below: float
+
+    @classmethod
+    def of(cls, row: Row, first: bool) -> _Band:
+        image = as_picture(row.image)
+        tall = CELL * min(max(image.height / image.width, 0.4), 1.8)
+        lines = bool(row.notes) + bool(row.caption)
+        return cls(row, image, first, HEAD if first or row.words else 0.0, tall, HEAD * lines)
+
+    @property
+    def height(self) -> float:
+        return self.above + self.tall + self.below + GAP
+
+
+def _draw_band(page: Page, band: _Band, top: float, panels: Sequence[_Panel]) -> None:
+    """Draw a row: images side by side, headings above, notes below, and the caption under all of them."""
+    row, top = band.row, top + band.above
+    for number, panel in enumerate(panels):
+        left = MARGIN + number * (CELL + GAP)
+        if panel.heading and (band.first or panel.is_word):
+            page.text(left + CELL / 2, top - 0.42 * HEAD, panel.heading, CELL, align="center")
+        if panel.image is None:
+            continue
+        axes = page.image(panel.image, left, top, CELL, band.tall)
+        if row.outlined is not None and panel.heading in row.predictions:
+            outline(axes, row.outlined, panel.image.size)
+        if note := row.notes.get(panel.heading):
+            page.text(left + CELL / 2, top + band.tall + 0.5 * HEAD, note, CELL, "center", 7)
+    if row.caption:
+        baseline = top + band.tall + band.below - 0.5 * HEAD
+        page.text(MARGIN, baseline, row.caption, page.width - 2 * MARGIN, size=6.5, colour=PALE)
+
+
 def outline(axes: Axes, mask: Any, size: tuple[int, int]) -> None:
-    """Draw the border of a mask [h, w] on an image of (width, height): black on white, so that it is seen on both."""
+    """Draw the border of a mask [h, w] on an image of (width, height), black on white to be visible everywhere."""
     inside = np.pad(array_of(mask).astype(float), 1)
     if not inside.any():
         return
@@ -178,7 +208,7 @@ def outline(axes: Axes, mask: Any, size: tuple[int, int]) -> None:
 
 
 def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> Path:
-    """Write a figure in the format its suffix names (png, pdf, svg); to a temporary name first, then renamed."""
+    """Write a figure in the format of the path's suffix (png, pdf, svg), to a temporary name first, then renamed."""
     path = Path(path)
     kinds = drawn.canvas.get_supported_filetypes()
     if (kind := path.suffix.lstrip(".").lower()) not in kinds:
@@ -188,32 +218,34 @@ def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> 
     return path
 
 
-def _most_words(rows: Sequence[Row]) -> int:
-    return max(len(row.words) for row in rows)
-
-
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """One heading per column; those of the word maps are empty, as each row has its own words."""
+    """One heading per column; those of word maps are empty, since each row has its own words."""
     truth = ["truth"] if any(row.truth is not None for row in rows) else []
     titles = list(dict.fromkeys(title for row in rows for title in row.predictions))
-    return ["image", *truth, *titles, *[""] * _most_words(rows)]
+    return ["image", *truth, *titles, *[""] * max(len(row.words) for row in rows)]
 
 
-def _panels(
-    row: Row, picture: Image.Image, columns: list[str], palette: Any, alpha: float
-) -> list[tuple[str, Image.Image | None]]:
-    """(heading, picture or None) for each column of one row."""
+class _Panel(NamedTuple):
+    """One cell of a row; `image` is None if the row has nothing for its column."""
+
+    heading: str
+    image: Image.Image | None
+    is_word: bool = False
+
+
+def _panels(row: Row, image: Image.Image, columns: Sequence[str], palette: Any, alpha: float) -> list[_Panel]:
+    """The cells of a row, one per column."""
     maps = {"truth": row.truth, **row.predictions}
-    grey = picture.convert("L")  # so that classes keep the legend's colours
-    panels: list[tuple[str, Image.Image | None]] = [("image", picture)]
+    grey = image.convert("L")  # so that classes keep the legend's colours
+    panels = [_Panel("image", image)]
     words = iter(row.words)
     for heading in columns[1:]:
         if not heading:
             word, heat = next(words, ("", None))
-            panels.append((word, None if heat is None else heat_overlay(picture, heat)))
+            panels.append(_Panel(word, None if heat is None else heat_overlay(image, heat), is_word=True))
         else:
             labels = maps.get(heading)
-            panels.append((heading, None if labels is None else overlay(grey, labels, palette, alpha)))
+            panels.append(_Panel(heading, None if labels is None else overlay(grey, labels, palette, alpha)))
     return panels
 
 

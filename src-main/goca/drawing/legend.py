@@ -48,51 +48,51 @@ def painted(
     return Image.composite(own, coloured, left)
 
 
-def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
-    """The picture with a legend below: as many columns as fit, each line a swatch, the name and its area in per cent.
+def with_legend(image: Image.Image, entries: Sequence[Entry]) -> Image.Image:
+    """The image with a legend below: as many columns as fit, each line a swatch, the name and its area in per cent.
 
-    Small pictures are enlarged to SMALLEST first (nearest neighbour: pixels stay pixels).
+    Small images are enlarged to SMALLEST first (nearest neighbour: pixels stay pixels).
     """
     if not entries:
-        return picture
-    picture = _enlarged(picture)
-    size = max(11, round(picture.width / 36))
+        return image
+    image = _enlarged(image)
+    size = max(11, round(image.width / 36))
     font = ImageFont.load_default(size)
     texts = [f"{entry.name}  {entry.share:.0%}" for entry in entries]
     line, swatch = round(1.6 * size), size
     widest = max(round(font.getlength(text)) for text in texts) + swatch + 2 * size
-    columns = max(1, min(len(texts), picture.width // widest))
+    columns = max(1, min(len(texts), image.width // widest))
     rows = -(-len(texts) // columns)
     margin = round(MARGIN * line)
-    sheet = Image.new("RGB", (max(picture.width, widest), picture.height + rows * line + 2 * margin), "white")
-    sheet.paste(picture, (0, 0))
+    sheet = Image.new("RGB", (max(image.width, widest), image.height + rows * line + 2 * margin), "white")
+    sheet.paste(image, (0, 0))
     draw = ImageDraw.Draw(sheet)
     for number, (entry, text) in enumerate(zip(entries, texts)):
         x = size // 2 + (number % columns) * (sheet.width // columns)
-        y = picture.height + margin + (number // columns) * line
+        y = image.height + margin + (number // columns) * line
         box = (x, y, x + swatch, y + swatch)
         draw.rectangle(box, fill=entry.colour, outline=(120, 120, 120))  # without a colour: an empty box
         draw.text((x + 1.5 * swatch, y + swatch / 2), text, fill=TEXT, font=font, anchor="lm")
     return sheet
 
 
-def with_scale(picture: Image.Image, name: str, colours: Image.Image, ends: tuple[float, float]) -> Image.Image:
+def with_scale(image: Image.Image, name: str, colours: Image.Image, ends: tuple[float, float]) -> Image.Image:
     """A heat map with its legend below: the name, and the colours from the lowest value to the highest.
 
     colours  those of the map from low to high, stretched to the room that there is
     ends     the values at both of them
-    Small pictures are enlarged as in `with_legend`.
+    Small images are enlarged as in `with_legend`.
     """
-    picture = _enlarged(picture)
-    size = max(11, round(picture.width / 36))
+    image = _enlarged(image)
+    size = max(11, round(image.width / 36))
     font = ImageFont.load_default(size)
     low, high = (f"{value:.2f}" for value in ends)
     left = round(font.getlength(f"{name} {low}")) + 2 * size
-    room = max(4 * size, picture.width - left - round(font.getlength(high)) - size)
+    room = max(4 * size, image.width - left - round(font.getlength(high)) - size)
     height = round((1.6 + 2 * MARGIN) * 1.6 * size)
-    sheet = Image.new("RGB", (left + room + round(font.getlength(high)) + size, picture.height + height), "white")
-    sheet.paste(picture, (0, 0))
-    draw, middle = ImageDraw.Draw(sheet), picture.height + height / 2
+    sheet = Image.new("RGB", (left + room + round(font.getlength(high)) + size, image.height + height), "white")
+    sheet.paste(image, (0, 0))
+    draw, middle = ImageDraw.Draw(sheet), image.height + height / 2
     draw.text((size / 2, middle), name, fill=TEXT, font=font, anchor="lm")
     draw.text((left - size / 2, middle), low, fill=TEXT, font=font, anchor="rm")
     sheet.paste(colours.resize((room, size)), (left, round(middle - size / 2)))
@@ -100,9 +100,9 @@ def with_scale(picture: Image.Image, name: str, colours: Image.Image, ends: tupl
     return sheet
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = -(-SMALLEST // max(picture.size))
-    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = -(-SMALLEST // max(image.size))
+    return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
 
 
 def mask_on(image: Any, mask: Any) -> Image.Image:
@@ -110,8 +110,8 @@ def mask_on(image: Any, mask: Any) -> Image.Image:
 
     mask  bool, resized by nearest neighbour   [h, w]
     """
-    picture = as_picture(image)
-    alpha = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
-    picture = picture.convert("RGBA")
-    picture.putalpha(alpha)
-    return picture
+    image = as_picture(image)
+    alpha = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
+    image = image.convert("RGBA")
+    image.putalpha(alpha)
+    return image

@@ -1,4 +1,4 @@
-"""Label maps as colours: palettes, and overlays on the picture. numpy and PIL alone."""
+"""Label maps as colours: palettes, and overlays on the image. numpy and PIL alone."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float
     """
     if not 0 <= alpha <= 1:
         raise PictureError(f"alpha is {alpha}; it goes from 0 (image) to 1 (labels)")
-    picture = as_picture(image)
-    colours = Image.fromarray(colourise(label_map, palette)).resize(picture.size, Image.Resampling.NEAREST)
-    return Image.blend(picture, colours, alpha)
+    image = as_picture(image)
+    colours = Image.fromarray(colourise(label_map, palette)).resize(image.size, Image.Resampling.NEAREST)
+    return Image.blend(image, colours, alpha)
 
 
 def as_picture(image: Any) -> Image.Image:

@@ -28,9 +28,9 @@ class Page:
         box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box)
 
-    def picture(self, picture: Any, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
-        """A picture or a map in a thin frame, stretched to its box; `options` are imshow's."""
-        axes, pixels = self.axes(left, top, width, height), np.asarray(picture)
+    def image(self, image: Any, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
+        """Draw an image or a map in a thin frame, stretched to its box; `options` are imshow's."""
+        axes, pixels = self.axes(left, top, width, height), np.asarray(image)
         fine = "nearest" if pixels.shape[1] < 200 else "antialiased"
         axes.imshow(pixels, **{"interpolation": fine, "aspect": "auto", **options})
         axes.set_xticks([])
@@ -50,7 +50,7 @@ class Page:
         colour: str = INK,
         weight: str = "normal",
     ) -> None:
-        """One line, vertically centred at y, cut with an ellipsis where it is wider than `room`."""
+        """Draw one line, vertically centred at y and cut with an ellipsis if it is wider than `room`."""
         shown = self.figure.text(
             x / self.width,
             1 - y / self.height,

@@ -16,6 +16,7 @@ NAMES = {
 }
 BACKGROUND = 0
 SHOWN = 20  # classes in the distribution that are not folded away
+PIXEL_KINDS = ("label_pixels", "predicted_pixels_best")  # keys of a class in `per_class`
 Results = Mapping[str, Any]
 
 
@@ -100,42 +101,15 @@ def distribution(results: Results) -> Markup:
     """
     palette = colours_of(results)
     total = sum(each["label_pixels"] for each in results["per_class"]) or 1
-    kinds = [each for each in results["per_class"] if each["id"] != BACKGROUND]
-    ranked = sorted(kinds, key=lambda each: -each["label_pixels"])
-    largest = max([each[k] for each in ranked for k in ("label_pixels", "predicted_pixels_best")], default=1) or 1
-
-    def rows(chosen: list[dict[str, Any]]) -> Markup:
-        return tag(
-            "dl",
-            *(
-                join(
-                    tag("dt", swatch(each["id"], palette), each["name"]),
-                    tag(
-                        "dd",
-                        f"{percent(each['label_pixels'] / total, 2)} / "
-                        f"{percent(each['predicted_pixels_best'] / total, 2)} %",
-                        class_="numbers soft",
-                    ),
-                    tag(
-                        "dd",
-                        *(
-                            tag("i", style=f"--share:{each[k] / largest:.4f}")
-                            for k in ("label_pixels", "predicted_pixels_best")
-                        ),
-                        class_="pair",
-                        aria_hidden="true",
-                    ),
-                )
-                for each in chosen
-            ),
-            class_="distribution",
-        )
-
+    classes = [each for each in results["per_class"] if each["id"] != BACKGROUND]
+    ranked = sorted(classes, key=lambda each: -each["label_pixels"])
+    largest = max([each[kind] for each in ranked for kind in PIXEL_KINDS], default=1) or 1
+    rows = [distribution_row(each, total, largest, palette) for each in ranked]
     key = (
         tag("li", tag("i", class_="block"), "labelled"),
         tag("li", tag("i", class_="outline"), "predicted, at the best threshold"),
     )
-    behind = [
+    background = [
         tag(
             "p",
             f"{percent(each['label_pixels'] / total, 2)} % of the labelled pixels are {each['name']}, and"
@@ -145,9 +119,20 @@ def distribution(results: Results) -> Markup:
         for each in results["per_class"]
         if each["id"] == BACKGROUND
     ]
-    rest = ranked[SHOWN:]
-    folded = [tag("details", tag("summary", f"{len(rest)} rarer classes"), rows(rest))] if rest else []
-    return section("Label distribution", *behind, tag("ul", key, class_="key"), rows(ranked[:SHOWN]), *folded)
+    shown, rest = (tag("dl", *part, class_="distribution") for part in (rows[:SHOWN], rows[SHOWN:]))
+    folded = [tag("details", tag("summary", f"{len(rows) - SHOWN} rarer classes"), rest)] if rows[SHOWN:] else []
+    return section("Label distribution", *background, tag("ul", key, class_="key"), shown, *folded)
+
+
+def distribution_row(each: Mapping[str, Any], total: int, largest: int, palette: Any) -> Markup:
+    """A class's swatch, name, shares of all pixels, and two bars relative to the largest number of pixels."""
+    labelled, predicted = (percent(each[kind] / total, 2) for kind in PIXEL_KINDS)
+    bars = (tag("i", style=f"--share:{each[kind] / largest:.4f}") for kind in PIXEL_KINDS)
+    return join(
+        tag("dt", swatch(each["id"], palette), each["name"]),
+        tag("dd", f"{labelled} / {predicted} %", class_="numbers soft"),
+        tag("dd", *bars, class_="pair", aria_hidden="true"),
+    )
 
 
 def confusions(results: Results) -> Markup:
