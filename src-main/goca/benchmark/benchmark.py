@@ -225,21 +225,12 @@ class Benchmark(RunSettings):
         return dataclasses.asdict(self.tagger) | {"model": _placed(self.tagger.model)}
 
     def predictor(self, dataset: Dataset, source: Source | None, noise: NoiseFile | None, store: RunStore) -> Predictor:
-        """Load the model; the store records what it runs on."""
-        from goca.benchmark.predictor import SEGMENTERS, CompletePredictor, Noise, OpenPredictor, RegionPredictor
-        from goca.variants.regions import RegionFinder
+        """Load the model; the store records the device and precision that it runs with."""
+        from goca.benchmark.loading import PREDICTORS
+        from goca.benchmark.predictor import Noise
 
-        given = Noise(noise, self.seed)
-        if source is None:
-            return RegionPredictor(self.load(RegionFinder, store), self.merging, given)
-        if isinstance(source, WordPrompts) and source.asked.tagger is not None:
-            source.asked.tagger.load()
-        segmenter = self.load(SEGMENTERS[self.model.method], store)
-        segmenter.use_class_names(dict(enumerate(class_labels(dataset))))
-        if isinstance(source, WordPrompts) and self.ask == "open":
-            return OpenPredictor(segmenter, source.query, given)
-        prompts = source.annotated(self.annotator(dataset, segmenter.extractor.parts))
-        return CompletePredictor(segmenter, prompts, given, reports_words=not self.published)
+        load = PREDICTORS[self.ask if self.strategy.prompted else None]
+        return load(self, dataset, source, Noise(noise, self.seed), store)
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
         """The model; the store is told what it runs on."""
