@@ -167,7 +167,16 @@ def test_an_unknown_format_lists_the_known_ones(no_model, capsys):
     assert said.startswith("FormatError") and "labelme" in said
 
 
-@pytest.mark.parametrize("command", ["segment a.png --prompt star --out o", "label . --tags t.csv --out o", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "segment a.png --prompt star --out o",
+        "label . --tags t.csv --out o",
+        "synth --classes star --count 1 --out o",
+        "app",
+        "doctor",
+    ],
+)
 def test_a_device_that_is_not_here_is_said_first(no_model, capsys, tmp_path, command):
     before = sorted(tmp_path.iterdir())
     assert main([*command.split(), "--device", "cuda:99"]) == 1
