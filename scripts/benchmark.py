@@ -9,7 +9,7 @@ Of the embedded model:
 
 bare         VAE encode and one denoiser forward, nothing captured; text states made beforehand
 method       the whole of Segmenter(image, annotation): text, encode, forward, aggregation, rescaling, refinement
-evaluation   MeanIoU.update of one picture, nine thresholds
+evaluation   MeanIoU.update of one image, nine thresholds
 
 Bare and method take turns image by image, in processor time, so that what else the machine does falls on both. The
 ratio is printed beside its goal.
@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 from diffusion_feature.latents import read_picture, seeded
 from goca import Segmenter
+from goca.cli.renamed import Renamed
 from goca.datasets import load_dataset
 from goca.evaluation import MeanIoU
 from goca.files.atomic import write_text
@@ -38,7 +39,7 @@ from make_scenes import REPOSITORY
 from tqdm import tqdm
 
 GOAL = 1.25  # method / bare
-WARM_UP = 5  # pictures before the clock starts
+WARM_UP = 5  # images before the clock starts
 OTHERS = {"denoisers": "benchmarks.of_denoisers", "evaluation": "benchmark_evaluation", "summary": "benchmark_summary"}
 FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "test", "classes": "classes.json"}
 
@@ -51,14 +52,14 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
 
 
 @torch.no_grad()
-def embedded(pictures: int, pipeline: str | None) -> dict[str, float]:
+def embedded(images: int, pipeline: str | None) -> dict[str, float]:
     """Processor seconds per image (medians) of bare, method and evaluation, their ratio, and the peak memory."""
     segmenter, dataset = Segmenter.from_pretrained(pipeline, "mini-sd"), load_dataset(FIELDS)
     captions = read_captions(REPOSITORY / "gpt_output/scenes.json")[0]
     extractor, backbone, t = segmenter.extractor, segmenter.extractor.backbone, segmenter.config.t
     metric = MeanIoU(len(dataset.class_names), thresholds=[t / 10 for t in range(-4, 5)], ignore_index=255)
     seconds: dict[str, list[float]] = {"bare": [], "method": [], "evaluation": []}
-    for image_id in tqdm(dataset.ids[: pictures + WARM_UP], desc="mini-sd"):
+    for image_id in tqdm(dataset.ids[: images + WARM_UP], desc="mini-sd"):
         sample = dataset.sample(image_id)
         annotation = annotate(
             captions[sample.name],
@@ -99,15 +100,16 @@ def main(argv: Sequence[str]) -> None:
 
 def embedded_command(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--images", type=int, default=100, help="images to segment (default: 100)")
+    parser.add_argument("--pictures", type=int, action=Renamed, now="--images")
     parser.add_argument("--pipeline", help="another folder in place of the embedded model")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     arguments = parser.parse_args(argv)
-    found = {"mini-sd": embedded(arguments.pictures, arguments.pipeline), "threads": torch.get_num_threads()}
+    found = {"mini-sd": embedded(arguments.images, arguments.pipeline), "threads": torch.get_num_threads()}
     row = found["mini-sd"]
     print("| | bare | method | method / bare | goal | evaluation | peak memory |\n|---|---|---|---|---|---|---|")
     print(
-        f"| mini-sd, {arguments.pictures} pictures, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "
+        f"| mini-sd, {arguments.images} images, {found['threads']} threads | {1e3 * row['bare']:.1f} ms "
         f"| {1e3 * row['method']:.1f} ms | {row['method / bare']:.2f} | {GOAL:.2f} | {1e3 * row['evaluation']:.2f} ms "
         f"| {row['peak bytes of the process'] / 1e9:.2f} GB |"
     )

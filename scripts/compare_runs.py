@@ -1,6 +1,6 @@
 """Compare finished runs: a table of mIoU and IoU per class, and a figure of a few images with each prediction.
 
-    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --picture scenes.png
+    python3 scripts/compare_runs.py vanilla=runs/demo/mini-sd-vanilla GoCA=runs/demo/mini-sd --figure scenes.png
 
 All runs must use the same data set. The figure's images are segmented again with each run's configuration and best
 threshold.
@@ -17,6 +17,7 @@ import numpy as np
 from goca import Segmenter
 from goca.benchmark import Benchmark
 from goca.benchmark.tasks import metric_for
+from goca.cli.renamed import Renamed
 from goca.datasets import class_label, load_dataset
 from goca.drawing.figures import Row, figure, save_figure
 from goca.evaluation import MeanIoU
@@ -39,7 +40,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def print_table(runs: dict[str, dict[str, Any]]) -> None:
-    """Format a Markdown table in per cent at each run's best threshold: rows mIoU and classes, one column per run."""
+    """Print a Markdown table in per cent at each run's best threshold: rows mIoU and classes, one column per run."""
     heads = [f"{name} ({run['mIoU']['best']['threshold']:g})" for name, run in runs.items()]
     print("| IoU, % | " + " | ".join(heads) + " |")
     print("|---|" + "---|" * len(runs))
@@ -57,7 +58,7 @@ def print_table(runs: dict[str, dict[str, Any]]) -> None:
 
 
 def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnotation) -> list[tuple[str, Tensor]]:
-    """The rescaled and refined map of each class and background entity, with its words as title."""
+    """The rescaled and refined map of each class and background entity, with its words as the title."""
     tokenizer = segmenter.extractor.parts["tokenizer"]
     ids = tokenizer(annotation.caption, truncation=True).input_ids
     groups = [group for group in (*annotation.existent_objects.values(), *annotation.background_objects) if group]
@@ -71,7 +72,7 @@ def word_maps(segmenter: Segmenter, capture: Aggregator, annotation: PromptAnnot
 def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     """Draw images from the whole split with ground truth, each run's labels, and the last run's word maps.
 
-    Under each prediction stands its IoU; outlined is where the predictions of the first and the last run differ.
+    Below each prediction is its IoU; outlines show where the predictions of the first and the last run differ.
     """
     benchmarks = {name: Benchmark.of(run["config"]) for name, run in runs.items()}
     dataset = load_dataset(next(iter(benchmarks.values())).dataset)
@@ -105,7 +106,7 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
 
 
 def iou_of(metric: MeanIoU, scores: Tensor, label: np.ndarray, class_ids: Sequence[int], threshold: float) -> float:
-    """IoU of one image at a threshold, as the report's."""
+    """IoU of one image at a threshold, as in the report."""
     counts = metric.image_counts([metric.update(scores, label, class_ids)], threshold)
     return float(image_iou(counts)[0])
 
@@ -113,14 +114,15 @@ def iou_of(metric: MeanIoU, scores: Tensor, label: np.ndarray, class_ids: Sequen
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--picture", type=Path, help="file of the figure (png, pdf or svg)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw a figure (png, pdf or svg)")
+    parser.add_argument("--picture", type=Path, action=Renamed, now="--figure")
     parser.add_argument("--images", type=int, default=IMAGES, help="number of images in the figure")
     arguments = parser.parse_args()
     runs = {name: read_run(Path(folder)) for name, _, folder in (run.partition("=") for run in arguments.runs)}
     print()
     print_table(runs)
-    if arguments.picture:
-        print(f"\nPicture: {save_figure(draw(runs, arguments.images), arguments.picture)}")
+    if arguments.figure:
+        print(f"\nFigure: {save_figure(draw(runs, arguments.images), arguments.figure)}")
 
 
 if __name__ == "__main__":

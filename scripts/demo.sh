@@ -7,4 +7,4 @@ for model in mini-sd-vanilla mini-sd; do
   echo; echo "== main.py model=$model dataset=scenes"
   .venv/bin/python src-main/main.py "model=$model" dataset=scenes "run_dir=$out/$model"
 done
-.venv/bin/python scripts/compare_runs.py "vanilla=$out/mini-sd-vanilla" "GoCA=$out/mini-sd" --picture "$out/scenes.png"
+.venv/bin/python scripts/compare_runs.py "vanilla=$out/mini-sd-vanilla" "GoCA=$out/mini-sd" --figure "$out/scenes.png"

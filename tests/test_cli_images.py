@@ -1,8 +1,12 @@
 """`goca segment` on images of every kind: turned, 16 bits, transparent, animated."""
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cli_calls import drawn, painted, record, refused, segment
+from goca.cli.renamed import Renamed
 from goca.embedded import resolve
 from PIL import Image
 
@@ -58,3 +62,13 @@ def test_every_mode_is_read(loaded, scene, capsys, mode):
     name = "picture.tif" if mode == "CMYK" else "picture.png"
     scene.convert(mode).save(name)
     assert written(capsys, name) == []
+
+
+def test_the_former_name_of_an_option_works_with_a_warning():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--figure-file", type=Path, default=Path("a.png"))
+    parser.add_argument("--picture", type=Path, action=Renamed, now="--figure-file")
+    assert parser.parse_args([]).figure_file == Path("a.png")
+    assert "--picture" not in parser.format_help()
+    with pytest.warns(FutureWarning, match="--picture is now called --figure-file"):
+        assert parser.parse_args(["--picture", "b.png"]) == argparse.Namespace(figure_file=Path("b.png"))

@@ -38,7 +38,7 @@ def test_both_methods_beat_chance_by_far_on_the_embedded_test_set(runs):
 
 def test_finished_runs_are_compared_and_drawn(runs):
     runs_named = ("vanilla=mini-sd-vanilla", "GoCA=mini-sd")
-    shown = run(runs, COMPARE, *runs_named, "--picture", "p.png", "--images", "2")
+    shown = run(runs, COMPARE, *runs_named, "--figure", "p.png", "--images", "2")
     results = [json.loads((runs / model / "results.json").read_text()) for model in ("mini-sd-vanilla", "mini-sd")]
     means = " | ".join(f"{100 * each['mIoU']['best']['mIoU']:.1f}" for each in results)
     assert f"| **mean** | {means} |" in shown

@@ -1,0 +1,25 @@
+"""Options of commands under their former names, which keep working with a warning."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from typing import Any
+
+
+class Renamed(argparse.Action):
+    """The former name of an option: sets the same value, with a FutureWarning that names the present option.
+
+    >>> parser = argparse.ArgumentParser()
+    >>> _ = parser.add_argument("--figure")
+    >>> _ = parser.add_argument("--picture", action=Renamed, now="--figure")
+    """
+
+    def __init__(self, option_strings: list[str], dest: str, now: str, **options: Any) -> None:
+        options |= {"dest": now.lstrip("-").replace("-", "_"), "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+        super().__init__(option_strings, **options)
+        self.now = now
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        warnings.warn(f"{option_string} is now called {self.now}", FutureWarning, stacklevel=2)
+        setattr(namespace, self.dest, values)
