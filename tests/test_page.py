@@ -149,7 +149,7 @@ def test_a_click_on_the_result_ranks_the_words_there(opened, segmentation):
     wide = opened.locator("#goca-picture-maps .preview img").first
     wide.wait_for()
     opened.wait_for_timeout(300)
-    assert wide.bounding_box()["width"] > 200
+    assert min(wide.bounding_box()["width"], wide.bounding_box()["height"]) > 250
 
 
 def test_an_error_is_said_and_leaves_the_result_before(opened, tmp_path):

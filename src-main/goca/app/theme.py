@@ -35,10 +35,20 @@ CSS = """
 .goca-said { font-size: .92rem; line-height: 1.45; border-left: 3px solid var(--border-color-primary);
   padding: .1rem .75rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .goca-said.goca-error { border-color: #c2410c; color: var(--body-text-color); }
-.goca-maps:has(.preview) { min-height: 24rem; }
+.goca-maps .gallery-container:has(.preview) { height: 26rem !important; }
+.goca-maps .gallery-container:has(.preview) .grid-wrap { visibility: hidden; }
 #goca-examples th, #goca-examples td { white-space: normal; }
 #goca-examples table { width: 100%; min-width: 0; }
-.goca-progress { display: block; width: 100%; height: .5rem; margin: .35rem 0 .2rem; accent-color: var(--primary-600); }
+.goca-progress { appearance: none; display: block; width: 100%; height: .5rem; margin: .35rem 0 .2rem; border: 0;
+  border-radius: .25rem; overflow: hidden; background: rgb(128 128 128 / .16); }
+.goca-progress::-webkit-progress-bar { background: transparent; }
+.goca-progress::-webkit-progress-value { background: var(--primary-600); }
+.goca-progress::-moz-progress-bar { background: var(--primary-600); }
+.goca-progress:indeterminate { animation: goca-going 1.6s linear infinite; background-size: 40% 100%;
+  background-repeat: no-repeat; background-image: linear-gradient(var(--primary-600), var(--primary-600)); }
+.goca-progress:indeterminate::-moz-progress-bar { background: transparent; }
+@keyframes goca-going { from { background-position: -70% 0; } to { background-position: 170% 0; } }
+@media (prefers-reduced-motion: reduce) { .goca-progress:indeterminate { animation: none; } }
 .goca-legend { list-style: none; margin: 0; padding: 0; }
 .goca-legend li { display: grid; grid-template-columns: 1rem minmax(6rem, 1fr) 2fr 3.6rem; gap: .7rem;
   align-items: center; padding: .28rem 0; color: var(--body-text-color); font-size: .95rem; }
