@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import hydra
-from goca.cli.hydra_command import check_arguments, resolved, told
+from goca.cli.hydra_command import check_arguments, plain_errors, resolved
 from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
 from goca.datasets.check import Report, examine
 from goca.schema import ConfigError, Count, refusal
@@ -79,6 +79,6 @@ def verdict(report: Report) -> list[str]:
 
 
 if __name__ == "__main__":
-    with told():
+    with plain_errors():
         check_arguments(sys.argv[1:])
         main()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from goca.cli.hydra_command import check_arguments, told
+from goca.cli.hydra_command import check_arguments, plain_errors
 from goca.cli.overrides import configured
 from goca.config import names
 from goca.config_folder import config_folder
@@ -188,5 +188,5 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         sys.exit(0)
-    with told("the same command resumes where it stopped"):
+    with plain_errors("the same command resumes where it stopped"):
         sys.exit(main(sys.argv[1:]))

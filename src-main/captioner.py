@@ -3,8 +3,8 @@
     python3 src-main/captioner.py model=sd15 dataset=voc dataset.labels=gpt_output/voc.json annotations=out.json
     python3 src-main/captioner.py model=sd15 dataset=voc dataset.root=... protocol=released annotations=out.json
 
-Only the tokenizers of the model's pipeline are loaded. main.py makes the same annotations on the fly where no file is
-given, so this step may be skipped. configs/config.yaml holds every key.
+Only the tokenizers of the model's pipeline are loaded. Without an annotation file, main.py creates the same annotations
+during the run, so this step is optional. configs/config.yaml lists every key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import hydra
 from goca.benchmark import Benchmark
-from goca.cli.hydra_command import check_arguments, resolved, told
+from goca.cli.hydra_command import check_arguments, plain_errors, resolved
 from goca.datasets import Dataset, SampleError, class_label, load_dataset
 from goca.files.atomic import sweep
 from goca.prompts import CaptionError, PromptAnnotation, load_tokenizers, write_annotations
@@ -27,7 +27,7 @@ SHOWN = 10  # skipped images and lost classes that are listed one by one
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
-    with told():
+    with plain_errors():
         caption(resolved(config))
 
 
@@ -39,13 +39,13 @@ def caption(values: dict[str, Any]) -> None:
     benchmark = Benchmark.of({**values, "annotations": None, "run_dir": values["run_dir"] or "."})
     if not benchmark.published:
         raise CaptionError(
-            "annotations say what is in each image by the ground truth; leave ask and words as they are here. main.py"
-            f" itself looks for words: ask={benchmark.ask} words={benchmark.words}"
+            "annotations use the ground truth's classes, so ask and words must keep their defaults here; main.py"
+            f" itself supports ask={benchmark.ask} words={benchmark.words}"
         )
     if benchmark.labels().resolve() == path.resolve():
-        raise CaptionError(f"annotations={path} is the labels file itself; give another name")
+        raise CaptionError(f"annotations={path} is the labels file itself; choose another name")
     if not benchmark.model.pipeline:
-        raise CaptionError("model.pipeline is not set; give the folder or hub id whose tokenizers are to be used")
+        raise CaptionError("model.pipeline is not set; give the folder or hub id with the tokenizers")
     sweep(path.parent)
     dataset = load_dataset(benchmark.dataset)
     if (source := benchmark.prompts(dataset)) is None:
@@ -67,7 +67,7 @@ def caption(values: dict[str, Any]) -> None:
 
 
 def report(annotations: dict[str, PromptAnnotation], skipped: list[str], dataset: Dataset, path: Path) -> None:
-    """What was written, which classes lost their words, what was skipped and why."""
+    """Print what was written, which classes lost all tokens, and what was skipped and why."""
     lost = [
         f"{image}: {', '.join(class_label(dataset.class_names, class_id) for class_id in annotation.lost_classes())}"
         for image, annotation in annotations.items()
@@ -76,8 +76,8 @@ def report(annotations: dict[str, PromptAnnotation], skipped: list[str], dataset
     without = sum(not annotation.class_ids for annotation in annotations.values())
     print(f"{len(annotations)} annotations: {path}" if annotations else f"nothing was written to {path}")
     if without:
-        print(f"{without} of them name no class")
-    for title, lines in (("with a class that has no token left", lost), ("skipped", skipped)):
+        print(f"{without} of them contain no class name")
+    for title, lines in (("with a class without tokens", lost), ("skipped", skipped)):
         if lines:
             print(f"{len(lines)} {title}:")
             print("\n".join(f"  {line}" for line in lines[:SHOWN]))
@@ -86,6 +86,6 @@ def report(annotations: dict[str, PromptAnnotation], skipped: list[str], dataset
 
 
 if __name__ == "__main__":
-    with told():
+    with plain_errors():
         check_arguments(sys.argv[1:])
         main()

@@ -4,8 +4,8 @@
     python3 src-main/gpt_labeling.py dataset=voc dataset.root=/data/VOCdevkit/VOC2012 labels=gpt_output/voc-mine.json
     python3 src-main/gpt_labeling.py dataset=voc ... labeler=local labeler.model=NAME labeler.base_url=http://host:8000/v1
 
-Run again, it goes on where it stopped; nothing that was answered is asked again, unless again=failed. The key comes
-from the environment (OPENAI_API_KEY). configs/labeling.yaml and configs/labeler hold every key.
+Run the same command again to resume; images with an answer are not sent again (again=failed repeats failed ones). The
+key is read from the environment (OPENAI_API_KEY). configs/labeling.yaml and configs/labeler list every key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from goca.cli.hydra_command import check_arguments, fields_of, resolved, told
+from goca.cli.hydra_command import check_arguments, fields_of, plain_errors, resolved
 from goca.datasets import DatasetConfig, load_dataset
 from goca.labeling import (
     AnswerLog,
@@ -35,7 +35,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = "what is answered is kept, run again to go on"
+KEPT = "answers are kept; run the same command again to resume"
 KEYS = {
     **dict.fromkeys(fields_of("goca.labeling", "LabelingSettings")()),
     "dataset": fields_of("goca.datasets", "DatasetConfig"),
@@ -46,7 +46,7 @@ SHOWN = 10  # skipped images and failures that are listed one by one
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="labeling")
 def main(config: DictConfig) -> None:
-    with told(KEPT):
+    with plain_errors(KEPT):
         label(resolved(config))
 
 
@@ -151,6 +151,6 @@ def listed(title: str, lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with told(KEPT):
+    with plain_errors(KEPT):
         check_arguments(sys.argv[1:], KEYS)
         main()

@@ -5,8 +5,8 @@
     python3 src-main/main.py --config-name sweep roots.voc=/data/VOCdevkit/VOC2012 dataset=voc hydra/launcher=slurm
     accelerate launch src-main/main.py model=sd15 dataset=voc dataset.root=/data/VOCdevkit/VOC2012
 
-Run again with the same settings, it goes on where it stopped. configs/config.yaml holds every key; docs/runs.md tells
-of processes, machines and clusters.
+Run the same command again to resume. configs/config.yaml lists every key; docs/runs.md explains runs on several
+processes, machines and clusters.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Any
 
 import hydra
 from goca.benchmark.settings import GROUPS
-from goca.cli.hydra_command import check_arguments, interruptible, resolved, told
+from goca.cli.hydra_command import check_arguments, interruptible, plain_errors, resolved
 from goca.cli.overrides import completed
 from goca.report.results import table
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-KEPT = "what is counted is kept; give the same command again to go on"
+KEPT = "counted images are kept; run the same command again to resume"
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
     job = HydraConfig.get()
     choices = {group: job.runtime.choices[group] for group in GROUPS}
-    with told(KEPT):
+    with plain_errors(KEPT):
         evaluate(completed(resolved(config), choices, job.overrides.task))
 
 
@@ -65,6 +65,6 @@ def report(results: Mapping[str, Any], run_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    with told(KEPT):
+    with plain_errors(KEPT):
         check_arguments(sys.argv[1:])
         main()

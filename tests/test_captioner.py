@@ -111,7 +111,7 @@ def test_wrong_settings(command, override, message):
 
 @pytest.mark.parametrize("given", ["ask=open", "words=caption"])
 def test_annotations_are_told_what_is_there(command, given):
-    with pytest.raises(CaptionError, match=r"leave ask and words as they are here\. main\.py itself looks for words"):
+    with pytest.raises(CaptionError, match=r"ask and words must keep their defaults here; main\.py itself supports"):
         caption(*command, given)
 
 

@@ -149,7 +149,7 @@ def test_an_interrupted_run_keeps_what_is_in_flight(tree, tmp_path):
         wait_for(lambda: len(server.asked) >= 4, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode != 0 and "run again to go on" in err and "Traceback" not in err
+    assert process.returncode != 0 and "run the same command again to resume" in err and "Traceback" not in err
     captions, _ = read_captions(tmp_path / "out" / "voc.json")
     assert len(captions) == len(server.asked) < 24 and f"{len(captions)} captions" in out
 

@@ -19,7 +19,7 @@ from goca.benchmark.checks import NothingCounted
 from goca.benchmark.fingerprints import MadeFrom, of_pipeline
 from goca.benchmark.run_store import RunMismatch, RunStore
 from goca.benchmark.sweep import run_together
-from goca.cli.hydra_command import interruptible, told
+from goca.cli.hydra_command import interruptible, plain_errors
 from goca.datasets import load_dataset
 from goca.embedded import resolve
 from goca.report.results import table
@@ -246,12 +246,12 @@ def test_interrupted_it_ends_without_a_traceback_and_goes_on(scenes, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=200)
-    assert process.returncode == 130 and "interrupted; what is counted is kept" in said and "Traceback" not in said
+    assert process.returncode == 130 and "interrupted; counted images are kept" in said and "Traceback" not in said
 
 
 def test_ctrl_c_that_was_lost_in_a_clean_up_ends_the_run_at_the_next_image(capsys):
     handler, seen = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(SystemExit) as ended, told("run again"):
+    with pytest.raises(SystemExit) as ended, plain_errors("run again"):
         for number in interruptible(range(5)):
             seen.append(number)
             with contextlib.suppress(KeyboardInterrupt):

@@ -218,7 +218,7 @@ def test_nothing_generated(mini):
 
 
 def test_a_batch_that_is_not_understood(mini):
-    with pytest.raises(TraceError, match="a batch of 2 for 3 pictures"), trace(mini, prompt=["tree"] * 3):
+    with pytest.raises(TraceError, match="a batch of 2 for 3 images"), trace(mini, prompt=["tree"] * 3):
         mini.unet(torch.zeros(2, 8, 16, 16), 5, torch.zeros(2, 16, 96))
 
 

@@ -128,18 +128,18 @@ def test_what_was_not_asked_for_or_cannot_be(tmp_path_factory):
         sd("cat", guidance_scale=1.0, **call)
     with pytest.raises(TraceError, match="ran without guidance"):
         t.negative.words()
-    with pytest.raises(TraceError, match="name them: trace"):
+    with pytest.raises(TraceError, match="give them: trace"):
         _ = t.further
     with trace(sd, FAMILIES["sd"].config) as t:
         sd("cat", **call)
     with pytest.raises(TraceError, match="negative=True"):
         _ = t.negative
-    with pytest.raises(TraceError, match="names nothing"):
+    with pytest.raises(TraceError, match="contains no words"):
         trace(sd, FAMILIES["sd"].config, further=" , ")
     with pytest.raises(WordNotFound):
         trace(sd, FAMILIES["sd"].config, further="!!!")
     flux = load("flux", tmp_path_factory)
-    with pytest.raises(TraceError, match=r"further words are not supported for the Flux.*Stable Diffusion, SDXL and"):
+    with pytest.raises(TraceError, match=r"further words are not supported for the Flux.*Stable Diffusion, SDXL or"):
         trace(flux, FAMILIES["flux"].config, further="dog")
     guided = {"negative_prompt": "dog", "true_cfg_scale": 2.0, "max_sequence_length": 64}
     with trace(flux, FAMILIES["flux"].config, negative=True) as t:

@@ -1,4 +1,4 @@
-"""What a run of the method is set to: one dataclass behind configs/model/*.yaml."""
+"""`SegmenterConfig`: the settings of the method, read from configs/model/*.yaml."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RULES: dict[str, Mapping[str, Any]] = {
     "rest": REST_RULES,
     "presence": PRESENCE_RULES | PROBES,
 }
-METHODS = ("goca", "diffsegmentor")  # what makes score maps: see goca.benchmark.predictor.SEGMENTERS
+METHODS = ("goca", "diffsegmentor")  # see goca.benchmark.predictor.SEGMENTERS
 OPEN_FIELDS = (
     "ask",
     "rest",
@@ -55,14 +55,14 @@ OPEN_FIELDS = (
     "background_words",
     "separator",
 )
-SHARED = ("_defaults", "_unpublished")  # files that configs start from, which are none themselves
+SHARED = ("_defaults", "_unpublished")  # files on which configs are based; they are not configs themselves
 Size = int | tuple[int, int]
 Timestep = Annotated[int, Range(0, 999)]
 Layers = Text | tuple[Text, ...]
 
 
 def versions() -> list[str]:
-    """The families that are known by now."""
+    """The currently registered families."""
     from diffusion_feature.families import VERSIONS
 
     return list(VERSIONS)
@@ -70,46 +70,46 @@ def versions() -> list[str]:
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """One setting of the method. `load_config("sd15")` reads one of configs/model.
+    """Settings of the method. `load_config("sd15")` reads those of configs/model/sd15.yaml.
 
-    pipeline        folder or hub id, used where none is given
-    denoiser        a second folder or hub id, whose denoiser takes the place of that pipeline's own; None: its own
+    pipeline        folder or hub id of the model, used if no other is given
+    denoiser        another folder or hub id, whose denoiser replaces the pipeline's; None: the pipeline's own
     version         family of the model: a key of diffusion_feature.families.VERSIONS
-    img_size        side of the square, or (height, width), to which pictures are stretched
-    feat_size       the same of the grid on which maps are aggregated and refined
-    t               noise: timestep 0..999 (see the protocol's `noise`)
-    ref_layer       dense feature that the reference affinity is made of
+    img_size        side, or (height, width), to which images are stretched
+    feat_size       side, or (height, width), of the grid on which maps are aggregated and refined
+    t               timestep of the noise, 0..999 (see the protocol's `noise`)
+    ref_layer       dense feature from which the reference affinity is computed
     cross_layers    cross maps that are aggregated: "all", ids, or patterns with braces {0..2} {1,3}
-    self_layers     self maps that make the space map
-    rows            approximate: layers are weighted by so many rows of the reference affinity; None: by all of them
-    token_method    what the map of a class of several tokens is: their mean or their sum
-    refine          steps of refinement, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
-    affinity_order  how often the step `affinity` applies the space map; 0: not at all
-    keep_all_objects    one map per background entity, instead of one background map that is their maximum
-    flips, draws, timesteps    further looks whose maps are averaged with the first (goca.method.augmentation):
-                    mirrored; that many noise draws in all, seeded by the image's id and their number; timesteps
-                    besides t
+    self_layers     self maps whose mean is the space map
+    head_method, layer_method, rescale_method    names of rules (RULES)
+    rows            approximation: number of rows of the reference affinity used for layer weights; None: all rows
+    token_method    how the maps of a class's tokens are combined: "mean" or "sum"
+    refine          refinement steps, in order: names of goca.refine.chain.REFINEMENTS, or {name: parameters}
+    affinity_order  how often the step `affinity` applies the space map; 0: never
+    keep_all_objects    one map per background entity, instead of a background map that is their maximum
+    flips, draws, timesteps    test-time augmentation (goca.method.augmentation): also the mirrored image; number of
+                    noise samples, seeded by the image's id and the sample's number; further timesteps besides t
     method          one of METHODS
-    class_prompt    of the method diffsegmentor: the prompt of one class, with {name} and {caption} filled in
-    ask             "complete": a prompt names all that is in the picture; "open": it names what is looked for; None:
-                    open for words, complete for annotations (docs/open.md). The fields below are of `open` alone:
-    rest            what stands for the rest of the picture: a name of goca.open.rest.REST_RULES
+    class_prompt    for the method diffsegmentor: the prompt of one class, with {name} and {caption} filled in
+    ask             "complete": a prompt names everything in the image; "open": it names what to look for; None: open
+                    for texts, complete for annotations (docs/open.md). The following fields are used only by `open`:
+    rest            how the rest of the image is scored: a name of goca.open.rest.REST_RULES
     presence        how presence is scored: a name of goca.open.presence.PRESENCE_RULES, or of
-                    goca.open.denoising.PROBES, which take further forwards
-    calibration     {slope, midpoint} of the curve that makes a probability of it (goca.open.presence.probability)
+                    goca.open.denoising.PROBES, which need further forward passes
+    calibration     {slope, midpoint} of the curve from score to probability (goca.open.presence.probability)
     denoising       options of the probe: fields of goca.open.denoising.Denoising, which has its own calibration
-    least_presence  classes below this probability get nothing
-    floor           what a class must score, 0..1, where it is to be more than background
-    half_share      the share of the words' attention that a class must reach somewhere for half its weight
-    background_words    a list in configs/vocabulary, or words: written into every prompt, behind those looked for
-    separator       between the words of a prompt
+    least_presence  classes with a lower probability get no pixels
+    floor           the background's score, 0..1, which a class must exceed
+    half_share      the highest share of attention at which a class has half its weight
+    background_words    a list in configs/vocabulary, or words: written into every prompt after the class names
+    separator       text between the words of a prompt
     protocol        "paper", "released" or a mapping of switches
-    call            arguments with which the pipeline is called to generate images, beside prompt, size and guidance
+    call            further arguments of the pipeline's call when images are generated
     """
 
     version: Annotated[str, OneOf(versions)]
     img_size: Annotated[Size, Pair(8, 16384)]
-    feat_size: Annotated[Size, Pair(3, 4096)]  # the blur reflects two pixels, so that three are needed
+    feat_size: Annotated[Size, Pair(3, 4096)]  # at least 3, since the blur reflects two pixels
     t: Timestep
     ref_layer: Text
     self_layers: Layers
@@ -167,7 +167,7 @@ class SegmenterConfig:
         return tuple(dict.fromkeys(step.layer for step in self.steps if step.layer))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for result files; `load_config` takes them back."""
+        """Plain values, for result files; `load_config` accepts them."""
         return dataclasses.asdict(self)
 
 
@@ -178,10 +178,16 @@ REQUIRED = tuple(
 
 
 def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: Any) -> SegmenterConfig:
-    """From the name of a file in configs/model, a mapping of fields, or a SegmenterConfig; then the overrides.
+    """Read a config, and replace the fields in `overrides`.
 
-    A mapping may name its base: {"of": "sd15", "head_method": "average"}. A pipeline that is named comes with its own
-    denoiser, unless that is named too. Errors: ConfigError, ProtocolError.
+    config   a name in configs/model, a mapping of fields, or a SegmenterConfig. A mapping may have a base:
+             {"of": "sd15", "head_method": "average"}
+    errors   ConfigError, ProtocolError
+
+    If a pipeline is given without a denoiser, its own denoiser is used.
+
+    >>> load_config("sd15", head_method="average").t
+    100
     """
     if isinstance(config, SegmenterConfig):
         return dataclasses.replace(config, **({"denoiser": None} if "pipeline" in overrides else {}) | overrides)
@@ -189,7 +195,7 @@ def load_config(config: str | Mapping[str, Any] | SegmenterConfig, **overrides: 
 
 
 def read_fields(config: str | Mapping[str, Any], **overrides: Any) -> dict[str, Any]:
-    """The fields of a config, those of its base among them. Raises ConfigError for unknown and missing ones."""
+    """The fields of a config, including those of its base. Raises ConfigError for unknown and missing fields."""
     if not isinstance(config, str | Mapping):
         raise ConfigError(f"a model config is {shown(config)}; expected a name, or a mapping of {', '.join(FIELDS)}")
     own = {} if isinstance(config, str) else with_bases(dict(config))
@@ -201,17 +207,17 @@ def read_fields(config: str | Mapping[str, Any], **overrides: Any) -> dict[str, 
         raise ConfigError(f"unknown model config field {shown(unknown[0])} (nearest: {near}); fields: {fields}")
     if missing := [name for name in REQUIRED if name not in values]:
         known = ", ".join(names())
-        raise ConfigError(f"the model config lacks {', '.join(missing)}; name a base with of: one of {known}")
+        raise ConfigError(f"the model config lacks {', '.join(missing)}; set them, or a base with of: one of {known}")
     return values
 
 
 def names() -> list[str]:
-    """The configs that are known by name."""
+    """The names of the configs in configs/model."""
     return sorted(file.stem for file in folder().glob("[!_]*.yaml"))
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """The fields of configs/model/NAME.yaml, its bases (Hydra's defaults list) first."""
+    """The fields of configs/model/NAME.yaml, on top of those of its bases (Hydra's defaults list)."""
     if name not in (*names(), *SHARED):
         near, known = nearest(name, names()), ", ".join(names())
         raise ConfigError(f"there is no model config {shown(name)} (nearest: {near}); known: {known}")
@@ -219,9 +225,9 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def with_bases(own: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a file's content, those of its bases (Hydra's defaults list) first.
+    """The fields of a file, on top of those of its bases (Hydra's defaults list).
 
-    As with Hydra, a list without `_self_` has it at the end: what the file says itself beats its bases.
+    As in Hydra, `_self_` is appended to a list without it: the file's own values override those of its bases.
     """
     values: dict[str, Any] = {}
     bases = own.pop("defaults", [])

@@ -1,4 +1,4 @@
-"""Where the configs are: inside the package where it is installed, else beside the sources. Loads without torch."""
+"""The folder of configs: inside an installed package, or next to the sources. Loads without torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 
 @cache
 def config_folder() -> Path:
-    """The folder configs/, which holds model/, dataset/, protocol/, ..."""
+    """The folder configs/, with model/, dataset/, protocol/, ..."""
     here = Path(__file__).parent
     return next(path for path in (here / "configs", here.parents[1] / "configs") if path.is_dir())

@@ -56,7 +56,7 @@ RUN_KEYS: dict[str, Names | None] = {
 
 
 @contextmanager
-def told(interrupted: str = "") -> Iterator[None]:
+def plain_errors(interrupted: str = "") -> Iterator[None]:
     """End the command with one sentence for an error of ours (exit status 1) or an interruption (130)."""
     before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""A diffusers pipeline object that is in use: which config fits it, and its layers."""
+"""The config that fits a diffusers pipeline object, and the object's layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from goca.errors import GocaError
 
 
 class ConfigNotKnown(GocaError, ValueError):
-    """A pipeline whose model none of configs/model is made for."""
+    """None of configs/model fits the pipeline."""
 
 
 def of_unet(pipe: Any, config: Any) -> str | None:

@@ -1,10 +1,10 @@
-"""`AttachedPipeline`: observes a pipeline that others call; `goca.trace` and `goca.guidance` are built on it.
+"""`AttachedPipeline`: observes a pipeline that the user calls; `goca.trace` and `goca.guidance` are built on it.
 
 attached = AttachedPipeline(pipe, layers)
 attached.hook(before, after)        # around each forward pass of the denoiser
 attached.observe(pipe, "encode_prompt", report)
 ...                                 # pipe(prompt)
-attached.detach()                   # the pipeline is as it was
+attached.detach()                   # the pipeline is unchanged
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AttachedPipeline:
 
     pipe    a diffusers pipeline object
     layers  its layers
-    error   what is raised for a call of the denoiser that cannot be read
+    error   the error raised for a call of the denoiser that cannot be read
     """
 
     def __init__(self, pipe: Any, layers: FeatureExtractor, error: type[Exception] = CallNotUnderstood):
@@ -85,7 +85,7 @@ class AttachedPipeline:
         self._undo.callback(setattr, self.pipe, "__class__", kind)
 
     def detach(self) -> None:
-        """Undo everything; a forward pass that was broken off by Ctrl-C has left its tap open, which is closed too."""
+        """Undo everything, and close the tap of a forward pass that was interrupted by Ctrl-C."""
         self._close_tap(KeyboardInterrupt)
         self._undo.close()
 
@@ -99,7 +99,7 @@ class AttachedPipeline:
 
 
 def is_observed(pipe: Any) -> bool:
-    """Whether calls of the pipeline are reported to somebody (`observe_call`)."""
+    """Whether calls of the pipeline are observed (`observe_call`)."""
     return hasattr(type(pipe), "reports_calls")
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a generation: which steps count, the half with the prompt, means over steps, a word's map."""
+"""Helpers of `trace`: step selection, the conditional half of a batch, means over steps, word maps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from goca.method.summary import AttentionSummary
 
 
 class TraceError(GocaError, ValueError):
-    """A generation that cannot be traced, or was not; the message says what to do."""
+    """A generation cannot be traced, or was not; the message says what to do."""
 
 
 @dataclass
 class Conditional:
-    """A consumer that hands on one part of a batch: `count` images with their prompts.
+    """A consumer that passes on one part of a batch: `count` images with their prompts.
 
-    part   its number among the parts of `count` images; None: the last, under guidance the half with the prompt
+    part   number of the part; None: the last one, which with guidance is the half with the prompt
     """
 
     consumer: Consumer
@@ -59,9 +59,9 @@ class Conditional:
 
 
 class StepAverage:
-    """The running mean of several forward passes' attention (an `AttentionSummary`); its size does not grow with them.
+    """The running mean of the attention of several forward passes (an `AttentionSummary`), in constant memory.
 
-    count  passes so far
+    count  number of passes so far
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class StepAverage:
         self._space: Tensor | None = None  # [B, g*g, g*g]
 
     def add(self, step: AttentionSummary) -> None:
-        """Include another pass, with the rules that come first in it."""
+        """Add another pass, with the first of its head and layer rules."""
         self.count += 1
         self._tokens = self._moved(self._tokens, step.attention_map())
         if (space := step.space_map()) is not None:
@@ -83,7 +83,7 @@ class StepAverage:
         return value.clone() if mean is None else mean.lerp_(value, 1 / self.count)
 
     def attention_map(self, head_rule: str | None = None, layer_rule: str | None = None) -> Tensor:
-        """[B, g, g, N]; the rules are those of the passes, whatever is asked for. Raises TraceError without a pass."""
+        """[B, g, g, N], with the rules of the passes; the arguments are ignored. Raises TraceError without a pass."""
         if self._tokens is None:
             raise TraceError("no denoising step was averaged yet")
         return self._tokens
@@ -95,7 +95,7 @@ class StepAverage:
 
 @dataclass(frozen=True, repr=False)
 class WordMap:
-    """Where a word is in a generated picture.
+    """The map of a word in a generated image.
 
     map      after rescaling   [g, g]; 0..1 under the default rule
     raw      attention to the word, mean over its tokens, as a share of all tokens   [g, g]
@@ -108,12 +108,12 @@ class WordMap:
     picture: Any = None
 
     def overlay(self, picture: Any = None) -> Image.Image:
-        """The map over the generated picture, or over another one. Raises TraceError where none is known."""
+        """The map over the generated image, or over a given one. Raises TraceError if there is neither."""
         from goca.drawing.figures import heat_overlay  # matplotlib
 
         shown = self.picture if picture is None else picture
         if shown is None:
-            raise TraceError("the pipeline returned no picture (output_type='latent'?); hand it over: overlay(picture)")
+            raise TraceError("the pipeline returned no image (output_type='latent'?); pass one: overlay(image)")
         return heat_overlay(shown, self.map)
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool
     if isinstance(steps, slice):
         start, stop, stride = steps.start or 0, steps.stop, steps.step or 1
         if start < 0 or stride < 1 or (stop is not None and stop < 0):
-            raise TraceError(f"steps={steps}: how many steps there will be is not known; count forward, from 0")
+            raise TraceError(f"steps={steps}: the number of steps is not known in advance; count forward, from 0")
         return lambda step: step >= start and (stop is None or step < stop) and (step - start) % stride == 0
     if isinstance(steps, str):
         raise TraceError(f"steps={steps!r} is invalid; expected 'all', a slice, or a list of step numbers")
@@ -154,22 +154,22 @@ def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool
 
 
 def repeated(one: Call, other: Call) -> bool:
-    """Whether two calls are for the same latents, be it with fewer prompts."""
+    """Whether two calls are for the same latents, possibly with fewer prompts."""
     shared = min(len(one.latents), len(other.latents))
     return same(one.latents[:shared], other.latents[:shared])
 
 
 def part_of(call: Call, count: int, perturbed: bool) -> int | None:
-    """Which part of a call's batch is the images with their prompts, of `count` each; None: the last.
+    """The number of the part of a call's batch that has the prompts, with `count` images per part; None: the last.
 
     perturbed   the last part is a copy with perturbed attention (PAG)
-    Raises TraceError for a batch that is not understood.
+    Raises TraceError for an unexpected batch size.
     """
     parts, odd = divmod(len(call.latents), count)
     if odd or not 1 <= parts <= 2 + perturbed:
         raise TraceError(
-            f"the denoiser was given a batch of {len(call.latents)} for {count} pictures; understood are {count} "
-            f"(no guidance) and {2 * count} (guidance: without and with the prompt). "
+            f"the denoiser was given a batch of {len(call.latents)} for {count} images; expected {count} "
+            f"(no guidance) or {2 * count} (guidance: without and with the prompt). "
             "Embeddings? Give trace(pipe, prompt=[...])"
         )
     if parts == 2 and same(call.text[:count], call.text[count : 2 * count]):
@@ -178,10 +178,10 @@ def part_of(call: Call, count: int, perturbed: bool) -> int | None:
 
 
 def negative_part(call: Call, count: int, part: int | None, prompt_first: bool) -> int | None:
-    """Which part of a call's batch has the negative prompt; None: none has.
+    """The number of the part of a call's batch that has the negative prompt; None: there is none.
 
-    part          that of the prompt, as `part_of` says
-    prompt_first  guidance puts the prompt before the negative one
+    part          the part with the prompt, from `part_of`
+    prompt_first  whether guidance puts the prompt before the negative one
     """
     if len(call.latents) == count or (part == 0 and not prompt_first):
         return None

@@ -1,4 +1,4 @@
-"""How a pipeline is called to generate images: size and guidance, and what else a model's config says."""
+"""The arguments with which a pipeline is called to generate images: size, guidance, and those from the config."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TRUE_GUIDANCE = "true_cfg_scale"
 
 
 def call_arguments(config: SegmenterConfig, prompts: int, guidance: float) -> dict[str, Any]:
-    """Arguments of a pipeline's call beside the prompts, the steps and the generators.
+    """Arguments of a pipeline's call besides the prompts, the steps and the generators.
 
-    config     its `img_size` is the size of the images; its `call` goes to the pipeline, as `with_guidance` has it
-    prompts, guidance  as there
+    config     its `img_size` is the size of the images; its `call` holds further arguments
+    prompts, guidance  as in `with_guidance`
     """
     height, width = (config.img_size,) * 2 if isinstance(config.img_size, int) else config.img_size
     return with_guidance({"height": height, "width": width, **config.call}, prompts, guidance)
@@ -23,9 +23,9 @@ def call_arguments(config: SegmenterConfig, prompts: int, guidance: float) -> di
 def with_guidance(call: Mapping[str, Any], prompts: int, guidance: float) -> dict[str, Any]:
     """The arguments of a call with classifier-free guidance.
 
-    call       the other arguments. A pipeline whose own `guidance_scale` is something else has `true_cfg_scale` among
-               them, in whose place the guidance goes
-    prompts    of the call: the pipeline wants as many negative prompts, where there is one
+    call       the other arguments; if they contain `true_cfg_scale`, the guidance replaces its value, because the
+               pipeline's `guidance_scale` means something else
+    prompts    number of prompts; a negative prompt is repeated as often
     guidance   scale w in uncond + w * (text - uncond)
     """
     named = TRUE_GUIDANCE if TRUE_GUIDANCE in call else "guidance_scale"

@@ -1,4 +1,4 @@
-"""Texts beside the prompt: the negative one, and words that the image attends to without being changed by them."""
+"""Texts besides the prompt: the negative prompt, and further words that do not change the image."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ NO_NEGATIVE = (
 
 @dataclass(frozen=True)
 class FurtherWords:
-    """Words that are not in the prompt, each encoded as a text of its own.
+    """Words that are not in the prompt, each encoded as a separate text.
 
-    states  of their tokens, without start, end and padding, as cross-attention layers are given them   [n, c]
+    states  their tokens' text states for cross-attention, without start, end and padding   [n, c]
     rows    word -> its rows of `states`
     """
 
@@ -44,7 +44,7 @@ class FurtherWords:
         if family.attended is None:
             raise TraceError(
                 f"further words are not supported for the {family.name}: its layers change the text together with the "
-                "image, or where its text goes is not known; they are for Stable Diffusion, SDXL and PixArt"
+                "image, or the path of its text is unknown; use Stable Diffusion, SDXL or PixArt"
             )
         states = family.attended(layers.parts, family.encode_text(layers.parts, list(words)).arguments)
         known, found, rows = family.tokenizers(layers.parts), [], dict[str, list[int]]()
@@ -57,22 +57,23 @@ class FurtherWords:
 
 
 def further_words(given: str | Sequence[str] | None) -> list[str]:
-    """ "mushroom, wall" or a list -> each word once. Raises TraceError where none is named."""
+    """The words in "mushroom, wall" or a list, without repetitions. Raises TraceError if there are none."""
     if given is None:
         return []
     texts = given.split(",") if isinstance(given, str) else list(given)
     words = list({text.lower(): text for each in texts if (text := " ".join(each.split()))}.values())
     if not words:
-        raise TraceError(f'further={given!r} names nothing; expected e.g. "mushroom, wall"')
+        raise TraceError(f'further={given!r} contains no words; expected e.g. "mushroom, wall"')
     return words
 
 
 @torch.no_grad()
 def joined(attention: Attention, states: Tensor) -> Attention:
-    """A cross-attention whose queries also meet the keys of further tokens, after the prompt's: one softmax over both.
+    """A cross-attention with the keys of further tokens after the prompt's, in one softmax over both.
 
-    states   [n, c]
-    Values and result, which head weights are computed from, stay those of the prompt alone.
+    states   text states of the further tokens   [n, c]
+
+    Values and result, from which head weights are computed, remain those of the prompt.
     """
     module: Any = attention.layer.module
     key = module.to_k(states.to(attention.key)).unflatten(-1, (attention.heads, -1)).transpose(0, 1)  # [H, n, d]
@@ -105,10 +106,10 @@ class Joining:
 
 
 class Beside(TextMaps):
-    """The maps of a text beside the prompt, of a generation that `of` traced.
+    """The maps of another text than the prompt, in a generation traced by `of`.
 
     prompts  the texts, one per image
-    nothing  what to say where the text was never attended to
+    nothing  the error message if the text was never attended to
     beyond   further words, whose tokens follow those of the text
     """
 

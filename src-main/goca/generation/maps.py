@@ -1,4 +1,4 @@
-"""`TextMaps`: the words of one text in a generated image. `goca.trace` has them of the prompt, and of further texts."""
+"""`TextMaps`: maps of the words of one text in a generated image, for the prompt and for further texts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class TextMaps(ABC):
 
     prompts   the texts, one per image
     capture   their attention
-    pictures  the generated images, as far as they are known
+    pictures  the generated images, if they are known
     beyond    further words, whose tokens follow those of the text
-    mixed     two encoders that share their tokens' places were given different texts
+    mixed     whether two encoders that share token positions were given different texts
     """
 
     beyond: FurtherWords | None = None
@@ -44,7 +44,7 @@ class TextMaps(ABC):
 
     @abstractmethod
     def refuse(self) -> None:
-        """Raise TraceError where nothing can be read."""
+        """Raise TraceError if there are no maps."""
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
@@ -54,11 +54,11 @@ class TextMaps(ABC):
         """Mean over the steps, heads and layers aggregated; sums to 1 over tokens   [g, g, N]"""
         self.refuse()
         if not 0 <= image < (count := len(maps := self.capture.attention_map())):
-            raise TraceError(f"image {image} is not among the {count} generated pictures, counted from 0")
+            raise TraceError(f"image {image} is not among the {count} generated images, counted from 0")
         return maps[image]
 
     def words(self, image: int = 0) -> list[str]:
-        """The words of the text that name something."""
+        """The content words of the text."""
         return list(self.prompt_words(image).content)
 
     def word(self, word: str, image: int = 0) -> WordMap:
@@ -71,7 +71,7 @@ class TextMaps(ABC):
         return WordMap(word, tuple(tokens), shown, attention[..., tokens].mean(-1), self._picture(image))
 
     def segment(self, words: str | Sequence[str] | None = None, image: int = 0) -> Segmentation:
-        """The picture segmented by words of the text; the others, or nothing, are background.
+        """The image segmented into words of the text; everything else is background.
 
         words   "dog, grass" or a list; None: every word that names something
         """
@@ -99,15 +99,15 @@ class TextMaps(ABC):
         return [(word, share / total) for word, share in found.items()]
 
     def prompt_words(self, image: int = 0) -> PromptWords:
-        """The words of a text and their tokens, among as many as the denoiser was given."""
+        """The words of a text and their tokens, limited to those that the denoiser was given."""
         rows = {} if self.beyond is None else self.beyond.rows
         length = self.attention(image).shape[-1] - sum(map(len, rows.values()))  # the text's own tokens
         if image >= len(self.prompts):
             raise TraceError("the pipeline was given embeddings, so the words are unknown; give trace(pipe, prompt=)")
         if self.mixed:
             raise TraceError(
-                "prompt_2 is another text than prompt: each token stands for a word of both, so no word has a map of "
-                "its own. Give one prompt"
+                "prompt_2 differs from prompt: each token stands for a word of both, so no word has its own map. "
+                "Give only one prompt"
             )
         family = self.layers.backbone
         try:

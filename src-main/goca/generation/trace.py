@@ -1,4 +1,4 @@
-"""`goca.trace`: where the words of a prompt are in a picture that is being generated.
+"""`goca.trace`: where the words of a prompt are in an image while it is generated.
 
     with goca.trace(pipe) as t:
         pipe("a dog on the grass")
@@ -48,16 +48,16 @@ class trace(TextMaps):
 
     pipe     a diffusers text-to-image pipeline
     config   as for Segmenter.from_pretrained; None: found from the pipeline
-    steps    which steps count, from 0: None or "all", a slice, or a list of numbers; calls at one timestep are one step
-    prompt   the text, where the pipeline is given embeddings instead of one
-    further  words that are not in the prompt, "mushroom, wall" or a list: the image attends to them unchanged
+    steps    the steps that count, from 0: None or "all", a slice, or a list; calls at the same timestep are one step
+    prompt   the text, if the pipeline is given embeddings instead of it
+    further  words that are not in the prompt, "mushroom, wall" or a list; they do not change the image
     negative whether the negative prompt is traced too
     errors   TraceError, ConfigNotKnown, ConfigError, WrongFamily, LayerNotFound
-    A second generation inside the block takes the place of the first. Afterwards the pipeline is as it was.
+    A second generation inside the block replaces the first. Afterwards the pipeline is unchanged.
 
     t.further     maps of the prompt and the further words together
     t.negative    maps of the negative prompt, in the denoiser's pass with it
-    t.pictures    the generated pictures; `t.pictures = ...` where the pipeline returned none
+    t.pictures    the generated images; can be set (`t.pictures = ...`) if the pipeline returned none
     t.prompts     their prompts, as the text encoder read them
     """
 
@@ -79,12 +79,12 @@ class trace(TextMaps):
         self._words = FurtherWords.encoded(self.layers, words) if words else None
         self._with_negative = negative
         self._begin(self.given or [], 1)
-        self._prompt_seen = False  # whether the prompt of the generation to come was seen
-        self._running: dict[StepAverage, Aggregator] = {}  # what the denoiser's call in progress shows
+        self._prompt_seen = False  # whether the next generation's prompt was seen
+        self._running: dict[StepAverage, Aggregator] = {}  # attention of the current denoiser call
         self._attached = AttachedPipeline(pipe, self.layers, TraceError)
 
     def _begin(self, prompts: Sequence[str], each: int, negative: Sequence[str] = ()) -> None:
-        """A new generation of `each` pictures per prompt."""
+        """Start a new generation of `each` images per prompt."""
         self._prompt_seen = True
         self.prompts = [prompt for prompt in prompts for _ in range(each)]
         self._negative = Beside(self, [text for text in negative for _ in range(each)], NO_NEGATIVE)
@@ -93,7 +93,7 @@ class trace(TextMaps):
         self.capture = StepAverage()
         self.latents: tuple[int, int] = (0, 0)
         self._last: Call | None = None  # the last call, of this step or a repetition of it
-        # what was seen of the step, while it may call the denoiser again
+        # attention of the step, while the denoiser may be called again in it
         self._held: dict[StepAverage, Aggregator] = {}
         self.mixed = False
         self._views = False  # whether calls at one timestep were for different latents
@@ -115,7 +115,7 @@ class trace(TextMaps):
         self._settle()
 
     def _encoded(self, arguments: Mapping[str, Any], result: Any) -> None:
-        """The first prompt that is encoded is the generation's; what follows may be a negative one."""
+        """The first encoded prompt is the generation's; a later one may be the negative prompt."""
         if self._prompt_seen:
             return
         name = self.layers.backbone.prompt[0][0].replace("tokenizer", "prompt")  # Flux attends to prompt_2
@@ -134,21 +134,21 @@ class trace(TextMaps):
         self._negative.mixed = bool(arguments.get("negative_prompt_2"))
 
     def _drawn(self, arguments: Mapping[str, Any], result: Any) -> None:
-        pictures = list(result) if not torch.is_tensor(result) else list(result.permute(0, 2, 3, 1))
-        if pictures:
-            self._drawn_size = drawn_size(pictures[0])
-        if pictures and (isinstance(pictures[0], Image.Image) or pictures[0].shape[-1] == 3):
-            self.pictures = [as_picture(picture) for picture in pictures]
+        images = list(result) if not torch.is_tensor(result) else list(result.permute(0, 2, 3, 1))
+        if images:
+            self._drawn_size = drawn_size(images[0])
+        if images and (isinstance(images[0], Image.Image) or images[0].shape[-1] == 3):
+            self.pictures = [as_picture(image) for image in images]
 
     # ---- around the denoiser
 
     def _before(self, call: Call) -> Consumer | None:
         family = self.layers.backbone
-        if call.timestep == self.timestep:  # one step calls it again: guidance, or SD 3 with layers left out
+        if call.timestep == self.timestep:  # a step calls it again: for guidance, or in SD 3 with skipped layers
             self._views |= self._last is not None and not repeated(self._last, call)
             if not (family.text_comes_last and self._held):
                 return None
-            self._held = {}  # what was seen is the half without the prompt
+            self._held = {}  # the earlier call was the half without the prompt
         else:
             self._settle()
             self.step, self.timestep, self._prompt_seen = self.step + 1, call.timestep, False
@@ -161,7 +161,7 @@ class trace(TextMaps):
         return self._consumers(call, count, part)
 
     def _consumers(self, call: Call, count: int, part: int | None) -> ConsumerGroup:
-        """What receives the attention of one call: of the prompt, and of the texts beside it that are asked for."""
+        """The consumers of one call's attention: for the prompt, and for the other texts that are traced."""
         plan = dataclasses.replace(self.segmenter.plan(), grid=self._grid())
         consumers: list[Consumer] = []
         self._running = {}
@@ -186,13 +186,13 @@ class trace(TextMaps):
             self._settle()
 
     def _settle(self) -> None:
-        """What was seen of a step enters the mean, once it is known that the step calls the denoiser no more."""
+        """Add a step's attention to the mean, once the denoiser will not be called again in this step."""
         for capture, seen in self._held.items():
             capture.add(seen)
         self._held = {}
 
     def _grid(self) -> tuple[int, int]:
-        """Cells as large as the config's, as many as the picture has room for; 3 at least, as the blur reflects two."""
+        """A grid with cells of the config's size; at least 3 per side, since the blur reflects two."""
         size = self.config.img_size
         usual = size if isinstance(size, tuple) else (size, size)
         cells = zip(self.config.grid, self.size(), usual)
@@ -200,28 +200,28 @@ class trace(TextMaps):
         return h, w
 
     def size(self) -> tuple[int, int]:
-        """(height, width) of the pictures."""
+        """(height, width) of the images."""
         return picture_size(self.layers.parts, torch.empty(0, 1, *self.latents))
 
     # ---- afterwards
 
     @property
     def steps(self) -> int:
-        """How many steps entered the mean."""
+        """The number of steps in the mean."""
         return self.capture.count
 
     @property
     def further(self) -> TextMaps:
         """Maps of the prompt and the further words together, from one softmax over both. Raises TraceError."""
         if self._words is None:
-            raise TraceError("no further words are traced; name them: trace(pipe, further='mushroom, wall')")
+            raise TraceError("no further words are traced; give them: trace(pipe, further='mushroom, wall')")
         return self._further
 
     @property
     def negative(self) -> TextMaps:
         """Maps of the negative prompt, in the pass of the denoiser that has it. Raises TraceError."""
         if not self._with_negative:
-            raise TraceError("the negative prompt is not traced; ask for it: trace(pipe, negative=True)")
+            raise TraceError("the negative prompt is not traced; use trace(pipe, negative=True)")
         return self._negative
 
     def refuse(self) -> None:
@@ -232,14 +232,14 @@ class trace(TextMaps):
         self._refuse_views()
 
     def _refuse_views(self) -> None:
-        """A picture that is not as large as what was denoised was denoised in views; or it was resized afterwards."""
+        """Refuse images of another size than the latents: they were denoised in parts, unless they were resized."""
         drawn = self._drawn_size
         resized = "use_resolution_binning" in inspect.signature(type(self.pipe).__call__).parameters
         if drawn in (None, self.size(), self.latents) or (resized and not self._views):
             return
         raise TraceError(
-            "the pictures are {} x {}, but the denoiser saw them in views of {} x {} (a panorama?); only a generation "
-            "that is denoised whole can be traced".format(*drawn, *self.size())  # type: ignore[misc]
+            "the images are {} x {}, but the denoiser saw parts of {} x {} (a panorama?); only a generation that is "
+            "denoised in one piece can be traced".format(*drawn, *self.size())  # type: ignore[misc]
         )
 
 
@@ -247,6 +247,6 @@ def texts(prompts: str | Sequence[str]) -> list[str]:
     return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
-def drawn_size(picture: Any) -> tuple[int, int]:
-    """(height, width) of a picture of any kind, [h, w, c] where it is no PIL image."""
-    return (picture.height, picture.width) if isinstance(picture, Image.Image) else tuple(picture.shape[:2])
+def drawn_size(image: Any) -> tuple[int, int]:
+    """(height, width) of a PIL image or an array [h, w, c]."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape[:2])

@@ -1,4 +1,4 @@
-"""Semantic-aware guidance (S-CFG): each region of the picture is guided as strongly as the foreground, from any masks.
+"""Semantic-aware guidance (S-CFG): every region of the image is guided as strongly as the foreground.
 
 with SemanticGuidance(pipe, "sd15", prompt) as guidance:
     image = pipe(prompt, guidance_scale=5).images[0]

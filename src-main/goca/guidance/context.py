@@ -1,8 +1,7 @@
-"""`SemanticGuidance`: a stock diffusers pipeline, guided by regions while the context lasts.
+"""`SemanticGuidance`: guides a stock diffusers pipeline by regions, within a context.
 
-The pipeline combines its two halves as uncond + scale * (text - uncond). A forward hook on the denoiser hands it
-uncond + rate * (text - uncond) in place of text, so that the pipeline's own formula gives the guidance of each pixel,
-with any scheduler.
+The pipeline combines its two halves as uncond + scale * (text - uncond). A forward hook on the denoiser replaces text
+by uncond + rate * (text - uncond), so the pipeline's own formula yields the guidance of each pixel, with any scheduler.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ from goca.prompts import blanked
 from goca.prompts.tokens import Token, tokenise
 from goca.segmenter import Segmenter
 
-# denoiser -> what its pipeline does to a prompt before it is tokenised
+# denoiser -> how its pipeline changes a prompt before tokenisation
 READ = {"PixArtTransformer2DModel": lambda prompt: prompt.lower().strip()}
 
-LONG = 100_000  # tokens: more than any prompt has
+LONG = 100_000  # tokens; longer than any prompt
 
 
 class SemanticGuidance:
     """A context in which `pipe(prompt, ...)`, or a direct call of its denoiser on [uncond, text], is guided by regions.
 
     pipe            a diffusers pipeline that guides by doubling its batch: Stable Diffusion 1 and 2, SDXL, PixArt, ...
-    config          of the method: a name in configs/model, a mapping of fields or a SegmenterConfig
-    prompt          what the pipeline will be called with; one, or a list
-    segmentor       "goca", "s-cfg", an object with the methods of `Segmentor`; None: the pipeline is left alone
-    guidance_scale  None: that of the pipeline's call; for a denoiser called directly that of the pipeline's last
-                    call, or else its default
+    config          settings of the method: a name in configs/model, a mapping of fields or a SegmenterConfig
+    prompt          the prompt, or list of prompts, with which the pipeline will be called
+    segmentor       "goca", "s-cfg", or an object with the methods of `Segmentor`; None: plain guidance
+    guidance_scale  None: that of the pipeline's call; for a denoiser called directly, that of the pipeline's last
+                    call, or else the pipeline's default
 
     After each call of the denoiser: `token_mask` [B, N, g, g], `foreground_mask` [B, 1, g, g], `rate` [B, 1, h, w],
-    for the B pictures in the order of the pipeline (those of one prompt side by side).
-    Outside `with`, or after it, the pipeline is as it was. guidance_rescale has to be 0.
+    for the B images in the order of the pipeline (images of the same prompt are adjacent).
+    Outside the context the pipeline is unchanged. guidance_rescale must be 0.
     errors          GuidanceError; those of load_config and FeatureExtractor
-    warns           PromptCut where a prompt is longer than the text encoder reads
+    warns           PromptCut if a prompt is longer than the text encoder's limit
     """
 
     token_mask: Tensor | None = None
@@ -66,8 +65,10 @@ class SemanticGuidance:
     ):
         self.pipe, self.prompts = pipe, [prompt] if isinstance(prompt, str) else list(prompt)
         self.guidance_scale, self.call_scale = guidance_scale, None
-        self.halves_seen = False  # the batch's halves were looked at once; on an accelerator that waits for it
-        self.latents: tuple[int, int] = (0, 0)  # (h, w), of the running forward
+        self.halves_seen = (
+            False  # whether the batch's halves were compared; once per call, since it makes an accelerator wait
+        )
+        self.latents: tuple[int, int] = (0, 0)  # (h, w) of the current forward pass
         self.segmentor: Segmentor | None = None
         if segmentor is None:
             return
@@ -82,7 +83,7 @@ class SemanticGuidance:
     def __enter__(self) -> SemanticGuidance:
         if self.segmentor is not None:
             if is_observed(self.pipe):
-                raise GuidanceError("this pipeline is guided by regions already; leave the other context first")
+                raise GuidanceError("this pipeline is already guided by regions; leave the other context first")
             self.attached.observe_call(self._called)
             self.attached.hook(self._before, self._after)
         return self
@@ -96,15 +97,19 @@ class SemanticGuidance:
     def _called(self, arguments: Mapping[str, Any]) -> None:
         prompt, scale = arguments.get("prompt"), arguments.get("guidance_scale")
         if prompt is not None and ([prompt] if isinstance(prompt, str) else list(prompt)) != self.prompts:
-            raise GuidanceError(f"the context was made for {self.prompts!r}, the pipeline is called with {prompt!r}")
+            raise GuidanceError(
+                f"the context was made for {self.prompts!r}, but the pipeline was called with {prompt!r}"
+            )
         second = arguments.get("prompt_2")
         if second is not None and ([second] if isinstance(second, str) else list(second)) != self.prompts:
             raise GuidanceError(f"prompt_2 is {second!r}: each token would stand for a word of both prompts; give one")
         if arguments.get("guidance_rescale"):
             rescale = arguments["guidance_rescale"]
-            raise GuidanceError(f"guidance_rescale is {rescale}; it would see the text half already weighed: use 0")
+            raise GuidanceError(
+                f"guidance_rescale is {rescale}; it would rescale the text half after guidance by regions: use 0"
+            )
         if scale is None:
-            raise GuidanceError(f"{type(self.pipe).__name__} takes no guidance_scale: it cannot be guided")
+            raise GuidanceError(f"{type(self.pipe).__name__} has no guidance_scale, so it cannot be guided")
         check_scale(scale)
         self.call_scale, self.halves_seen = scale, False
         if prompt is not None and (read := getattr(self.pipe, "_text_preprocessing", None)):  # PixArt's
@@ -114,7 +119,7 @@ class SemanticGuidance:
 
     @property
     def scale(self) -> float:
-        """The guidance scale that rates are made for."""
+        """The guidance scale from which rates are computed."""
         if self.guidance_scale is not None:
             return self.guidance_scale
         if self.call_scale is not None:
@@ -146,7 +151,7 @@ class SemanticGuidance:
         return with_sample(output, both if sample.ndim == 4 else both.flatten(2).transpose(1, 2))
 
     def _maps(self, sample: Tensor) -> Tensor:
-        """The denoiser's output as maps: where it is tokens [B, S, C], a pixel each   [B, C, h, w]"""
+        """The denoiser's output as maps; tokens [B, S, C] become one pixel each   [B, C, h, w]"""
         if sample.ndim == 4:
             return sample
         h, w = (side // self.extractor.backbone.patch for side in self.latents)
@@ -157,22 +162,22 @@ class SemanticGuidance:
         if odd or half == 0 or half % len(self.prompts):
             raise GuidanceError(
                 f"the denoiser got {len(sample)} latents for {len(self.prompts)} prompts; expected an unconditional "
-                "and a text half of as many pictures each. A distilled model, or a guidance scale of 1, has no halves."
+                "and a text half of as many images each. A distilled model, or a guidance scale of 1, has no halves."
             )
         if self.halves_seen:
             return
         self.halves_seen = True
         if not torch.equal(sample[:half], sample[half:]):
             raise GuidanceError(
-                "the two halves of the denoiser's batch are different latents, so they are no unconditional and text "
-                "half of the same pictures"
+                "the two halves of the denoiser's batch have different latents, so they are not the unconditional and "
+                "the text half of the same images"
             )
 
 
 def default_scale(kind: type) -> float:
     parameter = inspect.signature(kind.__call__).parameters.get("guidance_scale")
     if parameter is None or parameter.default is inspect.Parameter.empty:
-        raise GuidanceError(f"{kind.__name__} does not tell its guidance scale; give guidance_scale=...")
+        raise GuidanceError(f"{kind.__name__} has no default guidance scale; give guidance_scale=...")
     return parameter.default
 
 
@@ -194,23 +199,23 @@ def named_segmentor(name: str, segmenter: Segmenter) -> Segmentor:
 
 
 def prompt_tokens(prompt: str, extractor: FeatureExtractor, length: int | None = None) -> PromptTokens:
-    """Where the words of a prompt are. Raises GuidanceError where there is none.
+    """The token positions of a prompt's words. Raises GuidanceError if there are none.
 
-    length   text tokens that the denoiser is given; None: the family's usual number
+    length   number of text tokens given to the denoiser; None: the family's usual number
     """
     known = extractor.backbone.tokenizers(extractor.parts, length)
     tokenizers = [known[name] for name in ("tokenizer", "tokenizer_2") if name in known]
     lengths = [known[name] for name in ("max_length", "max_length_2") if name in known]
     read = READ.get(type(extractor.denoiser).__name__, str)(prompt)
     tokens = tokenise(read, tokenizers, lengths)
-    unweighted = blanked(read)  # the digits of a weight own no region
+    unweighted = blanked(read)  # the digits of a weight have no region
     words = [
         token
         for token in tokens
         if is_word(token) and (unweighted[slice(*token.span)].strip() or not read[slice(*token.span)].strip())
     ]
     if not words:
-        raise GuidanceError(f"the prompt {prompt!r} has no words, so there is nothing to be guided to")
+        raise GuidanceError(f"the prompt {prompt!r} contains no words; guidance by regions needs at least one")
     whole = tokenise(read, tokenizers, [LONG] * len(lengths))
     if len(whole) > len(tokens):
         cut = read[words[-1].span[1] :].strip()
@@ -220,7 +225,7 @@ def prompt_tokens(prompt: str, extractor: FeatureExtractor, length: int | None =
 
 
 def is_word(token: Token) -> bool:
-    """No special token; a word mark that stands alone counts."""
+    """Whether a token belongs to a word; a word mark that stands alone counts."""
     return token.kind == "word" or (token.kind == "special" and not token.piece)
 
 

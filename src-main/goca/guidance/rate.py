@@ -1,4 +1,4 @@
-"""How strongly each pixel is guided, from what the prompt changes in each region (Shen et al., CVPR 2024, S-CFG)."""
+"""The guidance rate of each pixel, from the prompt's effect in each region (Shen et al., CVPR 2024, S-CFG)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EPSILON = 1e-8
 
 
 class GuidanceError(GocaError, ValueError):
-    """A pipeline, a call or masks that semantic-aware guidance cannot work with; the message says what to do."""
+    """A pipeline, a call or masks that semantic-aware guidance does not support; the message says what to do."""
 
 
 def guidance_rate(
