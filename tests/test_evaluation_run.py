@@ -154,7 +154,7 @@ def room_for(size):
 
 @pytest.mark.parametrize("kept", [1000, 1300, 2100])
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, kept):
-    with room_for(kept), pytest.raises(RunError, match="make room and run again: what is counted stays counted"):
+    with room_for(kept), pytest.raises(RunError, match="free some space and run again: counted images are kept"):
         run(tmp_path / "run")
     content = (tmp_path / "run/counts.jsonl").read_bytes()
     assert len(list(sealed_lines(tmp_path / "run/counts.jsonl"))) == content.count(b"\n") > 0
@@ -251,7 +251,7 @@ def test_a_file_system_without_locks_is_no_hindrance(tmp_path, monkeypatch):
 
 def test_a_run_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(RunError, match="cannot be created"):
         RunStore(tmp_path / "file", {})
 
 

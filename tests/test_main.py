@@ -99,7 +99,7 @@ def test_a_run_folder_of_another_data_set_is_refused(goldens, tmp_path, command)
     with RunStore(run.run_dir, run.settings()):
         pass
     done = command("model=sd15", "dataset=scenes", "run_dir=run")
-    assert done.code and "holds counts made with other settings" in done.err
+    assert done.code and "has counts made with other settings" in done.err
     assert "dataset.name: 'voc' in the folder, 'scenes' now" in done.err and "Traceback" not in done.err
 
 

@@ -88,7 +88,7 @@ def test_counts_files_of_any_content_are_no_crash(scenes):
     with pytest.raises(RunError, match="is not JSON"):
         benchmark(scenes).run()
     (folder / "settings.json").write_text("[]")
-    with pytest.raises(RunError, match="holds no settings"):
+    with pytest.raises(RunError, match="contains no settings"):
         benchmark(scenes).run()
 
 

@@ -201,9 +201,9 @@ def test_a_class_has_the_words_that_the_caption_uses():
     [
         (["ask=closed"], "complete, open"),
         (["words=all"], "present, caption, vocabulary, tags"),
-        (["words=vocabulary", "annotations=a.json"], "what is looked for; words=vocabulary cannot"),
-        (["ask=open", "annotations=a.json"], "ask=open cannot say it too"),
-        (["task=unsupervised", "words=caption"], "looks for no words"),
+        (["words=vocabulary", "annotations=a.json"], "what is looked for; leave out words=vocabulary"),
+        (["ask=open", "annotations=a.json"], "determines what is looked for; leave out ask=open"),
+        (["task=unsupervised", "words=caption"], "uses no class names; leave out words=caption"),
         (["ask=open", "model=mini-sd-diffsegmentor"], "ask=open is not for method 'diffsegmentor'"),
         (["tagger.threshold=2"], "tagger.threshold is 2"),
     ],

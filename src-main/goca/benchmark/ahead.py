@@ -15,10 +15,11 @@ THREADS = 2
 
 
 def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], ahead: int) -> Generator[Result, None, None]:
-    """read(item) for each item, in their order, whichever is done first.
+    """read(item) for each item, in order, computed by threads.
 
-    ahead   how many items are read before they are asked for, at most; 0: each when it is asked for, in this thread
-    What `read` raises is raised when its item's turn comes. Close the iterator to stop early.
+    ahead   maximum number of items that are read before they are requested; 0: read on request, in this thread
+
+    An error of `read` is raised when its item is due. Close the iterator to stop early.
     """
     if ahead == 0:
         yield from map(read, items)
@@ -37,11 +38,12 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Result], ahead: int
 
 
 class Behind:
-    """Calls that one thread makes in the order in which they were given, while the caller goes on.
+    """Calls made in order by one thread, while the caller continues.
 
-    most   how many calls may be unfinished; one more waits for the first of them. 0: the caller makes each at once
-    What a call raises is raised by a later one, or at the end of the `with` block. The block ends when all are made,
-    also when it ends by an error of its own.
+    most   maximum number of unfinished calls; a further one waits for the first. 0: calls are made directly
+
+    An error of a call is raised by a later one, or at the end of the `with` block. The block ends when all calls are
+    made, also if it is left with an error.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,4 +1,4 @@
-"""A configuration in, results out: the segmenter on a benchmark, counted, resumed and summed up."""
+"""`Benchmark`: runs a configuration on a data set, resumes it, and summarises its results."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", bound="SegmentationModel")
 Source = AnnotationFile | WordPrompts
-# fields of a model and switches of its protocol that came after run folders were made -> what changes nothing
+# later fields of a model and switches of its protocol -> the value that equals the earlier behaviour
 LATER = {"token_method": "mean", "palette_resize": "rgb", "denoiser": None, "rows": None}
-# values of fields that folders of before do not say: their defaults
+# values of fields that earlier folders do not contain: their defaults
 ASSUMED = {"model": defaults(SegmenterConfig), "dataset": defaults(DatasetConfig)}
-PROJECT = Path(__file__).resolve().parents[3]  # labels that a config names relative to the project are found here
+PROJECT = Path(__file__).resolve().parents[3]  # base of relative paths of labels in configs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(RunSettings):
-    """One run's configuration, read and checked. `Benchmark.of(config).run()`.
+    """The checked configuration of one run. `Benchmark.of(config).run()`.
 
-    values  every value of the configuration, for results.json; the other fields are read from it
+    values  every value of the configuration, for results.json; the other fields are read from them
     """
 
     run_dir: Path
@@ -78,11 +78,11 @@ class Benchmark(RunSettings):
     def run(
         self, *, rank: int = 0, world: int = 1, progress: Callable[[list[str]], Iterable[str]] = iter
     ) -> dict[str, Any] | None:
-        """Count what is not counted yet and write the results; None while other processes still have images to count.
+        """Count the remaining images and write the results; None while other processes still have images to count.
 
-        rank, world  this process's number among all of them; images are dealt out one by one
-        progress     wraps the ids of the images that are left
-        raises       NothingCounted where every image was skipped; DeviceNotFound before anything is written
+        rank, world  this process's number, and the number of processes, among which images are distributed in turn
+        progress     wraps the remaining ids
+        raises       NothingCounted if every image was skipped; DeviceNotFound before anything is written
         """
         pick_device(self.device)
         dataset = load_dataset(self.dataset)
@@ -112,7 +112,7 @@ class Benchmark(RunSettings):
         return RunStore(self.run_dir, {**self.settings(), "class_names": names}, rank, assumed=ASSUMED)
 
     def made_from(self, dataset: Dataset, source: Source | None) -> MadeFrom:
-        """Tells whether an image's files and prompt are those that its counts were made from."""
+        """The check whether an image's files or prompt have changed since it was counted."""
         root = getattr(dataset, "folder", None)
         return MadeFrom(root) if source is None else MadeFrom(root, source.text)
 
@@ -124,7 +124,7 @@ class Benchmark(RunSettings):
         store: RunStore,
         made_from: MadeFrom | None = None,
     ) -> dict[str, Any] | None:
-        """The results, written to the store; None while images are still to be counted by other processes."""
+        """Compute the results and write them to the store; None while other processes still have images to count."""
         if (records := collect(ids, metric, store, made_from)) is None:
             return None
         results = self.strategy.results(dataset, metric, records, self.values, store.origins())
@@ -144,7 +144,7 @@ class Benchmark(RunSettings):
 
     @property
     def strategy(self) -> Task:
-        """What the run's `task` counts, and how."""
+        """The run's `task`: what is counted, and how."""
         return TASKS[self.task](self, self.dataset, self.protocol)
 
     @property
@@ -153,11 +153,11 @@ class Benchmark(RunSettings):
 
     @property
     def published(self) -> bool:
-        """Whether the published method runs as published: the prompt names what is there by the ground truth."""
+        """Whether prompts are as published: they name the present classes of the ground truth."""
         return self.ask == "complete" and self.words == DEFAULT
 
     def prompts(self, dataset: Dataset) -> Source | None:
-        """Where prompts come from: a file of annotations or a source of words; None for a task without prompts."""
+        """The source of prompts: a file of annotations or a source of class names; None for a task without prompts."""
         if not self.strategy.prompted:
             return None
         if self.annotations:
@@ -188,7 +188,7 @@ class Benchmark(RunSettings):
         return found
 
     def settings(self) -> dict[str, Any]:
-        """What the counts depend on: files by their content, folders by their place."""
+        """Everything that affects the counts: files by their content, folders by their location."""
         dataset = dataclasses.asdict(self.dataset)
         reads = self.strategy.prompted and WORD_SOURCES[self.words].captions and not self.annotations
         labels = self.labels() if reads else None
@@ -208,9 +208,9 @@ class Benchmark(RunSettings):
         }
 
     def counted_fields(self) -> dict[str, Any]:
-        """The model's fields that the counts depend on.
+        """The model's fields that affect the counts.
 
-        Fields that came later are left out where they change nothing, so that a folder of before goes on.
+        Later fields are left out if they change nothing, so that earlier folders can be resumed.
         """
         fields = self.model.to_dict()
         del fields["call"]  # of generated images alone
@@ -233,7 +233,7 @@ class Benchmark(RunSettings):
         return load(self, dataset, source, Noise(noise, self.seed), store)
 
     def load(self, kind: type[Kind], store: RunStore | None = None) -> Kind:
-        """The model; the store is told what it runs on."""
+        """Load the model; the store records the device and precision that it runs with."""
         given = {name: getattr(self, name) for name in ("max_bytes", "offload", "int8_text", "variant", "vae_dtype")}
         segmenter = kind.from_pretrained(None, self.model, own_device(self.device), self.dtype, **given)
         if store is not None:
@@ -257,7 +257,7 @@ class Benchmark(RunSettings):
 
 
 def class_labels(dataset: Dataset) -> list[str]:
-    """How each class is called in tables and figures, by its id."""
+    """The name of each class in tables and figures, by its id."""
     return [class_label(dataset.class_names, class_id) for class_id in range(len(dataset.class_names))]
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a run, held against the types of its keys before anything is loaded."""
+"""Checks of a run's configuration, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from goca.schema import ConfigError, check, shown
 
 
 class NothingCounted(GocaError, ValueError):
-    """Runs that had to skip every image. runs: the folder of each -> the results that it wrote, with the reasons"""
+    """Every image of a run was skipped. runs: folder of each such run -> its results, with the reasons"""
 
     def __init__(self, runs: Mapping[Path, dict[str, Any]]) -> None:
         super().__init__("\n".join(f"no image was counted in {folder}: {_why(each)}" for folder, each in runs.items()))
@@ -24,7 +24,7 @@ class NothingCounted(GocaError, ValueError):
 
 
 def refuse_empty(runs: Mapping[Path, dict[str, Any] | None]) -> None:
-    """Raises NothingCounted for the runs, folder -> results, that list images and counted none of them."""
+    """Raises NothingCounted for runs (folder -> results) that have images but counted none."""
     written = {folder: results for folder, results in runs.items() if results is not None}
     counts = {folder: results["images"] for folder, results in written.items()}
     if empty := [folder for folder, images in counts.items() if images["listed"] and not images["counted"]]:
@@ -38,9 +38,9 @@ def _why(results: Mapping[str, Any]) -> str:
 
 
 def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig, DatasetConfig]:
-    """A run's own keys as they are given, its model and its data set, each value of its type.
+    """A run's own keys, its model and its data set, with checked types.
 
-    Raises ConfigError, DatasetError or ProtocolError; nothing is loaded, nothing is looked for on the disk.
+    Raises ConfigError, DatasetError or ProtocolError; nothing is loaded or searched on disk.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"the configuration is {shown(config)}; expected a mapping of {', '.join(KEYS)}")
@@ -57,7 +57,7 @@ def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig,
     protocol = Protocol.of(config.get("protocol", "paper"))
     fields = read_fields(model)
     if "protocol" in fields and Protocol.of(fields["protocol"]) != protocol:
-        raise ConfigError("model.protocol and protocol differ; a run has one, so set protocol alone")
+        raise ConfigError("model.protocol and protocol differ; a run has only one, so set only protocol")
     fields["protocol"] = protocol
     if own.get("ask") is not None:
         fields["ask"] = own["ask"]
@@ -70,13 +70,13 @@ def checked(config: Mapping[str, Any]) -> tuple[dict[str, Any], SegmenterConfig,
 
 
 def check_asked(model: SegmenterConfig, own: Mapping[str, Any]) -> None:
-    """Whether a run can ask as it is told to. Raises ConfigError."""
+    """Raises ConfigError if `ask` and `words` do not fit the run's other settings."""
     given = [f"words={own['words']}"] if own.get("words", DEFAULT) != DEFAULT else []
     if model.ask == "open":
         given.append("ask=open")
         if model.method != "goca":
             raise ConfigError(f"ask=open is not for method {model.method!r}; choose ask=complete")
     if given and own.get("annotations"):
-        raise ConfigError(f"annotations=FILE says what is looked for; {' and '.join(given)} cannot say it too")
+        raise ConfigError(f"annotations=FILE determines what is looked for; leave out {' and '.join(given)}")
     if given and own.get("task") == "unsupervised":
-        raise ConfigError(f"task=unsupervised looks for no words; leave out {' and '.join(given)}")
+        raise ConfigError(f"task=unsupervised uses no class names; leave out {' and '.join(given)}")

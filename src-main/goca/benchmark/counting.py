@@ -1,4 +1,4 @@
-"""The counting loop: read each image, segment it, count it, write its record; what a run folder holds is not redone.
+"""The counting loop: read, segment and count each image, and write its record; images in the run folder are skipped.
 
 runs = [CountedRun(store, metric, ids)]          # or several, which share forward passes
 count_images(dataset, ids, runs, load_predictor)
@@ -33,7 +33,7 @@ BEHIND = 2  # batches, on an accelerator
 
 
 class Watcher(Protocol):
-    """Receives every image that is counted, with its scores; the arguments are those of `Gallery.offer`."""
+    """Receives every counted image with its scores; the arguments are those of `Gallery.offer`."""
 
     def offer(
         self, image_id: str, image: Any, label: NDArray[np.integer], scores: Any, class_ids: Sequence[int], cells: Any
@@ -41,14 +41,14 @@ class Watcher(Protocol):
 
 
 class CountedRun:
-    """One run while its images are counted: its folder, its metric, and what the folder held at the start.
+    """One run while its images are counted: its folder, its metric, and the initial content of the folder.
 
-    store       the run folder, open
-    metric      its settings decide what is counted; its own counts are only a by-product
-    ids         images that are looked through for changed files and prompts
-    made_from   tells images whose files or prompts are no longer those that their counts were made from: they are
-                counted again. None: what is counted stays counted
-    label_maps  keeps every image's predicted label map; images whose files are missing are segmented again
+    store       the open run folder
+    metric      its settings determine what is counted; its own counts are only a by-product
+    ids         images that are checked for changed files and prompts
+    made_from   finds images whose files or prompts have changed since they were counted: they are counted again.
+                None: no such check
+    label_maps  writes every image's predicted label map; images without these files are segmented again
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class CountedRun:
         self.watchers.append(Gallery(self.store.folder, self.metric, threshold, class_names, known))
 
     def lacks(self, image_id: str) -> bool:
-        """Whether an image is still to be counted, by what the folder held at the start. Skipped images are retried."""
+        """Whether an image must be counted, by the initial content of the folder. Skipped images are tried again."""
         if image_id in self.changed or "cells" not in self.known.get(image_id, {}):
             return True
         return self.label_maps is not None and not self.label_maps.complete(image_id)
 
     def skip(self, image_id: str, reason: str) -> None:
-        """Record why an image is not counted."""
+        """Record why an image is skipped."""
         self._keep({"image": image_id, "skipped": reason})
 
     def count(self, case: Case, outcome: Outcome, model_seconds: float) -> None:
-        """Count one image and record it, or the reason why it is skipped; watchers receive it."""
+        """Count and record one image, or record why it is skipped; watchers receive counted images."""
         if isinstance(outcome, SampleError):
             return self.skip(case.sample.id, str(outcome))
         start, sample = time.perf_counter(), case.sample
@@ -104,7 +104,7 @@ class CountedRun:
         )
 
     def _keep(self, record: Record) -> None:
-        """Write a record if it says something new; one that replaces outdated counts says why and how often."""
+        """Write a record if it is new; a record that replaces outdated counts contains the reason and their number."""
         earlier, reason = self.known.get(record["image"], {}), self.changed.get(record["image"])
         again = earlier.get("again", 0) + (reason is not None)
         if again:
@@ -124,14 +124,15 @@ def count_images(
     ahead: int = AHEAD,
     behind: int = 0,
 ) -> None:
-    """Segment and count those of the images that any run lacks; each is read once for all runs.
+    """Segment and count the images that any of the runs lacks; each is read once for all runs.
 
     load        called once, and only if there is an image to segment
-    batch_size  images that are segmented at once
-    progress    wraps the ids that are left, such as tqdm
-    ahead       images that are read by threads while others are segmented; results do not depend on it
-    behind      batches that a thread counts while the next ones are segmented; results do not depend on it. 0: an image
-                is on disk before the next one is begun
+    batch_size  images per batch
+    progress    wraps the remaining ids, such as tqdm
+    ahead       number of images that threads read while others are segmented; results do not depend on it
+    behind      number of batches that a thread counts while the next ones are segmented; results do not depend on it.
+                0: the record of an image is on disk before the next image starts
+
     An image that cannot be used is recorded with the reason.
     """
     left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
@@ -154,10 +155,10 @@ def count_images(
 
 @dataclass(frozen=True)
 class Reading:
-    """An image as it was read, for the runs that lack it.
+    """An image that was read, for the runs that lack it.
 
     cases    one for each run that can count it
-    skipped  number of another run -> why it cannot
+    skipped  number of each other run -> the reason
     """
 
     image_id: str
@@ -166,7 +167,7 @@ class Reading:
 
 
 def read_image(dataset: Dataset, image_id: str, runs: Sequence[CountedRun]) -> Reading:
-    """Read an image and its label, once for all runs that lack it; the runs are left unchanged."""
+    """Read an image and its label once, for all runs that lack it; the runs are not changed."""
     start = time.perf_counter()
     lacking = {number: run for number, run in enumerate(runs) if run.lacks(image_id)}
     cases: list[Case] = []
@@ -188,7 +189,7 @@ def read_image(dataset: Dataset, image_id: str, runs: Sequence[CountedRun]) -> R
 
 
 def segmented(cases: Sequence[Case], predict: Predictor) -> tuple[Sequence[Outcome], float]:
-    """One outcome per case, and the seconds that each took."""
+    """One outcome per case, and the mean time per case in seconds."""
     start = time.perf_counter()
     outcomes = predict(cases)
     return outcomes, (time.perf_counter() - start) / len(cases)
@@ -203,7 +204,7 @@ def count_batch(
 
 
 def changes(ids: Iterable[str], known: Mapping[str, Record], made_from: MadeFrom | None) -> dict[str, str]:
-    """The images whose counts were made from other files or prompts than there are now -> what was changed."""
+    """Images whose files or prompts have changed since they were counted -> what was changed."""
     if made_from is None:
         return {}
     counted = ((image_id, known[image_id]) for image_id in ids if "cells" in known.get(image_id, {}))
@@ -213,9 +214,9 @@ def changes(ids: Iterable[str], known: Mapping[str, Record], made_from: MadeFrom
 def collect(
     ids: Sequence[str], metric: ConfusionCounts, store: RunStore, made_from: MadeFrom | None = None
 ) -> list[Record] | None:
-    """Add up all processes' counts: the records in the order of `ids`, or None while images are still missing.
+    """Add the counts of all processes to the metric; returns the records in the order of `ids`, None if any is missing.
 
-    made_from  as of `CountedRun`; None: nobody else has images to count again
+    made_from  as in `CountedRun`; None: no other process counts images again
     """
     known = store.records()
     if any(image_id not in known for image_id in ids) or changes(ids, known, made_from):
@@ -227,5 +228,5 @@ def collect(
 
 
 def _without_void(label: NDArray[np.uint8], metric: ConfusionCounts) -> NDArray[np.uint8]:
-    """VOID pixels as the metric wants them: left to be ignored, or counted as background."""
+    """The label with VOID pixels unchanged, if the metric ignores them, or else as background."""
     return label if metric.ignore_index == VOID else np.where(label == VOID, 0, label).astype(label.dtype)

@@ -1,4 +1,4 @@
-"""What counts were made from, in a few characters: files, prompts, a pipeline's weights."""
+"""Checksums of the inputs of counts: files, prompts, a pipeline's weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from goca.datasets import Sample
 from goca.embedded import resolve
 from goca.files.bounded_json import parse_json
 
-WHOLE = 64 << 20  # bytes of a weight file that are hashed; of a larger one, a little of every tensor
+WHOLE = 64 << 20  # bytes; larger weight files are hashed by samples of every tensor
 PIECE = 256  # bytes at a tensor's beginning and at its middle
-WEIGHTS = (".safetensors", ".json", ".txt", ".model")  # suffixes of what a pipeline is read from
+WEIGHTS = (".safetensors", ".json", ".txt", ".model")  # suffixes of the files that make up a pipeline
 
 
 def of_file(path: str | os.PathLike[str]) -> str:
-    """What tells a file's content apart, wherever it lies."""
+    """A checksum of a file's content, independent of its location."""
     return f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"
 
 
@@ -31,10 +31,10 @@ def of_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """Whether what an image was counted from is still what it was.
+    """Checks whether the inputs of an image's counts have changed.
 
-    root    the data set's folder, to which names in records are relative; None: they are whole paths
-    prompt  image file name -> what its prompt is made from, as text; None where there is none
+    root    the data set's folder, to which names in records are relative; None: they are full paths
+    prompt  image file name -> the text from which its prompt is made; None if there is none
     """
 
     root: Path | None = None
@@ -48,7 +48,7 @@ class MadeFrom:
         return found | ({} if prompt is None else {"prompt": of_text(prompt)})
 
     def changed(self, record: Mapping[str, Any]) -> str:
-        """What of an image is no longer as its record says, in words; "" if nothing, or if the record says nothing."""
+        """Which input of an image differs from its record, as text; "" if none does, or if the record has no inputs."""
         files = record.get("files") or {}
         for name, marks in files.items():
             path = Path(name) if self.root is None else self.root / name
@@ -66,7 +66,7 @@ class MadeFrom:
 
 
 def _marks(path: Path) -> list[int] | None:
-    """Size, time of the last change [ns] and checksum of a file; None where it cannot be read."""
+    """Size, modification time [ns] and checksum of a file; None if it cannot be read."""
     try:
         found = path.stat()
         return [found.st_size, found.st_mtime_ns, _checksum(path, found.st_size, found.st_mtime_ns)]
@@ -85,7 +85,7 @@ def _difference(path: Path, marks: list[int]) -> str:
         if [found.st_size, found.st_mtime_ns] == marks[:2]:
             return ""
         if found.st_size == marks[0] and _checksum(path, found.st_size, found.st_mtime_ns) == marks[2]:
-            return ""  # copied or touched, and the same
+            return ""  # copied or touched, with the same content
         return "was changed"
     except OSError:
         return "is gone"
@@ -95,10 +95,10 @@ def _difference(path: Path, marks: list[int]) -> str:
 
 
 def of_pipeline(location: str | None) -> str | None:
-    """What tells a pipeline folder's content apart, wherever it lies; None for what is no folder, such as a hub id.
+    """A checksum of a pipeline folder's content, independent of its location; None for other locations (hub ids).
 
-    Files up to 64 MiB count whole; of a larger one its size, its header and a little of every tensor, so that weights
-    that were trained further are told apart without reading gigabytes.
+    Files up to 64 MiB are hashed completely; of a larger one, the size, the header and samples of every tensor. This
+    distinguishes weights that were trained further, without reading gigabytes.
     """
     try:
         folder = Path(resolve(location or "")).expanduser()
@@ -115,7 +115,7 @@ def of_pipeline(location: str | None) -> str | None:
 
 
 def _read_from(folder: Path) -> list[Path]:
-    """The files that a pipeline may be read from."""
+    """The files that make up a pipeline."""
     files = (*folder.glob("*.json"), *folder.glob("*/*"))
     return sorted(path for path in files if path.suffix in WEIGHTS and path.is_file() and path.name[0] != ".")
 

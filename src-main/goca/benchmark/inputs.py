@@ -20,11 +20,11 @@ SHARED_NOISE = "noise"  # the array that serves every image
 
 
 class InputError(GocaError, ValueError):
-    """A noise file that cannot be used; the message says what it must hold."""
+    """A noise file cannot be used; the message says what it must contain."""
 
 
 class AnnotationFile:
-    """Annotations made before: image file name -> PromptAnnotation. Raises AnnotationError for another kind of file."""
+    """A file of annotations: image file name -> PromptAnnotation. Raises AnnotationError for other files."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -43,11 +43,11 @@ class AnnotationFile:
         return annotation
 
     def annotated(self, annotate: object = None) -> AnnotationFile:
-        """Itself: its prompts are annotated already. See `WordPrompts.annotated`."""
+        """Itself, since its prompts already have annotations. See `WordPrompts.annotated`."""
         return self
 
     def text(self, name: str) -> str | None:
-        """What an image's prompt is made from; None where there is nothing."""
+        """The text from which an image's prompt is made; None if there is none."""
         annotation = self.annotations.get(name)
         return None if annotation is None else json.dumps(annotation.to_json(), sort_keys=True)
 
@@ -67,12 +67,12 @@ class Captions:
         return caption
 
     def text(self, name: str) -> str | None:
-        """The caption of an image; None where there is none."""
+        """The caption of an image; None if there is none."""
         return self.captions.get(name)
 
 
 def unusable(annotation: PromptAnnotation) -> str:
-    """Why nothing can be looked for with an annotation whose classes have tokens; "" where it can."""
+    """The reason why an annotation whose classes have tokens cannot be used; "" if it can."""
     if not any(annotation.existent_objects.values()):
         return ""
     if not annotation.caption.strip():
@@ -83,7 +83,7 @@ def unusable(annotation: PromptAnnotation) -> str:
 
 
 def oddities(caption: str) -> list[str]:
-    """What is odd about a caption, in words."""
+    """Descriptions of what is odd about a caption."""
     found = []
     if not any(character.isalnum() for character in caption):
         found.append("holds no word")
@@ -95,7 +95,7 @@ def oddities(caption: str) -> list[str]:
 
 
 def _remark(sample: Sample, what: str, caption: str) -> None:
-    """Have it recorded with the image's counts."""
+    """Add remarks about a caption to the sample; they are recorded with its counts."""
     for oddity in oddities(caption):
         if (remark := f"{what} {oddity}: {shown(caption)}") not in sample.remarks:
             sample.remarks.append(remark)

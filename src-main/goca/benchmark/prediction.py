@@ -1,4 +1,4 @@
-"""What the counting loop gives to a model and what it gets back: `Case`, `Prediction`. Loads without torch."""
+"""Inputs and outputs of a model in the counting loop: `Case`, `Prediction`. Loads without torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Case:
     """One image of one run, to be segmented and counted.
 
     sample        the image with its ground truth
-    label         the label map as the run counts it   [H, W]
+    label         the label map that the run counts   [H, W]
     run           number of the run among those that are counted together
-    read_seconds  time that reading took
-    made_from     fingerprints of the files and the prompt, as `MadeFrom.of` returns them
+    read_seconds  time for reading
+    made_from     checksums of the files and the prompt, from `MadeFrom.of`
     """
 
     sample: Sample
@@ -38,8 +38,8 @@ class Prediction:
     scores     [k+1, g, h], the last map being the background's; None: everything is background
     class_ids  the k ids in map order
     lost       those of them whose words were truncated, so that their map is empty
-    notes      warnings that the results should keep
-    words      the classes that were looked for, with their presence; None: the prompt named the classes of the label
+    notes      warnings to store in the results
+    words      the classes that were looked for, with their presence; None: the classes of the label
     """
 
     scores: Any
@@ -49,13 +49,13 @@ class Prediction:
     words: Sequence[Word] | None = None
 
 
-Outcome = Prediction | SampleError  # the error: why an image is skipped
+Outcome = Prediction | SampleError  # SampleError: the reason why an image is skipped
 
 
 class Predictor(Protocol):
-    """How images become score maps: one outcome per case, in order.
+    """Computes score maps: one outcome per case, in order.
 
-    The cases of a call share forward passes where they can. Implementations: goca.benchmark.predictor and
+    The cases of a call share forward passes if possible. Implementations: goca.benchmark.predictor and
     goca.benchmark.shared_forward.
     """
 

@@ -41,27 +41,27 @@ Prompt = TypeVar("Prompt")
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of a run's images: from a file, or drawn from a seed that is made of the image's id.
+    """The noise of a run's images: from a file, or drawn with a seed from the image's id.
 
     file  sample -> array; None: drawn
-    seed  the run's seed; 0 leaves the image's id as it is
+    seed  the run's seed, appended to the image's id unless it is 0
     """
 
     file: NoiseFile | None = None
     seed: int = 0
 
     def of(self, sample: Sample) -> Tensor | None:
-        """The file's noise; None without a file. Raises SampleError for an image that has none in it."""
+        """The file's noise for a sample; None without a file. Raises SampleError if the file has none for it."""
         return None if self.file is None else torch.from_numpy(self.file(sample))
 
     def image_id(self, sample: Sample) -> str:
-        """What the seed of a sample's noise is made of."""
+        """The text that determines the seed of a sample's noise."""
         return f"{sample.id}/{self.seed}" if self.seed else sample.id
 
 
 @dataclass(frozen=True)
 class Input(Generic[Prompt]):
-    """A case as a model receives it: with its prompt, its noise, and the id that seeds other noise."""
+    """A case with its prompt, its noise, and the id that determines the seed of other noise."""
 
     case: Case
     prompt: Prompt
@@ -74,9 +74,9 @@ class Input(Generic[Prompt]):
 
 
 class PromptedPredictor(ABC, Generic[Prompt]):
-    """A `Predictor` that asks each case for its prompt, and predicts those that have one together.
+    """A `Predictor` that finds the prompt of each case, and predicts all cases with a prompt together.
 
-    noise         of all images
+    noise          the noise of all images
     words_if_none  `Prediction.words` of a case without a prompt
     """
 
@@ -102,18 +102,18 @@ class PromptedPredictor(ABC, Generic[Prompt]):
 
     @abstractmethod
     def prompt(self, case: Case) -> Prompt | None:
-        """What the model looks for; None: there is nothing, and all is background. Raises SampleError."""
+        """The prompt of a case; None: nothing is looked for, and all pixels are background. Raises SampleError."""
 
     @abstractmethod
     def predict(self, inputs: Sequence[Input[Prompt]]) -> Iterable[Prediction]:
-        """A prediction for each, in order."""
+        """One prediction per input, in order."""
 
 
 class CompletePredictor(PromptedPredictor[PromptAnnotation]):
     """The prompt names everything in the image (ask=complete).
 
-    prompts       sample -> annotation; raises SampleError where there is none
-    reports_words  whether predictions list the classes that were looked for: where they are not those of the label
+    prompts        sample -> annotation; raises SampleError if there is none
+    reports_words  whether predictions list the classes that were looked for, if these may differ from the label's
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class CompletePredictor(PromptedPredictor[PromptAnnotation]):
         return usable(self.prompts(case.sample), self.segmenter)
 
     def words(self, class_ids: Iterable[int], lost: Sequence[int] = ()) -> list[Word] | None:
-        """The classes that were looked for, without a presence; those that are not lost count as found."""
+        """The classes that were looked for, without a presence; those with tokens count as present."""
         return [Word(class_id, None, class_id not in lost) for class_id in class_ids] if self.reports_words else None
 
     def predict(self, inputs: Sequence[Input[PromptAnnotation]]) -> Iterator[Prediction]:
@@ -147,7 +147,7 @@ class CompletePredictor(PromptedPredictor[PromptAnnotation]):
 class OpenPredictor(PromptedPredictor[Query]):
     """The image may lack some of the classes (ask=open).
 
-    queries  sample -> what is looked for, None where there is nothing; raises SampleError
+    queries  sample -> its query; None: nothing is looked for. Raises SampleError
     """
 
     words_if_none = ()
@@ -162,7 +162,7 @@ class OpenPredictor(PromptedPredictor[Query]):
 
     @cached_property
     def finder(self) -> Finder:
-        """One for the whole run: it writes a query's prompts once, and a vocabulary's are the same for all images."""
+        """One finder for the whole run, which caches prompts: those of a vocabulary are the same for all images."""
         return self.segmenter.finder()
 
     def prompt(self, case: Case) -> Query | None:
@@ -195,7 +195,7 @@ class RegionPredictor(PromptedPredictor[PromptAnnotation]):
 
 
 def usable(annotation: PromptAnnotation, segmenter: SegmentationModel) -> PromptAnnotation | None:
-    """The annotation; None where it names no class and the protocol gives such an image to the background."""
+    """The annotation; None if it has no class and the protocol then counts the whole image as background."""
     return annotation if annotation.class_ids or segmenter.protocol.empty_class != "zero" else None
 
 
@@ -204,17 +204,17 @@ def request_of(each: Input[PromptAnnotation]) -> Request:
 
 
 def answered(answer: Answer, notes: Sequence[str]) -> Prediction:
-    """An answer as it is counted: the maps of the classes that are taken as present, and the background's."""
+    """The prediction of an answer: the maps of the classes judged present, and the background's."""
     triples = zip(answer.class_ids, answer.presence, answer.present, strict=True)
     words = [Word(*triple) for triple in triples]
     kept = [number for number, word in enumerate(words) if word.taken]
-    scores = answer.scores[[*kept, -1]] if kept else None  # nothing is there: background, whatever the threshold
+    scores = answer.scores[[*kept, -1]] if kept else None  # nothing is present: all background at every threshold
     return Prediction(scores, [words[number].class_id for number in kept], answer.lost, notes, words)
 
 
 @contextmanager
 def recorded_warnings() -> Iterator[list[Warning]]:
-    """The UserWarnings of a block in this thread, kept instead of shown; those of other threads are shown."""
+    """Collect the UserWarnings of a block in this thread instead of showing them; those of other threads are shown."""
     messages: list[Warning] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -231,9 +231,10 @@ def recorded_warnings() -> Iterator[list[Warning]]:
 
 
 def notes_on(sample: Sample, messages: Sequence[Warning], prompts: Iterable[str], cut: dict[str, str]) -> list[str]:
-    """Notes to keep with a sample: how its image was read, what was truncated of its prompts, and other warnings.
+    """Notes on a sample: how its image was read, which prompts were truncated, and other warnings.
 
-    cut  prompt -> what was cut of it; a batch warns of all its prompts at its first image, so it is kept for the others
+    cut  prompt -> its truncation; a batch warns about all its prompts at the first image, so warnings are stored for
+         the others
     """
     cut |= {each.prompt: str(each) for each in messages if isinstance(each, PromptCut)}
     own = [str(each) for each in messages if not isinstance(each, PromptCut)]

@@ -1,14 +1,14 @@
-"""A run's folder: its settings, and one line of counts per image, written as the run goes.
+"""A run's folder: its settings, and one line of counts per image, written during the run.
 
-    settings.json     what the counts depend on; a run with other settings is refused
+    settings.json     all settings that affect the counts; a run with other settings is refused
     counts.jsonl      one line per image, with a checksum; further processes write counts.1.jsonl, counts.2.jsonl, ...
 
         {"origin": id, "device": ..., "revision": ..., ...}     where the counts with that id come from
         {"image": name, "cells": [...], "by": id, ...}          or {"image": name, "skipped": reason}
 
-A line is on disk when its image is done, whole or not at all: what a lost process leaves half-written is dropped, and
-its image done again. An image that was changed since is counted again in a line with "again": 1, 2, ...; the highest
-counts.
+A line is on disk when its image is done. A line that was only partly written by a lost process is dropped, and its
+image is counted again. An image that has changed is counted again in a line with "again": 1, 2, ...; the highest one is
+used.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ from goca.files.log import Record, append_line, open_log, sealed, sealed_lines, 
 
 
 class RunError(GocaError, ValueError):
-    """A run folder that cannot be used; the message says why and what to do."""
+    """A run folder cannot be used; the message says why and what to do."""
 
 
 class RunMismatch(RunError):
-    """A run folder that holds counts made with other settings; the message shows the difference."""
+    """A run folder has counts made with other settings; the message shows the differences."""
 
 
 CELLS = b'"cells":[['  # before the counts in a line
 OURS = ("counts*.jsonl", "results.json", "evaluation.txt", "report.html", "gallery", "label_maps")  # what a run writes
-LATER = ("class_names", "weights", "denoiser weights")  # settings that folders of earlier versions do not hold
-PER_IMAGE = ("annotations", "labels")  # files of prompts: what of them was changed is counted again
+LATER = ("class_names", "weights", "denoiser weights")  # settings that are missing in folders of earlier versions
+PER_IMAGE = ("annotations", "labels")  # prompt files; images whose prompts changed are counted again
 
 
 class RunStore:
-    """The run folder of one process. Raises RunMismatch for other settings, RunError where it cannot be used.
+    """The run folder of one process. Raises RunMismatch for other settings, RunError if it cannot be used.
 
-    settings  whatever the counts depend on, as nested mappings that JSON can hold
-    rank      this process's number; each writes a file of its own and reads all of them
-    assumed   settings of folders that do not say them, as nested mappings
-    A run that ends with an error before anything is counted leaves no folder that was not there.
+    settings  everything that affects the counts, as nested mappings for JSON
+    rank      this process's number; each process writes its own file and reads all of them
+    assumed   values of settings that a folder does not contain, as nested mappings
+
+    A run that fails before anything is counted removes the folder that it created.
     """
 
     def __init__(
@@ -69,11 +70,11 @@ class RunStore:
             self._refuse_others()
             self._new = self._check_settings(_plain(settings), _plain(assumed))
         except OSError as error:
-            raise RunError(f"run_dir={folder} cannot be made: {error}") from None
+            raise RunError(f"run_dir={folder} cannot be created: {error}") from None
         self._origin: str | None = None
         self._known: dict[str, Record] = {}
         self._origins: dict[str, Record] = {}
-        self._ends: dict[Path, int] = {}  # how far each log was read
+        self._ends: dict[Path, int] = {}  # position up to which each log was read
         self._path = self.folder / (f"counts.{rank}.jsonl" if rank else "counts.jsonl")
         try:
             self._file = open_log(self._path)
@@ -86,29 +87,28 @@ class RunStore:
             sweep(place)
 
     def records(self) -> dict[str, Record]:
-        """Everything known by now, of all processes, by image; counts beat a "skipped", a later one an earlier one.
+        """Image -> its record, of all processes; counts override "skipped", later records override earlier ones.
 
-        "cells" is an array (see `packed`). What was read before is not read again.
-        Raises RunError if the folder is gone.
+        "cells" is an array (see `packed`). Only new lines are read. Raises RunError if the folder is gone.
         """
         self._check_there()
         self._read()
         return dict(self._known)
 
     def origins(self) -> dict[str, Record]:
-        """Where counts come from, by the id that their records have under "by"."""
+        """The origins of counts, by the id that their records have under "by"."""
         self._read()
         return dict(self._origins)
 
     def declare(self, origin: Mapping[str, Any]) -> None:
-        """Say where the counts come from that are appended after this: device, versions, ..."""
+        """Set the origin of the counts that are appended from now on: device, versions, ..."""
         line = json.dumps(origin, sort_keys=True)
         self._origin = f"{zlib.crc32(line.encode()):08x}"
         if self._origin not in self.origins():
             self._write({"origin": self._origin, **json.loads(line)})
 
     def append(self, record: Record) -> None:
-        """Add one image; on disk when this returns. Raises RunError if it cannot be; the file is then as it was."""
+        """Append the record of one image and flush it. Raises RunError on failure, which leaves the file unchanged."""
         if "cells" in record:
             cells = record["cells"]
             record = {**record, "cells": cells.tolist() if isinstance(cells, np.ndarray) else cells}
@@ -128,7 +128,7 @@ class RunStore:
             self._leave()
 
     def _leave(self) -> None:
-        """Remove what this process made, unless another one is at work in the folder."""
+        """Remove what this process created, unless another process uses the folder."""
         names = {path.name for path in self.folder.glob("*")}
         if names <= {"settings.json", self._path.name}:
             with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ class RunStore:
                     self.folder.rmdir()
 
     def _refuse_others(self) -> None:
-        """Nothing is written over that no run has made, and nothing outside the folder."""
+        """Raises RunError rather than overwrite files that no run has written, or files outside the folder."""
         found = sorted(path for pattern in OURS for path in self.folder.glob(pattern))
         if found and not (self.folder / "settings.json").exists():
             raise RunError(
@@ -149,7 +149,7 @@ class RunStore:
             raise RunError(f"run_dir={self.folder}: {links[0]} is a link to elsewhere; put the file in its place")
 
     def _check_there(self) -> None:
-        """Raises RunError if the log that is being written is no longer in the folder."""
+        """Raises RunError if this process's log is no longer in the folder."""
         own = os.fstat(self._file.fileno())
         try:
             there = os.stat(self._path)
@@ -158,11 +158,11 @@ class RunStore:
         if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
             raise RunError(
                 f"run_dir={self.folder} was removed or moved while the run was writing to it; the run ends here."
-                " Moved, it goes on from its counts: run again with its new place as run_dir"
+                " If it was moved, run again with its new location as run_dir to resume"
             )
 
     def _check_settings(self, settings: dict[str, Any], assumed: dict[str, Any]) -> bool:
-        """Whether they are new. Raises RunMismatch."""
+        """Compare the settings with the folder's; returns whether the folder had none. Raises RunMismatch."""
         path = self.folder / "settings.json"
         try:
             stored = read_json(path)
@@ -172,22 +172,22 @@ class RunStore:
         except ValueError as error:
             raise RunError(f"{path} is not JSON ({error}); move run_dir={self.folder} away and run again") from None
         if not isinstance(stored, dict):
-            raise RunError(f"{path} holds no settings; move run_dir={self.folder} away and run again")
+            raise RunError(f"{path} contains no settings; move run_dir={self.folder} away and run again")
         added = {key: settings[key] for key in LATER if key in settings and key not in stored}
         changed = _differences(_filled({**stored, **added}, assumed, settings), settings)
         prompts = {key: new for key, old, new in changed if key in PER_IMAGE and old and new}
         if (others := [each for each in changed if each[0] not in prompts]) or (prompts and not self._say_prompts()):
             lines = "\n".join(f"    {key}: {old!r} in the folder, {new!r} now" for key, old, new in others or changed)
             raise RunMismatch(
-                f"run_dir={self.folder} holds counts made with other settings:\n{lines}\n"
-                "Choose another run_dir, or run with the settings of the folder to go on with it."
+                f"run_dir={self.folder} has counts made with other settings:\n{lines}\n"
+                "Choose another run_dir, or use the settings of the folder to resume its run."
             )
         if added or prompts:
             write_text(path, json.dumps({**stored, **added, **prompts}, indent=1) + "\n")
         return False
 
     def _say_prompts(self) -> bool:
-        """Whether all counts say which prompt they were made with, so that changed ones are found."""
+        """Whether all counts record their prompts, so that changed prompts are detected."""
         lines = (record for path in self._logs() for record in sealed_lines(path))
         return all("prompt" in record for record in lines if "cells" in record)
 
@@ -195,7 +195,7 @@ class RunStore:
         return sorted(self.folder.glob("counts*.jsonl"))
 
     def _read(self) -> None:
-        """Read what was added to the logs since the last time."""
+        """Read the new lines of all logs."""
         for path in self._logs():
             for end, record in sealed_lines_from(path, self._ends.get(path, 0), parse_record):
                 self._ends[path] = end
@@ -205,7 +205,7 @@ class RunStore:
                     self._take(record)
 
     def _take(self, record: Record) -> None:
-        """Keep a record, unless a known one beats it."""
+        """Store a record, unless a known one overrides it."""
         earlier, order = self._known.get(record["image"]), _order(record)
         if earlier is None or order > _order(earlier) or (order == _order(earlier) and "skipped" in record):
             self._known[record["image"]] = record | ({"cells": packed(record["cells"])} if "cells" in record else {})
@@ -216,12 +216,12 @@ class RunStore:
             append_line(self._file, sealed(record))
         except OSError as error:
             raise RunError(
-                f"{self._file.name} cannot be written ({error}); make room and run again: what is counted stays counted"
+                f"{self._file.name} cannot be written ({error}); free some space and run again: counted images are kept"
             ) from error
 
 
 def parse_record(line: bytes) -> Any:
-    """A record from its JSON. Counts are read into an array at once, which takes a quarter of the time."""
+    """A record from its JSON. Counts are parsed directly into an array, which takes a quarter of the time."""
     start = line.find(CELLS) + len(CELLS)
     end = line.find(b"]]", start)
     rows = line[start:end].split(b"],[") if start >= len(CELLS) and end > 0 else []
@@ -235,12 +235,12 @@ def parse_record(line: bytes) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file of a run in UTF-8 that is there whole or not at all. Raises RunError."""
+    """Write a file of a run atomically, in UTF-8. Raises RunError."""
     write_bytes(path, encoded(text))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """A file of a run that is there whole or not at all; its folder is made. Raises RunError."""
+    """Write a file of a run atomically; its folder is created if necessary. Raises RunError."""
     try:
         atomic.write_bytes(path, content)
     except FileNotWritten as error:
@@ -248,7 +248,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _order(record: Record) -> tuple[int, bool]:
-    """Of two records of an image the later one: counted again more often, or counted where the other was skipped."""
+    """A sort key of an image's records: counted again more often, then counted rather than skipped."""
     return record.get("again", 0), "skipped" not in record
 
 
@@ -260,7 +260,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(stored: Any, assumed: Any, settings: Any) -> Any:
-    """What is stored, and what is assumed for those settings that it does not say."""
+    """The stored settings, with the assumed values of those that are missing."""
     if not isinstance(stored, dict) or not isinstance(assumed, dict) or not isinstance(settings, dict):
         return stored
     absent = {key: assumed[key] for key in settings if key in assumed and key not in stored}

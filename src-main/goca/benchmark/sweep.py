@@ -1,8 +1,8 @@
-"""Several runs at once, which share forward passes where they can.
+"""Several runs at once, which share forward passes if possible.
 
 Runs whose configurations differ only in what is computed from a forward pass (rules, layers, refinement, counting, how
-captions are read) are a group: each image goes through the model once for all of them, and again only where prompts
-differ. Every run has its own folder, which holds what a run alone would leave, except thumbnails and label maps.
+captions are read) form a group: each image goes through the model once for all of them, and again only if prompts
+differ. Every run has its own folder, with the same files as a separate run, except thumbnails and label maps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AFTER = (
     "thresholds",
     "add_background",
     "add_missing",
-)  # fields of a data set that no forward pass depends on
+)  # fields of a data set that do not affect forward passes
 
 
 def run_together(
@@ -46,14 +46,15 @@ def run_together(
 ) -> list[Results | None]:
     """The results of every run, in order; None while other processes have images to count, as in `Benchmark.run`.
 
-    progress   wraps the ids of the images that are left of a group, whose name comes first
-    A run that shares nothing (another method or task) is run alone. `batch_size` and `max_bytes` have no effect on the
-    others: their images go one by one.
-    Raises NothingCounted at the end, when the other runs are finished, for all in which every image was skipped.
+    progress   wraps the remaining ids of a group; its first argument is the group's name
+
+    A run that cannot share forward passes (another method or task) is run separately. For all others, `batch_size` and
+    `max_bytes` have no effect: their images are segmented one by one.
+    Raises NothingCounted at the end, when the other runs are finished, for all runs in which every image was skipped.
     """
     found: dict[Path, Results | None] = {}
     for device in {benchmark.device for benchmark in benchmarks}:
-        pick_device(device)  # before any folder is made
+        pick_device(device)  # before any folder is created
     weights = Weights()
     for group in groups(benchmarks):
         first = group[0]
@@ -63,7 +64,7 @@ def run_together(
             weights.drop()
             try:
                 found[first.run_dir] = first.run(rank=rank, world=world, progress=lambda ids: progress("1 run", ids))
-            except NothingCounted as error:  # the other runs go on
+            except NothingCounted as error:  # the other runs continue
                 found |= error.runs
     refuse_empty(found)
     return [found[benchmark.run_dir] for benchmark in benchmarks]
@@ -90,7 +91,7 @@ def weights_key(benchmark: Benchmark) -> str:
 
 
 def forward_key(benchmark: Benchmark) -> str:
-    """Everything that a forward pass depends on, apart from prompts."""
+    """Everything that affects a forward pass, except prompts."""
     settings, protocol = benchmark.settings(), benchmark.protocol
     dataset = {name: value for name, value in settings.pop("dataset").items() if name not in AFTER}
     del settings["model"], settings["fixed_threshold"]

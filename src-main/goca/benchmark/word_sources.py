@@ -1,4 +1,4 @@
-"""Which classes are looked for in an image, and who says so: `words=` of a run. Loads without torch.
+"""Which classes are looked for in an image: the sources of a run's `words=`. Loads without torch.
 
 source = WORD_SOURCES["vocabulary"]
 source.offer(Asked(class_names), sample, "")      # Offer(caption="", class_ids=[1, 2, ...], add_missing=True)
@@ -19,7 +19,7 @@ DEFAULT = "present"  # as published
 
 @dataclass(frozen=True)
 class Asked:
-    """What a source may know beside the image.
+    """What a source may know besides the image.
 
     class_names  class id -> its names; class 0 is the background
     add_missing  whether the data set's config appends present classes that the caption does not name
@@ -44,9 +44,9 @@ class Asked:
 class Offer:
     """What is looked for in one image.
 
-    caption      the text that names it; "": there is none
+    caption      the caption; "": none
     class_ids    the classes that its words may name
-    add_missing  whether those of them that it does not name are appended
+    add_missing  whether classes that it does not name are appended
     """
 
     caption: str
@@ -56,11 +56,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class WordSource:
-    """Where the words of an image come from.
+    """A source of class names.
 
     offer     (what may be known, sample, its caption) -> Offer
-    captions  whether it reads captions; without, `offer` is given ""
-    oracle    what the run knew about an image beforehand, for results
+    captions  whether it reads captions; otherwise `offer` gets ""
+    oracle    a sentence for results: what the run knows about an image beforehand
     """
 
     offer: Callable[[Asked, Sample, str], Offer]
@@ -69,12 +69,12 @@ class WordSource:
 
 
 def present(asked: Asked, sample: Sample, caption: str) -> Offer:
-    """The classes that the ground truth says are there, in the caption's words; as published."""
+    """The present classes of the ground truth, in the caption's words; as published."""
     return Offer(caption, sample.present, asked.add_missing)
 
 
 def named(asked: Asked, sample: Sample, caption: str) -> Offer:
-    """The classes that the caption names, and no other."""
+    """The classes that the caption names, and no others."""
     return Offer(caption, asked.vocabulary, False)
 
 
@@ -100,7 +100,7 @@ WORD_SOURCES: dict[str, WordSource] = {
 
 
 class TaggerError(GocaError, ValueError):
-    """An image-text model that cannot be loaded; the message says what is expected of it."""
+    """An image-text model cannot be loaded; the message says what is expected."""
 
 
 @dataclass(frozen=True)
