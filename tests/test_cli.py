@@ -218,6 +218,10 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_words_that_name_nothing_are_not_called_cut(loaded, capsys):
     said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", "a, star")
     assert "not the name of anything visible, and without area: a;" in said and "cut, because" not in said
-    assert "NoClass: the prompt 'a, the' contains no class names" in refused(
-        capsys, f"{SCENES}/test_00000.png", "--prompt", "a, the"
-    )
+
+
+@pytest.mark.parametrize("prompt", ["a, the", "background", " , "])
+def test_a_prompt_without_a_class_name_is_refused_before_a_folder_is_made(capsys, tmp_path, prompt):
+    out = tmp_path / "out"
+    said = refused(capsys, f"{SCENES}/test_00000.png", "--prompt", prompt, "--out", str(out))
+    assert said.startswith(f"NoClass: the prompt '{prompt}' contains no class names") and not out.exists()

@@ -121,10 +121,12 @@ def chosen(args: argparse.Namespace) -> Words:
 
         return PromptList.read(args.prompts)
     if args.prompt is not None:
-        from goca.prompts import parse_brackets
+        from goca.prompts.grammar import names_no_class, parse_brackets
 
-        if not parse_brackets(args.prompt):
-            raise empty_prompt(args.prompt)
+        if names_no_class(parse_brackets(args.prompt)):
+            from goca.open import NoClass
+
+            raise NoClass.of(args.prompt)
         return Given(args.prompt, "prompt")
     if args.words is not None:
         return Given(first_names(args.words), f"words {args.words}")
@@ -166,12 +168,6 @@ def all_ways(ways: list[str], labeler: list[str]) -> str:
         "                                --labeler local --labeler model=NAME for your own server)\n"
         "  --regions                     no class names: each image is divided into regions without names"
     )
-
-
-def empty_prompt(prompt: str) -> ValueError:
-    from goca.segmenter import NoClass
-
-    return NoClass(f"the prompt {prompt!r} contains no class names; expected e.g. 'cat, grass, wall'")
 
 
 def first_names(given: str) -> list[str]:

@@ -13,7 +13,11 @@ from goca.prompts.weighting import blanked
 
 
 class NoClass(GocaError, ValueError):
-    """A prompt without a word."""
+    """A prompt without a class name."""
+
+    @classmethod
+    def of(cls, prompt: str | Sequence[str]) -> NoClass:
+        return cls(f"the prompt {prompt!r} contains no class names; expected e.g. 'cat, grass, wall'")
 
 
 class WordTwice(GocaError, ValueError):
@@ -65,7 +69,7 @@ class Query:
         read = [group for text in hidden for group in read_groups(text) if not is_background(group[0])]
         groups = [tuple(map(learnt.show, group)) for group in read]
         if all(names_nothing(group[0]) for group in read):
-            raise NoClass(f"the prompt {words!r} contains no class names; expected e.g. 'cat, grass, wall'")
+            raise NoClass.of(words)
         return cls(tuple(enumerate(groups, start=1)))
 
     @property

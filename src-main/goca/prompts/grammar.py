@@ -128,6 +128,11 @@ def is_background(name: str) -> bool:
     return _bare(_clean(name.lower())) == BACKGROUND
 
 
+def names_no_class(groups: Iterable[Sequence[str]]) -> bool:
+    """Whether no group of names, the first of which is the class's, names anything but the background."""
+    return all(names_nothing(group[0]) or is_background(group[0]) for group in groups)
+
+
 def _clean(item: str) -> str:
     """Normalise a text to one blank between words and no punctuation at the ends."""
     start, end = 0, len(item)

@@ -9,7 +9,7 @@ from goca.errors import GocaError
 from goca.open.query import NoClass
 from goca.prompts.annotation import PromptAnnotation
 from goca.prompts.captioning import annotate
-from goca.prompts.grammar import is_background, names_nothing, parse_brackets
+from goca.prompts.grammar import is_background, names_no_class, parse_brackets
 from goca.prompts.learnt import LearntTokens
 from goca.prompts.weighting import blanked
 from goca.protocol import Protocol
@@ -60,8 +60,8 @@ def read_prompt(
     learnt = LearntTokens.of(**tokenizers)
     found = parse_brackets(learnt.hide(blanked(prompt), any_case=True).lower())
     groups = {group[0]: group for group in found[::-1]}  # if two groups have the same name, the first counts
-    if all(names_nothing(name) or is_background(name) for name in groups):
-        raise NoClass(f"the prompt {prompt!r} contains no class names; expected e.g. 'cat, grass, wall'")
+    if names_no_class(groups.values()):
+        raise NoClass.of(prompt)
     texts = [", ".join(groups[name]) for name in reversed(groups)]
     class_names = [name for name in reversed(groups) if not is_background(name)]
     names = {class_id: learnt.show(name) for class_id, name in enumerate(class_names, start=1)}
