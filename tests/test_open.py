@@ -55,7 +55,7 @@ def test_no_words(words):
 
 @pytest.mark.parametrize("words", ["cat, dog, Cat", ["cat", "dog", "cat"], ["(cat, tail)", "(dog, tail)"]])
 def test_a_word_twice(words):
-    with pytest.raises(WordTwice, match="is asked for twice"):
+    with pytest.raises(WordTwice, match="occurs twice"):
         Query.of_words(words)
 
 

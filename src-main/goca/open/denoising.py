@@ -1,4 +1,4 @@
-"""Presence by denoising: a present word predicts the noise of some place better than every other word does.
+"""Presence by denoising: the prompt of a present word predicts the noise better than all others at some pixel.
 
 For the prompt n of one word, noise e and timestep t, with the denoiser's target (`diffusion_feature.noise.target`):
 
@@ -6,8 +6,8 @@ For the prompt n of one word, noise e and timestep t, with the denoiser's target
     r_n(s)   = mean over t of (mean over words of err(s) - err_n(s)) / std_t, then a Gaussian blur
     gain_n   = max over s of (r_n(s) - max over other words m of r_m(s))
 
-std_t is the standard deviation over words and places. The idea is that of the diffusion classifier (Li et al.,
-arXiv 2303.16203), applied to each place instead of the whole image.
+std_t is the standard deviation over words and pixels. This applies the diffusion classifier (Li et al.,
+arXiv 2303.16203) to each pixel instead of the whole image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from goca.requests import ImageLike
     from goca.segmenter import Segmenter
 
-BATCH = 16  # prompts in one forward; fewer where `max_bytes` is given and admits fewer
+BATCH = 16  # prompts per forward pass; fewer if `max_bytes` requires it
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Denoising:
     t           timesteps 0..999
     draws       noise draws for each timestep, seeded by the image's id
     blur        standard deviation of the Gaussian blur, in latent pixels
-    slope, midpoint    of `goca.open.presence.probability`, applied to exp(gain)
-    least       classes below this probability are absent
+    slope, midpoint    parameters of `goca.open.presence.probability`, applied to exp(gain)
+    least       classes with a lower probability are absent
     """
 
     t: Annotated[tuple[Annotated[int, Range(1, 999)], ...], Filled()] = (300, 500, 700)
@@ -57,11 +57,11 @@ class Denoising:
 
 
 def gain(errors: Tensor, blur: float) -> Tensor:
-    """How much better each word explains some place than every other word does   [W]
+    """How much better each word predicts the noise at its best pixel than every other word   [W]
 
     errors   squared errors of W >= 2 prompts at T timesteps   [W, T, h, w]
     blur     standard deviation, in latent pixels
-    returns  positive where a word is the best somewhere; no unit
+    returns  positive if a word is the best at some pixel; dimensionless
     """
     centred = errors.mean(0) - errors
     spread = centred.std((0, 2, 3), correction=0)  # [T]
@@ -74,7 +74,7 @@ def gain(errors: Tensor, blur: float) -> Tensor:
 
 
 def gaussian_rows(side: int, sigma: float) -> Tensor:
-    """A blur along one axis as a matrix whose rows sum to 1   [side, side]"""
+    """A Gaussian blur along one axis, as a matrix whose rows sum to 1   [side, side]"""
     places = torch.arange(side)
     weights = torch.exp(-0.5 * ((places[:, None] - places) / sigma) ** 2)
     return weights / weights.sum(1, keepdim=True)
@@ -88,12 +88,12 @@ def word_errors(
     image_ids: Sequence[str | None],
     options: Denoising,
 ) -> list[Tensor]:
-    """Squared errors of the denoiser under one prompt per word.
+    """Squared errors of the denoiser with one prompt per word.
 
-    words      of each image: the prompts, which are encoded once and share forwards
-    image_ids  seed the noise, so that an image's errors depend neither on its batch nor on its order
+    words      prompts of each image; they share forward passes
+    image_ids  determine the noise, so an image's errors depend neither on the batch nor on the order
     returns    per image   [W, T, h, w], mean over channels and draws
-    warns      PromptCut where a word is longer than the text encoder reads
+    warns      PromptCut if a word is longer than the text encoder's limit
     """
     extractor, protocol = segmenter.extractor, segmenter.protocol
     generators = [seeded(seed) for seed in segmenter.seeds(images, image_ids)]
@@ -134,7 +134,7 @@ def batch_errors(
             wanted = target(parts["scheduler"], level, latents, drawn, backbone.time_is_reversed)
             with naming(extractor.where):
                 found = backbone.denoise(parts, level.signal * latents + level.noise * drawn, level, conditioning)
-            found = found[:, : latents.shape[1]].float()  # without a learnt variance
+            found = found[:, : latents.shape[1]].float()  # without the learnt variance
             draws.append((found - wanted).square().mean(1))
         errors.append(torch.stack(draws).mean(0))
     return torch.stack(errors, 1)
@@ -143,7 +143,7 @@ def batch_errors(
 def batches(
     texts: Sequence[str], length: Callable[[str], int | None], admitted: Callable[[int], int]
 ) -> Iterator[list[int]]:
-    """Indices of texts that share a forward: at most BATCH, as many as are admitted, all of one length in tokens."""
+    """Indices of texts that share a forward pass: at most BATCH, within the budget, of the same length in tokens."""
     lengths = [length(text) or 0 for text in texts]
     order = sorted(range(len(texts)), key=lengths.__getitem__)
     for _, group in groupby(order, key=lengths.__getitem__):
@@ -154,5 +154,5 @@ def batches(
             left = left[count:]
 
 
-# presence that takes forwards of its own
+# rules of presence that need their own forward passes
 PROBES: dict[str, Callable[[Tensor, float], Tensor]] = {"denoising gain": gain}

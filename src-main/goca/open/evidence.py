@@ -1,4 +1,4 @@
-"""Collect the attention maps of all prompts of a query: maps of its classes, and of the words for the background."""
+"""Collect the attention maps of all prompts of a query: maps of its classes and of background words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PromptMaps:
     """The token maps of one prompt.
 
     attention   aggregated token maps, sum 1 over all tokens   [g, g, N]
-    reference   the same of the reference layer's block alone; None where that is not aggregated   [g, g, N]
+    reference   token maps of the reference layer's block; None if that is not aggregated   [g, g, N]
     """
 
     attention: Tensor
@@ -27,13 +27,13 @@ class PromptMaps:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Attention to the words of a query, on the grid, all on one scale.
+    """Attention to the words of a query, on the grid, on a common scale.
 
     words       one map per class, the mean (or sum) over its tokens   [K, g, g]
     rest        one per background word                                 [J, g, g]
     special     all other tokens together: start, end, padding, marks   [g, g]
     reference   the share of each class among all words of its prompt, in the reference layer's block   [K, g, g]
-    space       self-attention S, row = query   [g*g, g*g]; None where the config names no map for it
+    space       self-attention S, row = query   [g*g, g*g]; None if the config names no self_layers
     """
 
     words: Tensor
@@ -49,7 +49,7 @@ class Evidence:
         return divide(everything, everything.sum(0))
 
     def smoothed(self, maps: Tensor) -> Tensor:
-        """Maps multiplied once by the space map, unchanged where there is none   [K, g, g]"""
+        """Maps multiplied once by the space map; unchanged if there is none   [K, g, g]"""
         if self.space is None:
             return maps
         return (maps.flatten(1) @ self.space.to(maps).T).unflatten(1, maps.shape[1:])
@@ -65,8 +65,9 @@ def gather(
 
     maps        one per prompt
     token_rule  how the maps of a class's tokens are combined: a name of TOKEN_RULES
-    Maps of several prompts are made comparable: at each pixel, each prompt's classes are scaled so that its background
-    words (without any: its other tokens) have the mean mass over prompts.
+
+    Maps of several prompts are made comparable: at each pixel, a prompt's classes are scaled so that its background
+    words (or its other tokens, if there are none) get the same attention as on average over prompts.
     """
     parts = [read(own.attention, prompt, token_rule) for own, prompt in zip(maps, prompts, strict=True)]
     words, rests, specials = zip(*parts)

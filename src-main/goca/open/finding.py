@@ -1,4 +1,4 @@
-"""Answer queries: write prompts, run one forward for all of them, judge presence, compute scores."""
+"""Answer queries: write prompts, run one forward pass for all of them, judge presence, compute scores."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Answer:
 
     scores      refined class maps in the query's order, then the background's   [K + 1, g, g]; the label is the
                 argmax without a threshold; the map of an absent class is 0 everywhere
-    class_ids   of the K class maps
+    class_ids   ids of the K class maps
     presence    the probability that each class is in the image, 0..1
-    present     whether that is high enough
-    lost        classes whose words were truncated entirely
-    prompts     the texts
-    raw         the score of presence before calibration
+    present     whether each class is judged present
+    lost        classes whose names were truncated entirely
+    prompts     the prompts
+    raw         scores of presence before calibration
     """
 
     scores: Tensor
@@ -69,7 +69,7 @@ class Finder:
 
     @cached_property
     def options(self) -> Denoising:
-        """Of the probe."""
+        """Options of the probe."""
         return Denoising(**self.config.denoising)
 
     def prompts(self, query: Query) -> list[PromptAnnotation]:
@@ -87,7 +87,7 @@ class Finder:
         noises: Sequence[Tensor | None] | None = None,
         image_ids: Sequence[str | None] | None = None,
     ) -> Iterator[Answer]:
-        """An answer per image; a probe of presence runs first, and then only present classes are in the prompts."""
+        """An answer per image; a probe of presence, if configured, runs first and leaves only present classes."""
         judged = self.judgements(images, queries, image_ids)
         prompts = [
             self.prompts(query if each is None else present(query, each)) for query, each in zip(queries, judged)
@@ -107,7 +107,7 @@ class Finder:
     def judgements(
         self, images: Sequence[ImageLike], queries: Sequence[Query], image_ids: Sequence[str | None] | None = None
     ) -> list[Judgement | None]:
-        """Presence by the config's probe; None without a probe, and for one word without another to compare it with."""
+        """Presence by the config's probe; None without a probe, or for a single word with nothing to compare."""
         if self.config.presence not in PROBES:
             return [None] * len(queries)
         words = [self.writer.single(query) for query in queries]
@@ -122,7 +122,7 @@ class Finder:
         return found
 
     def judgement(self, errors: Tensor, query: Query) -> Judgement:
-        """Presence from the errors of a query's classes, then of the words that stand for the rest   [W, T, h, w]"""
+        """Presence from errors [W, T, h, w]: of the query's classes, then of the background words"""
         options = self.options
         gain = PROBES[self.config.presence](errors, options.blur)[: len(query.classes)]
         return Judgement.of(gain.exp(), options.slope, options.midpoint, options.least)
@@ -130,7 +130,7 @@ class Finder:
     def prompt_maps(
         self, summaries: Iterable[tuple[LayerSummary, int]], head_rule: str | None = None, layer_rule: str | None = None
     ) -> Iterator[tuple[LayerSummary, int, PromptMaps]]:
-        """Token maps of each prompt, computed once per forward; rules as in `attention_map`."""
+        """Token maps of each prompt, computed once per forward pass; rules as in `attention_map`."""
         held: tuple[LayerSummary, Tensor, Tensor | None] | None = None
         block = next((each for each in self.segmenter.blocks if self.segmenter.reference.startswith(f"{each}-")), None)
         for summary, number in summaries:
@@ -152,8 +152,8 @@ class Finder:
     ) -> Answer:
         """Scores and presence from the maps of each prompt; scores are refined with the space map of the first.
 
-        prompts    of all the query's classes, or of some: the others score 0
-        judgement  presence of the query's classes where it is known; None: by the config's rule
+        prompts    of all classes of the query, or of some; the others score 0
+        judgement  presence of the query's classes, if known; None: computed by the config's rule
         """
         config, rule = self.config, REST_RULES[self.config.rest]
         space = summary.space_map()
@@ -183,6 +183,6 @@ class Finder:
 
 
 def present(query: Query, judgement: Judgement) -> Query:
-    """The query without absent classes; where all are absent, with the likeliest one, whose map becomes 0."""
+    """The query without absent classes; if all are absent, with the likeliest one, whose map becomes 0."""
     kept = judgement.present.nonzero().flatten().tolist() or [int(judgement.raw.argmax())]
     return query.only([query.class_ids[number] for number in kept])

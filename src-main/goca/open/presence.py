@@ -14,13 +14,13 @@ from goca.open.evidence import Evidence
 def reference_spread(evidence: Evidence) -> Tensor:
     """The standard deviation over the grid of a word's share in the reference layer's block, smoothed by S   [K]
 
-    A present word stands out at some places; an absent one gets a little attention everywhere.
+    A present word stands out somewhere; an absent one gets a little attention everywhere.
     """
     return evidence.smoothed(evidence.reference).flatten(1).std(1)
 
 
 def share_spread(evidence: Evidence) -> Tensor:
-    """The same of the aggregated maps   [K]"""
+    """`reference_spread` of the aggregated maps   [K]"""
     return evidence.smoothed(evidence.shares)[: len(evidence.words)].flatten(1).std(1)
 
 
@@ -30,11 +30,11 @@ def share_peak(evidence: Evidence) -> Tensor:
 
 
 def mass_peak(evidence: Evidence) -> Tensor:
-    """The highest share of a word in the whole attention, smoothed by S   [K]"""
+    """The highest share of a word in the attention to all tokens, smoothed by S   [K]"""
     return evidence.smoothed(evidence.words).amax((1, 2))
 
 
-DEFAULT = "reference spread"  # also where a probe has no word to compare with
+DEFAULT = "reference spread"  # also used if a probe has no word to compare with
 
 PRESENCE_RULES: dict[str, Callable[[Evidence], Tensor]] = {
     "reference spread": reference_spread,
@@ -46,7 +46,7 @@ PRESENCE_RULES: dict[str, Callable[[Evidence], Tensor]] = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """Presence of the classes of a query: raw scores, probabilities, and whether each is taken as present   [K] each"""
+    """Presence of the classes of a query: raw scores, probabilities, and whether each is judged present   [K] each"""
 
     raw: Tensor
     probability: Tensor
@@ -54,7 +54,7 @@ class Judgement:
 
     @classmethod
     def of(cls, raw: Tensor, slope: float, midpoint: float, least: float) -> Judgement:
-        """Calibrate raw scores; classes from the probability `least` are present."""
+        """Calibrate raw scores; classes with a probability of at least `least` are present."""
         found = probability(raw, slope, midpoint)
         return cls(raw, found, found >= least)
 
@@ -62,6 +62,6 @@ class Judgement:
 def probability(score: Tensor, slope: float, midpoint: float) -> Tensor:
     """1 / (1 + (midpoint / score)^slope), a logistic curve of the score's logarithm   [K] in 0..1
 
-    A class with the score 0 has no token, and its probability is 0.
+    A class with the score 0 has no tokens, and its probability is 0.
     """
     return torch.sigmoid(slope * (score.clamp(min=1e-12).log() - torch.tensor(midpoint).log().to(score))) * (score > 0)

@@ -1,4 +1,4 @@
-"""A query as prompts: the classes, then the background vocabulary, in as many prompts as the text encoder needs.
+"""Turn a query into prompts: classes, then the background vocabulary, in as many prompts as necessary.
 
 Every prompt holds the whole background vocabulary, which makes maps of different prompts comparable. Classes come
 first, because a causal text encoder then encodes them independently of the vocabulary.
@@ -24,7 +24,7 @@ class Writer:
 
     tokenizers  as for goca.prompts.annotate
     background  the background vocabulary
-    separator   between two entities
+    separator   text between two entities
     """
 
     tokenizers: Mapping[str, Any]
@@ -32,10 +32,10 @@ class Writer:
     separator: str = ", "
 
     def prompts(self, query: Query) -> list[PromptAnnotation]:
-        """As few prompts as hold all classes, with about equally many tokens in each.
+        """As few prompts as possible for all classes, with about the same number of tokens in each.
 
         The background objects of an annotation are the query's context, then as many words of the background vocabulary
-        as leave room for the longest class. A class whose names exceed a prompt of its own keeps the tokens that were
+        as leave room for the longest class. A class whose names are too long for a prompt keeps the tokens that were
         not truncated, possibly none (`lost_classes` of its annotation).
         """
         shared = [Entity(word) for word in self.shared(query)]
@@ -75,7 +75,7 @@ class Writer:
         return len(self.own([entity])[1][0])
 
     def cuts(self, name: str) -> bool:
-        """Whether the text encoders read less than the whole of a class's name."""
+        """Whether the text encoders truncate a class's name."""
         tokenizers, lengths = self.read_by
         return len(tokenise(name, tokenizers, lengths)) < count_uncut(name, tokenizers, lengths)
 
@@ -100,7 +100,7 @@ class Writer:
 
 
 def deal(entities: Sequence[Entity], sizes: Sequence[int], parts: int) -> list[list[Entity]]:
-    """Split entities, in order, into non-empty parts with about equally many tokens."""
+    """Split entities, in order, into non-empty parts with about the same number of tokens."""
     total, dealt, done = sum(sizes), [[] for _ in range(parts)], 0  # type: ignore[var-annotated]
     for number, (entity, size) in enumerate(zip(entities, sizes)):
         even = parts * (done + size / 2) / total if total else 0

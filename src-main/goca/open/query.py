@@ -1,4 +1,4 @@
-"""Queries: the words, or classes with their names, to look for in an image."""
+"""`Query`: the classes to look for in an image, with their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goca.prompts.weighting import blanked
 
 
 class NoClass(GocaError, ValueError):
-    """A prompt without a class name."""
+    """A prompt contains no class names."""
 
     @classmethod
     def of(cls, prompt: str | Sequence[str]) -> NoClass:
@@ -21,15 +21,15 @@ class NoClass(GocaError, ValueError):
 
 
 class WordTwice(GocaError, ValueError):
-    """A word that is asked for twice, or that two classes share."""
+    """A name occurs twice in a query."""
 
 
 @dataclass(frozen=True)
 class Query:
     """What is looked for in one image. `Query.of_words(["cat", "grass"])`, `Query.of({1: ["cat"], 2: ["dog"]})`.
 
-    classes   (class id from 1, its names); all names of a class are in one prompt, and its map combines theirs
-    context   further words, whose pixels are background
+    classes   (class id from 1, its names); all names of a class are in the same prompt, and its map combines theirs
+    context   further words; their pixels are background
     """
 
     classes: tuple[tuple[int, tuple[str, ...]], ...]
@@ -42,12 +42,12 @@ class Query:
                 raise NoClass(f"class {class_id} has the names {list(names)}; expected an id from 1, and names")
             for name in names:
                 if name in seen:
-                    raise WordTwice(f"{name!r} is asked for twice (classes {seen[name]} and {class_id}); name it once")
+                    raise WordTwice(f"{name!r} occurs twice (classes {seen[name]} and {class_id}); name it only once")
                 seen[name] = class_id
 
     @classmethod
     def of(cls, classes: Mapping[int, Sequence[str]], context: Iterable[str] = ()) -> Query:
-        """Class ids -> lists of names, any case; names of the context that a class has too are left out of it."""
+        """From class ids -> lists of names, in any case; context words that are also class names are left out."""
         found = tuple((class_id, tuple(clean(name) for name in names)) for class_id, names in classes.items())
         taken = {name for _, names in found for name in names}
         rest = dict.fromkeys(clean(word) for word in context)
@@ -55,11 +55,13 @@ class Query:
 
     @classmethod
     def of_words(cls, words: str | Sequence[str], learnt: LearntTokens | None = None) -> Query:
-        """A text such as "cat, (tree, trunk)", or a list of words; the words become the classes 1, 2, ...
+        """From a text such as "cat, (tree, trunk)", or a list of names; they become the classes 1, 2, ...
 
-        Parts stand in brackets behind what they belong to; weights are ignored, and so is "background", which is
-        what no word stands for. Errors: NoClass, WordTwice.
-        learnt   the model's learnt tokens, which are words as they stand
+        learnt   the model's learnt tokens, which are kept as single words
+        errors   NoClass, WordTwice
+
+        Brackets enclose an object and its parts. Weights are ignored, and so is "background", which is everything
+        that has no name.
         """
         texts = [words] if isinstance(words, str) else list(words)
         if wrong := [text for text in texts if not isinstance(text, str)]:
@@ -78,7 +80,7 @@ class Query:
         return [class_id for class_id, _ in self.classes]
 
     def only(self, class_ids: Iterable[int]) -> Query:
-        """The same query for some of its classes."""
+        """The query with only some of its classes."""
         kept = set(class_ids)
         return dataclasses.replace(self, classes=tuple(each for each in self.classes if each[0] in kept))
 
@@ -88,5 +90,5 @@ class Query:
 
 
 def clean(name: str) -> str:
-    """A name as it is written into a prompt: lower case, without commas and brackets."""
+    """A name in the form used in prompts: lower case, without commas and brackets."""
     return " ".join(item for group in parse_brackets(name.lower()) for item in group)

@@ -1,7 +1,7 @@
-"""Which classes an image-text model finds in an image: zero-shot CLIP, as published systems pre-filter classes.
+"""The classes that zero-shot CLIP finds in an image; published systems pre-filter classes in this way.
 
 tagger = Tagger(TaggerConfig("openai/clip-vit-base-patch32"), class_names)
-tagger(image)           # [8, 15]: ids of the classes found
+tagger(image)           # [8, 15]: ids of the classes that were found
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from goca.benchmark.word_sources import Asked, TaggerConfig, TaggerError
 
 
 class Tagger:
-    """Zero-shot CLIP on the classes of a data set, loaded when it is first called. Raises TaggerError.
+    """Zero-shot CLIP on the classes of a data set, loaded on the first call. Raises TaggerError.
 
     class_names  class id -> its names; [] (the background) is not looked for. The embeddings of several names are
-                 averaged.
+                 averaged
     """
 
     def __init__(self, config: TaggerConfig, class_names: Sequence[Sequence[str]], device: Any = "auto") -> None:
@@ -31,7 +31,7 @@ class Tagger:
         self._model: Any = None
 
     def __call__(self, image: Image.Image) -> list[int]:
-        """Ids of the classes found in an image, ascending; none where no class reaches the threshold."""
+        """Ids of the classes found in an image, ascending; empty if no class reaches the threshold."""
         return [each for each, p in self.probabilities(image).items() if p >= self.config.threshold]
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class Tagger:
         return dict(zip(self.class_names, shares))
 
     def load(self) -> None:
-        """Load the model, unless that is done. Raises TaggerError."""
+        """Load the model, if it is not loaded yet. Raises TaggerError."""
         if self._model is not None:
             return
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -56,9 +56,9 @@ class Tagger:
             tokenizer = CLIPTokenizer.from_pretrained(place)
             self._pixels = CLIPImageProcessor.from_pretrained(place)
         except (OSError, ValueError, KeyError) as error:
-            said = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             raise TaggerError(
-                f"tagger.model={place} cannot be loaded: {said}\nExpected a folder or hub id of a CLIP model of"
+                f"tagger.model={place} cannot be loaded: {reason}\nExpected a folder or hub id of a CLIP model of"
                 " transformers, with a tokenizer, an image processor and weights in safetensors"
             ) from None
         self.device = pick_device(self.device)
@@ -66,7 +66,7 @@ class Tagger:
         self._classes = torch.stack([self._embedded(tokenizer, names) for names in self.class_names.values()])
 
     def _embedded(self, tokenizer: Any, names: Sequence[str]) -> Tensor:
-        """The mean direction of a class's names under the template   [D]"""
+        """The mean direction of a class's names in the template   [D]"""
         prompts = [self.config.template.replace("{name}", name) for name in names]
         tokens = tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").to(self.device)
         text = self._model.text_projection(self._model.text_model(**tokens).pooler_output)
@@ -74,5 +74,5 @@ class Tagger:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Scaled to length 1 along the last dimension."""
+    """Scale to length 1 along the last dimension."""
     return vectors / vectors.norm(dim=-1, keepdim=True)

@@ -13,7 +13,7 @@ from goca.schema import nearest, shown
 
 
 class VocabularyError(GocaError, ValueError):
-    """A background vocabulary that is unknown or not a list of words."""
+    """A background vocabulary is unknown, or not a list of words."""
 
 
 def background_words(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
@@ -22,7 +22,7 @@ def background_words(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
         return read_vocabulary(vocabulary)
     words = tuple(vocabulary)
     if wrong := [word for word in words if not isinstance(word, str) or not word.strip()]:
-        raise VocabularyError(f"the background vocabulary holds {wrong[0]!r}; expected words")
+        raise VocabularyError(f"the background vocabulary contains {wrong[0]!r}; expected words")
     return tuple(dict.fromkeys(" ".join(word.lower().split()) for word in words))
 
 
@@ -34,7 +34,7 @@ def read_vocabulary(name: str) -> tuple[str, ...]:
         raise VocabularyError(f"unknown vocabulary {shown(name)} (nearest: {near}); expected one of: {there}")
     words = read_yaml(folder() / f"{name}.yaml")
     if not isinstance(words, list):
-        raise VocabularyError(f"vocabulary/{name}.yaml holds a {type(words).__name__}; expected a list of words")
+        raise VocabularyError(f"vocabulary/{name}.yaml contains a {type(words).__name__}; expected a list of words")
     return background_words(words)
 
 
