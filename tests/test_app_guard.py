@@ -220,7 +220,7 @@ def test_a_large_picture_neither_fills_memory_nor_keeps_others_waiting(served):
     )
     start = time.perf_counter()
     result = attempt(lambda: segment(Models("cpu"), Choice("mini-sd"), str(file), "house, sky"))
-    assert result.segmentation is not None and "read smaller" in result.remarks[0]
+    assert result.segmentation is not None and "reduced on reading" in result.remarks[0]
     assert time.perf_counter() - start < 60 and result.segmentation.image.width < 5000
 
 

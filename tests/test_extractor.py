@@ -181,7 +181,7 @@ def test_timesteps_of_the_two_rules():
     assert variance_preserving(DDIMScheduler(), 1, "pipeline").timestep == 0
     last = variance_preserving(pndm, 1000, "pipeline")  # one beyond the trained ones: as noisy as the last of them
     assert (last.timestep, last.signal) == (1000, pytest.approx(float(pndm.alphas_cumprod[999]) ** 0.5))
-    with pytest.raises(ExtractorError, match=r"t is 1000; the nominal rule of this scheduler takes 0\.\.999"):
+    with pytest.raises(ExtractorError, match=r"t is 1000; the nominal rule of this scheduler allows 0\.\.999"):
         variance_preserving(pndm, 1000, "nominal")
     with pytest.raises(ExtractorError, match="expected one of: nominal, pipeline"):
         variance_preserving(pndm, 100, "other")

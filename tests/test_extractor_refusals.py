@@ -152,5 +152,5 @@ def test_a_unet_with_unnamed_attention_is_refused(tiny_sd):
         down_block_types=("AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
     )
-    with pytest.raises(WrongFamily, match="is an attention that this family does not name"):
+    with pytest.raises(WrongFamily, match="is an attention module without a layer id in this family"):
         FeatureExtractor((), "mini", pipeline=pipe)

@@ -250,9 +250,9 @@ def test_noise_that_t_names(version):
 
 
 def test_noise_out_of_range():
-    with pytest.raises(ExtractorError, match=r"t is 35; the pipeline rule of this scheduler takes 36\.\.1000"):
+    with pytest.raises(ExtractorError, match=r"t is 35; the pipeline rule of this scheduler allows 36\.\.1000"):
         VERSIONS["flux"].noise_level(FLUX, 35, "pipeline", SIDE)
-    with pytest.raises(ExtractorError, match=r"t is 19; the pipeline rule of this scheduler takes 20\.\.1000"):
+    with pytest.raises(ExtractorError, match=r"t is 19; the pipeline rule of this scheduler allows 20\.\.1000"):
         VERSIONS["hunyuan"].noise_level(DDPMScheduler(), 19, "pipeline", SIDE)
     with pytest.raises(ExtractorError, match="expected one of: nominal, pipeline"):
         VERSIONS["flux"].noise_level(FLUX, 150, "other", SIDE)

@@ -63,7 +63,7 @@ def test_attention_without_maps_is_named(name, denoiser):
     named = [layer.module for layer in family.layers(denoiser)]
     refuse_unnamed(denoiser, named, family.left_alone)
     if family.left_alone:
-        with pytest.raises(WrongFamily, match="is an attention that this family does not name"):
+        with pytest.raises(WrongFamily, match="is an attention module without a layer id in this family"):
             refuse_unnamed(denoiser, named)
     with pytest.raises(WrongFamily):
         refuse_unnamed(denoiser, named[1:], family.left_alone)

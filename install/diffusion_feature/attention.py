@@ -1,4 +1,4 @@
-"""One attention call: queries, keys, values and result, and the maps that are computed from them."""
+"""`Attention`: queries, keys, values and result of one attention call, and the maps computed from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer
 from diffusion_feature.errors import ExtractorError
 
-CHUNK_BYTES = {"cpu": 8 << 20}  # what the probabilities of one chunk may take: a CPU's caches hold a small one
+CHUNK_BYTES = {"cpu": 8 << 20}  # memory of a chunk's probabilities; small enough for a CPU's caches
 LARGE_CHUNK = 64 << 20  # on other devices: few, large kernels
 SHORT_ROW = 32  # keys
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,16 +21,16 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Attention:
-    """One call of scaled dot-product attention, its image tokens and its text tokens.
+    """One call of scaled dot-product attention, with its image and text tokens.
 
     query, key, value    [B, H, S, d]  [B, H, K, d]  [B, H, K, d]
-    mask                 None, or what broadcasts to [B, H, S, K]: added to the logits, or bool (False: not seen)
-    scale                of the logits; None: 1/sqrt d
+    mask                 None, or broadcastable to [B, H, S, K]: added to the logits, or bool (False: masked)
+    scale                scale of the logits; None: 1/sqrt d
     result               concat_h A_h V_h, before the output projection   [B, H, S, d]; None once compacted
     grid                 image tokens as rows and columns (h, w)
-    halves               queries and keys in float32 were 16-bit numbers, on an accelerator (see `widened`)
+    halves               whether queries and keys are 16-bit numbers stored in float32 (see `widened`)
     image_queries        which queries are image tokens
-    image_keys, text_keys    which keys are image or text tokens; None where there are none
+    image_keys, text_keys    which keys are image or text tokens; None if there are none
     """
 
     layer: AttentionLayer
@@ -67,7 +67,7 @@ class Attention:
         return dataclasses.replace(self, value=None, result=None)
 
     def probabilities(self, queries: slice = slice(None), heads: slice = slice(None)) -> Tensor:
-        """softmax(scale * q k^T + mask) over all keys, of some queries and heads, in float32   [B, h, s, K]
+        """softmax(scale * q k^T + mask) over all keys, for some queries and heads, in float32   [B, h, s, K]
 
         Logits are computed in float32, since in bfloat16 a logit of 10 has an error of 0.03.
         """
@@ -76,7 +76,7 @@ class Attention:
         if self.halves:
             logits = exact_products(query, key, scale)
         elif key.shape[-2] < SHORT_ROW:
-            logits = (key.float() @ (query.float() * scale).mT).mT  # as `softmax_` wants it
+            logits = (key.float() @ (query.float() * scale).mT).mT  # the layout that `softmax_` needs
         else:
             logits = (query.float() * scale) @ key.float().mT
         if self.mask is not None:
@@ -103,7 +103,7 @@ class Attention:
     def widens(self) -> bool:
         """Whether 16-bit queries and keys are converted to float32 once for all chunks.
 
-        On a CPU each chunk is converted on its own, which needs less memory.
+        On a CPU each chunk is converted separately, which needs less memory.
         """
         return self.query.device.type != "cpu" and self.query.dtype in HALVES
 
@@ -169,8 +169,8 @@ class HeadSum:
 
 
 def exact_products(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """scale * q k^T of 16-bit numbers in float32 tensors, with TF32: its products of such numbers are exact, its sums
-    are in float32, and it is several times faster."""
+    """scale * q k^T of 16-bit numbers in float32 tensors, with TF32: products of such numbers are exact and sums are in
+    float32, and it is several times faster."""
     setting = torch.backends.cuda.matmul
     before = setting.fp32_precision
     setting.fp32_precision = "tf32"
@@ -194,7 +194,7 @@ def whole(chunks: list[Tensor]) -> Tensor:
 
 
 def grid_of(tokens: int, latents: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of that many image tokens: the latents' (h, w), halved (rounding up) until they fit."""
+    """Rows and columns of a number of image tokens: the latents' (h, w), halved (rounding up) until they match."""
     h, w = latents
     while h * w > tokens and h * w > 1:
         h, w = (h + 1) // 2, (w + 1) // 2

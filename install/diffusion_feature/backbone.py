@@ -1,4 +1,4 @@
-"""What differs between model families, as one record: everything else is shared."""
+"""`Backbone`: everything that differs between model families, as one record."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diffusion_feature.chat import PromptReader, Template
 from diffusion_feature.errors import ExtractorError, PartMissing
 
 JOINT = ("text-first", "image-first")  # layouts of joint attention
-Parts = Mapping[str, Any]  # a pipeline's parts by their name in model_index.json: "unet", "vae", "tokenizer", ...
+Parts = Mapping[str, Any]  # a pipeline's components by their names in model_index.json: "unet", "vae", "tokenizer", ...
 
 
 def remedy(denoiser: str, processor: str) -> str:
-    """How to restore torch's own attention in a denoiser: for messages.
+    """How to restore torch's own attention in a denoiser, for messages.
 
-    processor   the class of its attention processors that calls it, with its module
+    processor   the attention processor class that calls it, with its module
     """
     module, name = processor.rsplit(".", 1)
     return (
@@ -43,13 +43,13 @@ REMEDY = remedy("unet", f"{PROCESSORS}.AttnProcessor2_0")
 class AttentionLayer:
     """One attention module of the denoiser.
 
-    block      what it is part of, e.g. "up-level1-repeat0-vit-block0"; `block + "-cross-map"` is a layer id
+    block      the block that it belongs to, e.g. "up-level1-repeat0-vit-block0"; `block + "-cross-map"` is a layer id
     layout     "self": image queries attend to image keys; "cross": image queries attend to text keys;
                "text-first", "image-first": all tokens attend to all tokens (joint attention), in that order
-    out_proj   its output projection's weight, without bias   [D, H*d]
-    weighed    False: head weighting is not supported, and every head rule is the average
-    own        joint attention: how many tokens that are neither text nor image stand before the text, for so many image
-               tokens: registers, or padding of the image
+    out_proj   the output projection's weight, without bias   [D, H*d]
+    weighed    False: head weighting is not supported, and heads are averaged under every head rule
+    own        joint attention: number of image tokens -> number of tokens before the text that are neither text nor
+               image: registers, or padding of the image
     """
 
     block: str
@@ -70,10 +70,10 @@ class AttentionLayer:
 class DenseFeature:
     """A module whose output is a feature: image tokens are reshaped to [B, C, h, w], text tokens stay [B, N, C].
 
-    tokens   what the output holds: "image", "text", or both ("text-first", "image-first"; the image's are the feature)
-    part     which one, where the module returns several tensors
-    before   the feature is the module's first input instead of its output
-    channels how many of its first channels are the feature; None: all
+    tokens   tokens in the output: "image", "text", or both ("text-first", "image-first"; the feature is the image's)
+    part     index of the output, if the module returns several tensors
+    before   whether the feature is the module's first input instead of its output
+    channels number of leading channels that form the feature; None: all
     """
 
     module: nn.Module
@@ -88,8 +88,8 @@ class Conditioning:
     """Text conditioning of the denoiser.
 
     arguments   keyword arguments of the denoiser's forward
-    length      text tokens N
-    cut         per prompt, the text that did not fit
+    length      number of text tokens N
+    cut         for each prompt, the text that did not fit
     """
 
     arguments: dict[str, Any]
@@ -101,8 +101,8 @@ class Conditioning:
 class NoiseLevel:
     """Noise level: x_t = signal * x_0 + noise * e, and the timestep that the denoiser is given.
 
-    as_pipeline   the timestep is rounded to the denoiser's type where the pipeline rounds it
-    flow          of rectified flow: the denoiser predicts a velocity, whatever the scheduler's prediction_type
+    as_pipeline   whether the timestep is rounded to the denoiser's dtype, as in the pipeline
+    flow          rectified flow: the denoiser predicts a velocity, whatever the scheduler's prediction_type
     """
 
     timestep: float
@@ -117,46 +117,46 @@ class Backbone:
     """One family of denoisers: where its layers are, how it is conditioned and how noise is added."""
 
     name: str
-    denoiser: str  # the part that is tapped: "unet" or "transformer"
+    denoiser: str  # the component with the attention: "unet" or "transformer"
     kind: str  # its class in diffusers
-    parts: tuple[str, ...]  # the parts that must be there, the denoiser first; nothing else is loaded
-    prompt: tuple[tuple[str, int | None], ...]  # the text tokens that are attended to: tokenizer and length (None: its)
+    parts: tuple[str, ...]  # required components, the denoiser first; no others are loaded
+    prompt: tuple[tuple[str, int | None], ...]  # tokenizers of the attended text tokens, and lengths (None: its own)
     layers: Callable[[nn.Module], list[AttentionLayer]]
     features: Callable[[nn.Module], dict[str, DenseFeature]]
     encode_text: Callable[[Parts, list[str]], Conditioning]
     encode_image: Callable[[Parts, Tensor, str, torch.Generator | None], Tensor]
     noise_level: Callable[[Any, int, str, tuple[int, int]], NoiseLevel]  # scheduler, t, rule, latents' (h, w)
     denoise: Callable[[Parts, Tensor, NoiseLevel, Conditioning], Tensor]
-    accepts: Callable[[nn.Module], bool] = lambda denoiser: True  # what its class does not tell
-    old_kinds: tuple[str, ...] = ()  # classes that published folders name, which diffusers loads as `kind`
-    optional: tuple[str, ...] = ()  # parts that are loaded where the pipeline has them
+    accepts: Callable[[nn.Module], bool] = lambda denoiser: True  # a check beyond the class
+    old_kinds: tuple[str, ...] = ()  # former class names in published folders; diffusers loads them as `kind`
+    optional: tuple[str, ...] = ()  # components that are loaded if the pipeline has them
     patch: int = 1  # joint attention: side of an image token, in latent pixels
-    processor: str = f"{PROCESSORS}.AttnProcessor2_0"  # calls torch's own attention
-    half: torch.dtype = torch.float16  # what dtype "auto" is on an accelerator
-    template: Template | None = None  # how a language model is given the prompt
+    processor: str = f"{PROCESSORS}.AttnProcessor2_0"  # the processor class that calls torch's own attention
+    half: torch.dtype = torch.float16  # the dtype of "auto" on an accelerator
+    template: Template | None = None  # the text around the prompt of a language model
     left_alone: tuple[str, ...] = ()  # paths (fnmatch) of attention modules without maps, such as text refiners
-    call: Callable[[Mapping[str, Any], int], Call] = by_signature  # the denoiser's arguments, patch -> what they hold
-    text_comes_last: bool = False  # guidance calls the denoiser twice a step, and the second call has the prompt
+    call: Callable[[Mapping[str, Any], int], Call] = by_signature  # (the denoiser's arguments, patch) -> their meaning
+    text_comes_last: bool = False  # guidance calls the denoiser twice per step; the second call has the prompt
     time_is_reversed: bool = False  # rectified flow: timestep 0 is noise, and the velocity points to the image
-    text_is_first_half: bool = False  # guidance doubles the batch, and the first half has the prompt
-    # parts, arguments of encode_text -> the text as cross-attention layers are given it [B, N, c]; None: not known
+    text_is_first_half: bool = False  # guidance doubles the batch; the first half has the prompt
+    # (components, arguments of encode_text) -> the text states given to cross-attention [B, N, c]; None: unknown
     attended: Callable[[Parts, Mapping[str, Any]], Tensor] | None = None
 
     @property
     def remedy(self) -> str:
-        """How to restore an attention that the tap can see: for messages."""
+        """How to restore attention that the tap can see, for messages."""
         return remedy(self.denoiser, self.processor)
 
     def read_call(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """What the arguments of a denoiser's forward hold. Raises CallNotUnderstood."""
+        """Interpret the arguments of a denoiser's forward method. Raises CallNotUnderstood."""
         given = inspect.signature(type(denoiser).forward).bind_partial(denoiser, *args, **kwargs).arguments
         return self.call(given, self.patch)
 
     def tokenizers(self, parts: Parts, given: int | None = None) -> dict[str, Any]:
         """The tokenizers whose tokens are attended to, in order, and their max_lengths (None: its own).
 
-        given   text tokens that the denoiser got, where a call may ask for another number than the family's usual one
-        errors  PartMissing; ExtractorError for a number that the tokenizers do not make
+        given   number of text tokens that the denoiser got, if a call may use another number than usual
+        errors  PartMissing; ExtractorError for a number that the tokenizers cannot produce
         """
         found: dict[str, Any] = {}
         for (name, length), suffix in zip(self.prompt, ("", "_2")):

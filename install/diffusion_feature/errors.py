@@ -50,7 +50,7 @@ class ModelFailed(ExtractorError, RuntimeError):
 
 
 class NoiseError(ExtractorError, ValueError):
-    """Given noise of another shape than the latents, or with NaN or infinity in it."""
+    """The given noise has another shape than the latents, or contains NaN or infinity."""
 
 
 class AttentionNotSeen(ExtractorError, RuntimeError):
@@ -58,11 +58,11 @@ class AttentionNotSeen(ExtractorError, RuntimeError):
 
 
 class ImageError(ExtractorError, ValueError):
-    """A value that cannot be read as an image; the message lists what can."""
+    """A value cannot be read as an image; the message lists what can."""
 
 
 class PictureUnreadable(ImageError):
-    """An image file that is missing, damaged, not an image or ambiguous.
+    """An image file is missing, damaged, ambiguous or not an image.
 
     reason   the message without the file's name
     """

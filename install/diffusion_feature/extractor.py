@@ -24,24 +24,24 @@ from diffusion_feature.reading import refuse_inputs
 from diffusion_feature.tap import AttentionTap, Consumer
 from diffusion_feature.text_cache import TextCache
 
-Picture = Any  # what `read_image` takes
-# by which projections an attention module is recognised
+ImageLike = Any  # accepted by `read_image`
+# names of projections by which an attention module is recognised
 PROJECTIONS = (("to_q", "to_k"), ("to_query", "to_key"), ("to_qkv",), ("to_qkv_mlp_proj",))
 
 
 class FeatureExtractor:
     """Features of a text-to-image diffusion model, by layer id.
 
-    layer      layer ids or patterns that `extract` returns (`layer_ids()` lists all); a mapping {id: wanted} works too
+    layer      layer ids or patterns that `extract` returns (`layer_ids()` lists all), or a mapping {id: wanted}
     version    the family: a key of `diffusion_feature.families.VERSIONS`, e.g. "1-5"
-    img_size   side of the square (or (height, width)) to which images are resized
-    pipeline   a diffusers pipeline object, a folder or a hub id; an object is never changed: where device, dtype or
-               offload ask for something else than it is, its parts are copied
-    offload    "model", "sequential": weights wait on the CPU (see `devices.offload`); None: all on the device
-    int8_text  T5 in 8 bit, through bitsandbytes (a folder or hub id only)
-    variant    which of a folder's weights are read: "auto", None (the plain files) or a name such as "fp16"
-    denoiser   a second folder or hub id: its denoiser takes the place of the pipeline's own
-    vae_dtype  of a folder's VAE; "auto": as dtype, and float32 where its config says `force_upcast`
+    img_size   side, or (height, width), to which images are resized
+    pipeline   a diffusers pipeline object, a folder or a hub id; an object is never changed: if device, dtype or
+               offload require other components, they are copied
+    offload    "model", "sequential": weights stay on the CPU (see `devices.offload`); None: all on the device
+    int8_text  T5 in 8 bit, with bitsandbytes (only for a folder or hub id)
+    variant    the variant of weight files: "auto", None (the plain files) or a name such as "fp16"
+    denoiser   another folder or hub id, whose denoiser replaces the pipeline's
+    vae_dtype  dtype of the VAE; "auto": the same as dtype, but float32 if its config sets `force_upcast`
     errors     VersionNotKnown, PipelineNotFound, PartMissing, WrongFamily, LayerNotFound
     """
 
@@ -91,9 +91,9 @@ class FeatureExtractor:
         return [name for layer in self.layers for name in layer.maps] + list(self.features)
 
     def text_length(self, prompt: str) -> int | None:
-        """How many text tokens the denoiser is given for a prompt; None: as many for every prompt.
+        """The number of text tokens that the denoiser gets for a prompt; None: the same for every prompt.
 
-        Prompts of different lengths cannot share a forward.
+        Prompts of different lengths cannot share a forward pass.
         """
         reader = self.backbone.tokenizers(self.parts)["tokenizer"]
         return reader.count(prompt) if isinstance(reader, PromptReader) and not reader.template.fixed else None
@@ -102,7 +102,7 @@ class FeatureExtractor:
     def extract(
         self,
         prompt: str | Sequence[str],
-        image: Picture | Sequence[Picture],
+        image: ImageLike | Sequence[ImageLike],
         t: int = 100,
         noise: Tensor | None = None,
         seed: int | None = 0,
@@ -111,21 +111,22 @@ class FeatureExtractor:
     ) -> dict[str, Tensor]:
         """Extract the wanted layers of one image, or of several.
 
-        prompt      one, or with a list of images one each
-        image       in any form that `read_image` takes: a file's name, a PIL image, an array, a tensor
-        noise       the noise to add, shape of the latents; None: drawn on the CPU from `seed` (None: afresh), for every
-                    image the same
-        batch_size  images in one forward; some families need prompts of equally many tokens for that
+        prompt      a prompt, or one per image
+        image       an image in any form that `read_image` accepts (a file name, a PIL image, an array, a tensor), or a
+                    list of images
+        noise       the noise to add, in the shape of the latents; None: drawn on the CPU from `seed` (None: at random),
+                    the same for every image
+        batch_size  images per forward pass; in some families their prompts must have the same number of tokens
         rules       noise_rule="nominal" | "pipeline", posterior="mean" | "sample", palette_resize="rgb" | "nearest"
         returns     layer id -> maps [B, H, S, S or N] in float32, dense features [B, C, h, w], text features [B, N, C]
                     (a bfloat16 model's in float32, since numpy has no bfloat16); B images, all on the model's device
-        errors      ExtractorError where prompts and images differ in number
+        errors      ExtractorError if there are not as many prompts as images
         """
         images = list(image) if isinstance(image, list | tuple) else [image]
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(images) or not images:
             counts = f"{len(images)} images and {len(prompts)} prompts"
-            raise ExtractorError(f"{counts}; expected one prompt each, or one for all")
+            raise ExtractorError(f"{counts}; expected one prompt per image, or one for all")
         noises = [noise] * len(images) if noise is None or len(noise) != len(images) else list(noise.split(1))
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(images), batch_size):
@@ -139,7 +140,7 @@ class FeatureExtractor:
     def forward(
         self,
         prompts: Sequence[str],
-        images: Sequence[Picture],
+        images: Sequence[ImageLike],
         consumer: Consumer,
         t: int = 100,
         noise: Tensor | Sequence[Tensor | None] | None = None,
@@ -149,14 +150,14 @@ class FeatureExtractor:
         places: Sequence[int] | None = None,
         palette_resize: str = "rgb",
     ) -> Tensor:
-        """Encode, add noise and run the denoiser once; the consumer receives attentions and features meanwhile.
+        """Encode, add noise and run the denoiser once; the consumer receives attentions and features during the pass.
 
-        noise      [B, c, h, w], or one [1, c, h, w] or None each; None: drawn by one generator per image, seeded by
-                   `seeds` (which posterior="sample" draws from first)
-        places     index of each prompt's image, where images have several prompts: each image is encoded, and its
-                   noise drawn, once; None: one prompt per image
+        noise      [B, c, h, w], or a sequence of [1, c, h, w] or None; None: drawn by one generator per image, seeded
+                   by `seeds` (posterior="sample" draws from it first)
+        places     index of each prompt's image, if images have several prompts: each image is encoded, and its noise
+                   drawn, only once; None: one prompt per image
         returns    the denoiser's output   [B, c, h, w]
-        warns      PromptCut where a prompt is truncated
+        warns      PromptCut if a prompt is truncated
         """
         with as_for_inference(self.parts):
             with naming("text encoder or tokenizer", ValueError):
@@ -177,12 +178,12 @@ class FeatureExtractor:
 
     def encode_images(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageLike],
         posterior: str,
         generators: Sequence[torch.Generator],
         palette_resize: str = "rgb",
     ) -> Tensor:
-        """Images to latents in float32 on the denoiser's device   [B, c, h, w]"""
+        """Encode images to latents, in float32 on the denoiser's device   [B, c, h, w]"""
         pixels = (read_picture(image, self.img_size, palette_resize)[None] for image in images)
         with naming("VAE"):
             latents = [
@@ -192,9 +193,9 @@ class FeatureExtractor:
         return torch.cat(latents).to(self.device)
 
     def tap(self, consumer: Consumer, latents: tuple[int, int], beside: int = 0) -> AttentionTap:
-        """A context in which one call of the denoiser feeds the consumer; for latents of (h, w).
+        """A context in which one call of the denoiser, on latents of (h, w), feeds the consumer.
 
-        beside  as for `AttentionTap`
+        beside  as in `AttentionTap`
         """
         if unknown := [name for name in consumer.features if name not in self.features]:
             raise layer_not_found(unknown[0], self.features, self.where)
@@ -202,7 +203,7 @@ class FeatureExtractor:
         return AttentionTap(self.layers, features, consumer, latents, self.backbone.patch, beside, self.backbone.remedy)
 
     def _current_features(self, wanted: Iterable[str]) -> Mapping[str, DenseFeature]:
-        """Features by id, with the modules that are in the denoiser now: an adapter takes the place of its module."""
+        """Features by id, with the modules currently in the denoiser: an adapter replaces its module."""
         modules = [self.features[name].module for name in wanted]
         try:
             found = [self.denoiser.get_submodule(self._paths[id(module)]) for module in modules]
@@ -235,7 +236,7 @@ def draw(latents: Tensor, noise: Tensor | None, generator: torch.Generator) -> T
     elif noise.shape != latents.shape:
         raise NoiseError(f"noise is {tuple(noise.shape)}, the latents are {tuple(latents.shape)}")
     elif not bool(noise.isfinite().all()):
-        raise NoiseError("the given noise holds NaN or infinity; expected finite numbers of the latents' shape")
+        raise NoiseError("the given noise contains NaN or infinity; expected finite numbers in the latents' shape")
     return noise.to(latents)
 
 
@@ -244,14 +245,16 @@ def side(latents: Tensor) -> tuple[int, int]:
 
 
 def refuse_unnamed(denoiser: nn.Module, named: Sequence[nn.Module], left_alone: Sequence[str] = ()) -> None:
-    """Refuse a denoiser with attention modules that have no layer id, which would be missed.
+    """Refuse a denoiser with attention modules that have no layer id and would be missed.
 
-    left_alone   paths (fnmatch patterns) of modules whose maps are no image's, such as refiners of the text
+    left_alone   paths (fnmatch patterns) of modules without image maps, such as text refiners
     """
     known = set(map(id, named))
     for path, module in denoiser.named_modules():
         if is_attention(module) and id(module) not in known and not any(fnmatch(path, each) for each in left_alone):
-            raise WrongFamily(f"{type(denoiser).__name__}.{path} is an attention that this family does not name")
+            raise WrongFamily(
+                f"{type(denoiser).__name__}.{path} is an attention module without a layer id in this family"
+            )
 
 
 def is_attention(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Images of any mode, arrays and tensors as RGB of 8 bits. Needs numpy and Pillow alone."""
+"""Convert images of any mode, arrays and tensors to 8-bit RGB. Needs only numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def from_numbers(values: Any) -> Image.Image:
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         if not -1e-3 <= low <= high <= 1 + 1e-3:  # NaN too
-            raise ImageError(f"an image of fractions lies in 0..1; found {low:g}..{high:g}: scale it, or give uint8")
+            raise ImageError(f"expected floats in 0..1; found {low:g}..{high:g}: scale the image, or give uint8")
         values = (255 * values.clip(0, 1)).round().astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
 
 
 def converted(image: Image.Image, where: str, at_most: int | None) -> tuple[Image.Image, bool]:
-    """As RGB, and whether some pixel is not opaque; strip by strip where it is reduced."""
+    """Convert to RGB; returns also whether any pixel is transparent. Reduced images are processed in strips."""
     factor = math.ceil((image.width * image.height / at_most) ** 0.5) if at_most else 1
     if factor == 1:
         return to_rgb(image, where)
@@ -59,7 +59,7 @@ def converted(image: Image.Image, where: str, at_most: int | None) -> tuple[Imag
 
 
 def strips(image: Image.Image, factor: int) -> Iterator[tuple[int, Image.Image]]:
-    """(top, strip) whose heights are multiples of the factor, but the last's."""
+    """(top, strip), with heights that are multiples of the factor, except the last."""
     height = factor * max(1, PIECE // (image.width * factor))
     for top in range(0, image.height, height):
         yield top, image.crop((0, top, image.width, min(top + height, image.height)))
@@ -69,7 +69,7 @@ def to_rgb(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
     if image.mode.startswith("I"):  # grey, 16 bits (in 32 for some formats)
         return from_16_bits(image, where)
     if image.mode == "F":
-        raise PictureUnreadable(f"{where} holds floating-point values, whose range is not known; save it as 8-bit PNG")
+        raise PictureUnreadable(f"{where} has floating-point values of unknown range; save it as 8-bit PNG")
     if image.has_transparency_data:
         clear = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         if clear.getchannel("A").getextrema()[0] != 255:

@@ -1,9 +1,9 @@
-"""The one way in which images are read: upright, RGB, 8 bits; by every command and every function that takes one.
+"""Read images as upright 8-bit RGB; every command and function that accepts an image uses this module.
 
     read = read_image("photo.jpg")
     read.image, read.notes          # PIL image, ["turned upright, as its EXIF orientation says"]
 
-Needs numpy and Pillow alone.
+Needs only numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ PIECE = 1 << 20  # bytes that are read at a time
 
 
 class ReadImage(NamedTuple):
-    """An image as it was read.
+    """An image that was read.
 
     image   upright, RGB, 8 bits
-    notes   what was done to make it so
-    stored  upright; the palette image (or black-and-white one) that it was, if it has no transparency; else `image`
+    notes   the conversions that were applied
+    stored  upright; the original palette or black-and-white image, if it has no transparency; otherwise `image`
     """
 
     image: Image.Image
@@ -53,15 +53,17 @@ class ReadImage(NamedTuple):
 
 
 def read_image(image: Any, frame: int | None = 0, at_most: int | None = None) -> ReadImage:
-    """An image in whatever form people have it: EXIF orientation applied, transparency laid on white.
+    """Read an image in any usual form, with EXIF orientation applied and transparency on white.
 
-    image    see `image_modes.TAKEN`; where [3, H, W] and [H, W, 3] both fit, a tensor is the first, an array the second
-    frame    of an animation or a file of several pages, from 0; None: such a file is refused
-    at_most  pixels: a larger image is reduced by a whole factor while it is read; only where nothing needs its size
+    image    see `image_modes.TAKEN`; if both [3, H, W] and [H, W, 3] fit, a tensor is read as the first and an array as
+             the second
+    frame    the frame of an animation or file of several pages, from 0; None: such a file is refused
+    at_most  pixels; larger images are reduced by an integer factor while they are read. Only for uses that do not need
+             the original size
     errors   PictureUnreadable, ImageError
 
     16-bit greys keep their high 8 bits; CMYK, LAB and other modes are converted; no colour profile is applied. An image
-    that is upright RGB already is returned itself. A file is closed again.
+    that is already upright RGB is returned itself. Files are closed.
     """
     if isinstance(image, Image.Image):
         return _upright(image, "the image", [], at_most)
@@ -74,9 +76,9 @@ def read_image(image: Any, frame: int | None = 0, at_most: int | None = None) ->
 
 
 def open_image(path: Path, frame: int | None = 0, at_most: int | None = None) -> tuple[Image.Image, list[str]]:
-    """A file's image, decoded, in the file's own mode and orientation; and notes. Raises PictureUnreadable.
+    """Decode a file's image in its own mode and orientation; returns it with notes. Raises PictureUnreadable.
 
-    Checked beyond what Pillow does: the checksums of a PNG's chunks, without which one flipped bit is other pixels.
+    In addition to Pillow's checks, the checksums of PNG chunks are verified: one flipped bit would change pixels.
     """
     try:
         with path.open("rb") as file:
@@ -84,7 +86,7 @@ def open_image(path: Path, frame: int | None = 0, at_most: int | None = None) ->
             with Image.open(file) as image:
                 notes = _choose_frame(image, path, frame)
                 if at_most is not None and (share := at_most / (image.width * image.height)) < 1:
-                    notes.append(f"its {image.width} x {image.height} pixels are many: it is read smaller")
+                    notes.append(f"reduced on reading, since it is large: {image.width} x {image.height} pixels")
                     image.draft(None, tuple(math.ceil(side * share**0.5) for side in image.size))  # type: ignore[arg-type]
                 if image.format == "TIFF" and orientation(image) != 1:  # Pillow turns these itself
                     notes.append(UPRIGHT)
@@ -104,12 +106,12 @@ def open_image(path: Path, frame: int | None = 0, at_most: int | None = None) ->
 
 
 def is_file(image: Any) -> bool:
-    """Whether an image is given by its file's name."""
+    """Whether an image is given as a file name."""
     return isinstance(image, str | os.PathLike)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright image, read from the file's head alone. Raises PictureUnreadable."""
+    """(width, height) of the upright image, from the file's header. Raises PictureUnreadable."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -122,31 +124,31 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or none that makes sense."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data: the pixels are good
+    except Exception:  # damaged EXIF data; the pixels may be good
         return 1
     return found if found in TURNS else 1
 
 
 def without_orientation(image: Image.Image) -> Image.Image:
-    """The image as its pixels are stored, so that nobody turns it."""
+    """The image with its pixels as stored and without EXIF orientation."""
     bare = image.copy()
     bare.info = {key: value for key, value in image.info.items() if key == "transparency"}
     return bare
 
 
 def turned_upright(image: Image.Image) -> Image.Image:
-    """The image in its own mode, as its EXIF orientation says."""
+    """The image in its own mode, with its EXIF orientation applied."""
     turn = TURNS.get(orientation(image))
     return image if turn is None else without_orientation(image).transpose(turn)
 
 
 def check_png(file: BinaryIO) -> None:
-    """Raises PictureUnreadable if the file is a PNG whose chunks are cut or do not fit their checksums.
+    """Raises PictureUnreadable if the file is a PNG with truncated chunks or wrong checksums.
 
-    Other formats pass; the file is at its start again afterwards.
+    Other formats pass. Afterwards, the file is at its start.
     """
     if file.read(len(PNG)) == PNG:
         while (kind := _check_chunk(file)) != b"IEND":
@@ -156,7 +158,7 @@ def check_png(file: BinaryIO) -> None:
 
 
 def _check_chunk(file: BinaryIO) -> bytes:
-    """The kind of the chunk that was read; b"" where the file ends before it does."""
+    """Read a chunk; returns its kind, or b"" if the file ends within it."""
     head = file.read(8)
     left, kind = int.from_bytes(head[:4], "big"), head[4:]
     checksum = zlib.crc32(kind)
@@ -183,9 +185,9 @@ def _choose_frame(image: Image.Image, path: Path, frame: int | None) -> list[str
 
 
 def _upright(image: Image.Image, where: str, notes: list[str], at_most: int | None) -> ReadImage:
-    """What `read_image` gives, of an image in any mode."""
+    """`read_image` for an image in any mode."""
     if 0 in image.size:
-        raise ImageError(f"{where} is {image.width} x {image.height} pixels; there is nothing to see")
+        raise ImageError(f"{where} is {image.width} x {image.height} pixels; expected at least one pixel")
     try:
         _load(image)
         if image.mode == "RGB" and "transparency" not in image.info and orientation(image) == 1 and not at_most:
@@ -199,13 +201,13 @@ def _upright(image: Image.Image, where: str, notes: list[str], at_most: int | No
     if turn is not None:
         rgb, notes = rgb.transpose(turn), [UPRIGHT, *notes]
     if clear:
-        notes.append("transparent parts are laid on white")
+        notes.append("transparent parts became white")
     palette = image.mode in PALETTES and not clear and rgb.size in (image.size, image.size[::-1])
     return ReadImage(rgb, notes, turned_upright(image) if palette else rgb)
 
 
 def _load(image: Image.Image) -> None:
-    """Decode an image that was opened and not yet read; a PNG file is checked first."""
+    """Decode an opened image; a PNG file is checked first."""
     opened = getattr(image, "filename", "")
     if getattr(image, "tile", None) and image.format == "PNG" and opened and Path(opened).is_file():
         with open(opened, "rb") as file:

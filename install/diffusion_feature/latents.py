@@ -1,4 +1,4 @@
-"""Images to latents."""
+"""Encode images to latents."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from diffusion_feature.images import read_image
 from diffusion_feature.modules import in_float32
 from diffusion_feature.vaes import kind_of
 
-POSTERIORS = ("mean", "sample")  # the latter is what recorded outputs are compared with
-STEADY = 512 * 512  # pixels up to which an image is encoded with one thread; beyond it that takes too long
+POSTERIORS = ("mean", "sample")  # recorded outputs use the latter
+STEADY = 512 * 512  # pixels up to which an image is encoded with one thread; larger images would take too long
 
 
 def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = "nearest") -> Tensor:
@@ -36,16 +36,16 @@ def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = 
 
 
 def vae_latents(
-    parts: Parts, pictures: Tensor, posterior: str, generator: torch.Generator | None, shifted: bool = True
+    parts: Parts, images: Tensor, posterior: str, generator: torch.Generator | None, shifted: bool = True
 ) -> Tensor:
-    """pictures [B, 3, h, w] in -1..1 -> latents [B, c, h/f, w/f] in float32, shifted and scaled for the denoiser.
+    """images [B, 3, h, w] in -1..1 -> latents [B, c, h/f, w/f] in float32, shifted and scaled for the denoiser.
 
     shifted   False: scaled only, whatever the VAE's config says
     """
     if posterior not in POSTERIORS:
         raise ExtractorError(f"unknown posterior {posterior!r}; expected one of: {', '.join(POSTERIORS)}")
     vae = parts["vae"]
-    encoded = encode_safely(vae, pictures, steady=posterior == "sample" or pictures[0, 0].numel() <= STEADY)
+    encoded = encode_safely(vae, images, steady=posterior == "sample" or images[0, 0].numel() <= STEADY)
     if hasattr(encoded, "latent_dist"):
         mean = encoded.latent_dist.mean
         latents = (mean if posterior == "mean" else spread(encoded.latent_dist, generator)).float()
@@ -62,18 +62,18 @@ def without_posterior(encoded: Any) -> Tensor:
     return encoded.latents if hasattr(encoded, "latents") else encoded.latent
 
 
-def encode_safely(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
+def encode_safely(vae: Any, images: Tensor, steady: bool = True) -> Any:
     """Encode in the VAE's own dtype, or in float32 where that overflows. Raises ExtractorError.
 
     steady   see `encode`
     """
     half = dtype_of(vae) == torch.float16
     if not (half and getattr(vae.config, "force_upcast", False)):
-        encoded = encode(vae, pictures, steady)
+        encoded = encode(vae, images, steady)
         if is_finite(encoded):
             return encoded
     with in_float32(vae):
-        encoded = encode(vae, pictures, steady)
+        encoded = encode(vae, images, steady)
     if not is_finite(encoded):
         raise ExtractorError(
             f"the VAE's latents are not finite numbers: in {dtype_of(vae)} it overflows, or its weights are damaged. "
@@ -82,16 +82,16 @@ def encode_safely(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
     return encoded
 
 
-def encode(vae: Any, pictures: Tensor, steady: bool = True) -> Any:
+def encode(vae: Any, images: Tensor, steady: bool = True) -> Any:
     """Encode in the VAE's current dtype.
 
     steady   on a CPU: with one thread, so that the number of threads changes no bit
     """
-    # the layout in which diffusers' own preprocessing hands pictures over; torch rounds differently in another
-    pictures = pictures.to(like(vae)).contiguous(memory_format=torch.channels_last)
-    pictures = pictures[:, :, None] if kind_of(vae).frames else pictures
-    with one_cpu_thread() if steady and pictures.device.type == "cpu" else nullcontext():
-        return vae.encode(pictures)
+    # the layout of diffusers' own preprocessing; torch rounds differently in another one
+    images = images.to(like(vae)).contiguous(memory_format=torch.channels_last)
+    images = images[:, :, None] if kind_of(vae).frames else images
+    with one_cpu_thread() if steady and images.device.type == "cpu" else nullcontext():
+        return vae.encode(images)
 
 
 def is_finite(encoded: Any) -> bool:

@@ -13,9 +13,9 @@ from diffusion_feature.backbone import NoiseLevel
 from diffusion_feature.errors import ExtractorError
 
 TRAINED_STEPS = 1000
-NEAR = 10  # timesteps by which the start of a run may miss the t it is asked for, if its steps are no larger
+NEAR = 10  # maximum difference between a run's first timestep and the requested t, if its steps are not larger
 
-STRANGE = (ValueError, TypeError, AttributeError, IndexError, KeyError)  # of schedulers that run in another way
+STRANGE = (ValueError, TypeError, AttributeError, IndexError, KeyError)  # errors of schedulers with another interface
 NOMINAL = "or take the noise that t names: protocol.noise=nominal"
 OTHER_SCHEDULER = f"Use `pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)`, {NOMINAL}"
 FLOW_SCHEDULER = f"Use `pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)`, {NOMINAL}"
@@ -28,7 +28,7 @@ def variance_preserving(
 
     rule    "nominal": the timestep `t` itself, 0..999
             "pipeline": the first timestep of an img2img run of strength t/1000 in `steps` steps (PNDM: 100 -> 101)
-    errors  ExtractorError for another rule, t out of range, or a scheduler whose noise at t is not known
+    errors  ExtractorError for an unknown rule, t out of range, or a scheduler whose noise at t is unknown
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or not len(alphas):
@@ -63,9 +63,9 @@ def rectified_flow(
     rule    "nominal": s = t/1000
             "pipeline": the first s of an img2img run of strength t/1000 in `steps` steps, shifted as the scheduler says
     latents (h, w); the shift may depend on the number of image tokens, 2 x 2 latent pixels each
-    spaced  the steps are 1, ..., 1/steps before the shift, as Flux's pipeline asks; otherwise the scheduler's own
-    shift_of  (scheduler's config, latents, steps) -> mu, where the pipeline counts it in its own way
-    errors  ExtractorError for another rule, t out of range, or another kind of scheduler under "pipeline"
+    spaced  whether the steps before the shift are 1, ..., 1/steps, as in Flux's pipeline; otherwise the scheduler's own
+    shift_of  (scheduler's config, latents, steps) -> mu, for pipelines with their own formula
+    errors  ExtractorError for an unknown rule, t out of range, or an unsuitable scheduler under "pipeline"
     """
 
     def first_sigma() -> float:
@@ -93,11 +93,11 @@ def rectified_flow(
 
 
 def target(scheduler: Any, level: NoiseLevel, clean: Tensor, noise: Tensor, reversed_time: bool = False) -> Tensor:
-    """What the denoiser is trained to predict at a noise level, by the scheduler's prediction_type.
+    """The training target of the denoiser at a noise level, by the scheduler's prediction_type.
 
     clean, noise    x_0 and e   [B, c, h, w]
-    reversed_time   rectified flow whose velocity points from the noise to the image
-    errors          ExtractorError for a prediction_type that is not known
+    reversed_time   rectified flow with a velocity that points from the noise to the image
+    errors          ExtractorError for an unknown prediction_type
     """
     if level.flow:
         return clean - noise if reversed_time else noise - clean
@@ -120,7 +120,7 @@ def by_rule(rule: str, t: int, low: int, high: int, rules: Mapping[str, Callable
     if rule not in rules:
         raise ExtractorError(f"unknown noise rule {rule!r}; expected one of: {', '.join(rules)}")
     if not low <= t <= high:
-        raise ExtractorError(f"t is {t}; the {rule} rule of this scheduler takes {low}..{high}")
+        raise ExtractorError(f"t is {t}; the {rule} rule of this scheduler allows {low}..{high}")
     return rules[rule]()
 
 

@@ -1,4 +1,4 @@
-"""The attention tap: sees every scaled_dot_product_attention of a denoiser's forward, and changes nothing.
+"""The attention tap: observes every scaled_dot_product_attention call in a denoiser's forward pass, unchanged.
 
 A forward pre-hook on each attention module records which module runs; while it runs, a TorchFunctionMode sees the call
 that computes the probabilities, after q/k norms and rotary embedding.
@@ -19,7 +19,7 @@ from diffusion_feature.attention import LAYOUTS, Attention, grid_of
 from diffusion_feature.backbone import JOINT, REMEDY, AttentionLayer, DenseFeature
 from diffusion_feature.errors import AttentionNotSeen
 
-# per kind of attention processor what else helps than torch's own
+# kind of attention processor -> its remedy, if it is not torch's own attention
 SPECIAL = {
     "PAG": "Perturbed attention is computed twice: call the pipeline with `pag_scale=0`.",
     "Sliced": "Attention slicing: `pipe.disable_attention_slicing()`.",
@@ -34,10 +34,10 @@ REBUILT_WITHIN = {torch.float32: 1e-4, torch.float64: 1e-8}  # relative to the l
 
 
 class Consumer(Protocol):
-    """Receives the attentions and dense features of one forward pass, in their order."""
+    """Receives the attentions and dense features of one forward pass, in order."""
 
     @property
-    def features(self) -> Collection[str]: ...  # ids of the dense features that it wants
+    def features(self) -> Collection[str]: ...  # ids of the dense features that it receives
 
     def attention(self, attention: Attention) -> None: ...
 
@@ -45,7 +45,7 @@ class Consumer(Protocol):
 
 
 class ConsumerGroup:
-    """Several consumers of one forward pass, as one; each receives the features that it wants."""
+    """Several consumers of one forward pass; each receives the features that it asks for."""
 
     def __init__(self, consumers: Sequence[Consumer]):
         self.consumers = consumers
@@ -64,10 +64,11 @@ class ConsumerGroup:
 class AttentionTap(TorchFunctionMode):
     """`with AttentionTap(layers, features, consumer, latents=(h, w)): denoiser(...)`.
 
-    patch   side of an image token in latent pixels, where image and text tokens attend jointly
+    patch   joint attention: side of an image token, in latent pixels
     remedy  how to restore torch's own attention, for messages
-    beside  number of tokens after the image's in joint attention: those of a reference image
-    After the block: every attention module was seen exactly once, or AttentionNotSeen.
+    beside  joint attention: number of tokens after the image's, such as those of a reference image
+
+    At the end of the block, AttentionNotSeen is raised unless every attention module was seen exactly once.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class AttentionTap(TorchFunctionMode):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._rest()  # Ctrl-C inside a module runs no hook after it
+        self._rest()  # after Ctrl-C inside a module, its hooks do not run
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
