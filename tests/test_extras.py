@@ -1,4 +1,4 @@
-"""Without the extra `label`, each command that asks a server names it before anything is asked or written."""
+"""Without an extra, each command that needs it names it before anything is asked, loaded or written."""
 
 import os
 import subprocess
@@ -32,6 +32,19 @@ def test_a_command_that_asks_a_server_names_the_extra(command, lacking, monkeypa
     said = capsys.readouterr().err
     assert said.startswith(f"LibrariesMissing: asking a server needs {lacking}") and FIX in said
     assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["segment", "--prompt", "star"], ["label", "--vocabulary", "voc"]])
+def test_a_command_that_writes_coco_files_names_the_extra(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setattr(Segmenter, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
+    (tmp_path / "photos").mkdir()
+    picture(1).save(tmp_path / "photos/1.png")
+    name, *words = command
+    assert main([name, str(tmp_path / "photos"), *words, "--format", "coco", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said == 'FormatMissing: the format coco needs pycocotools: pip install "goca[formats]"\n'
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_labelling_command_prices_without_the_extra_and_names_it_to_ask(tmp_path):
