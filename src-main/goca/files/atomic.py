@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is complete, or not there at all."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ OLD = 24 * 3600  # seconds after which a temporary file of another machine is no
 
 
 class FileNotWritten(GocaError, ValueError):
-    """A file that cannot be written; the message says which, and why."""
+    """A file cannot be written; the message says which, and why."""
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside `path`, to be written to; on disk and renamed at the end, removed on an error.
+    """A temporary file next to `path` to write to; at the end it is flushed and renamed, or on an error removed.
 
-    The folder is made at need. What a killed process leaves is told by its name: see `sweep`. Errors: OSError.
+    The folder is created if necessary. Temporary files of killed processes are recognised by name: see `sweep`.
+    Errors: OSError.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,17 +51,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def encoded(text: str) -> bytes:
-    """A text in UTF-8; what UTF-8 cannot hold is escaped."""
+    """A text in UTF-8; characters that UTF-8 cannot encode are escaped."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """A file in UTF-8 that is there whole or not at all; its folder is made. Raises FileNotWritten."""
+    """Write a file atomically, in UTF-8; its folder is created if necessary. Raises FileNotWritten."""
     return write_bytes(path, encoded(text))
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """A file that is there whole or not at all; its folder is made. Raises FileNotWritten."""
+    """Write a file atomically; its folder is created if necessary. Raises FileNotWritten."""
     try:
         with whole_file(path) as temporary:
             temporary.write_bytes(content)
@@ -70,14 +71,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def write_png(path: str | os.PathLike[str], image: Image.Image) -> Path:
-    """The image as a PNG that is there whole or not at all; its folder is made. Errors: OSError."""
+    """Write an image as a PNG, atomically; its folder is created if necessary. Errors: OSError."""
     with whole_file(path) as temporary:
         image.save(temporary, format="PNG")
     return Path(path)
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """An .npz of arrays by name, compressed, there whole or not at all. Errors: OSError."""
+    """Write arrays by name as a compressed .npz, atomically. Errors: OSError."""
     import numpy as np
 
     with whole_file(path) as temporary, temporary.open("wb") as file:  # by name, numpy would add a suffix
@@ -85,7 +86,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove temporary files of `whole_file` whose process is dead; another machine's when they are a day old."""
+    """Remove temporary files of `whole_file` whose process has ended; those of other machines after a day."""
     removed = []
     for path in Path(folder).glob("*.tmp"):
         if (match := TEMPORARY.fullmatch(path.name)) is None:
@@ -102,7 +103,7 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine lives."""
+    """Whether a process of this machine is running."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -114,5 +115,5 @@ def is_running(process: int) -> bool:
 
 @cache
 def host() -> str:
-    """What tells this machine's temporary files from others'."""
+    """An identifier of this machine in the names of temporary files."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]

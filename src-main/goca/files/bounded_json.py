@@ -1,4 +1,4 @@
-"""JSON from outside, read within bounds: how deep it may be nested, how long its whole numbers may be."""
+"""Read JSON with limits on its nesting and on the length of integers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
 class JSONUnreadable(GocaError, ValueError):
-    """Text that is not JSON, or beyond the bounds; the message says where or which."""
+    """Text that is not JSON, or exceeds a limit; the message says where or which."""
 
 
 class NotText(JSONUnreadable):
@@ -32,9 +32,9 @@ def read_json(path: str | os.PathLike[str], pairs: Pairs | None = None) -> Any:
 
 
 def parse_json(text: str | bytes, pairs: Pairs | None = None) -> Any:
-    """JSON as Python's values. Raises JSONUnreadable.
+    """JSON as Python values. Raises JSONUnreadable.
 
-    pairs  makes something else of an object's pairs than a dictionary
+    pairs  converts an object's pairs; by default to a dictionary
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
@@ -57,7 +57,7 @@ def whole_number(digits: str) -> int:
 
 
 def deeper_than(value: Any, depth: int) -> bool:
-    """Whether lists and objects are nested deeper than that."""
+    """Whether lists and objects are nested deeper than a limit."""
     level = [value]
     for _ in range(depth):
         inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]

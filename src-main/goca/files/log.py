@@ -19,9 +19,9 @@ LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # file systems of som
 
 
 def open_log(path: Path) -> FileIO:
-    """A file of lines to add to, locked for this process; what another one left half-written is dropped.
+    """Open a log for appending, locked for this process; an incomplete line of another process is dropped.
 
-    Raises BlockingIOError while another process has it, OSError if it cannot be opened or is a link.
+    Raises BlockingIOError while another process has it open, OSError if it cannot be opened or is a link.
     """
     file = FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
     try:
@@ -45,7 +45,7 @@ def _lock(file: FileIO) -> None:
 
 
 def append_line(file: FileIO, line: bytes) -> None:
-    """Add a line to a log; it is on disk when this returns. Raises OSError if it cannot be; the log is as it was."""
+    """Append a line to a log and flush it to disk. Raises OSError on failure; the log is then unchanged."""
     before = os.fstat(file.fileno()).st_size
     try:
         if file.write(line) != len(line):
@@ -63,16 +63,16 @@ def sealed(record: Record) -> bytes:
 
 
 def sealed_lines(path: Path) -> Iterator[Record]:
-    """The records of a file whose checksum is right; whatever else is in it was never finished."""
+    """The records of a file with correct checksums; other lines were never finished."""
     return (record for _, record in sealed_lines_from(path, 0))
 
 
 def sealed_lines_from(
     path: Path, start: int, parse: Callable[[bytes], Any] = json.loads
 ) -> Iterator[tuple[int, Record]]:
-    """The same from a place on, each with the place of its line's end; no more than a line is in memory.
+    """The records from a position on, each with the position of its line's end; read line by line.
 
-    parse   makes a record of a line without its checksum; ValueError where it is none
+    parse   converts a line without its checksum to a record; raises ValueError if it is invalid
     """
     with path.open("rb") as file:
         file.seek(start)

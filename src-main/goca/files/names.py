@@ -1,4 +1,4 @@
-"""Texts as file names that cannot leave their folder, and names as a list in a message."""
+"""Safe file names from texts, and lists of names in messages."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ LONGEST = 150  # bytes of a name; file systems take 255, and endings are to be a
 
 
 def file_name(text: str) -> str:
-    """The text as part of a file name: no separators or control characters, no dots or spaces at its ends, not long."""
+    """A text as part of a file name: without separators, control characters, dots or spaces at its ends; shortened."""
     safe = UNSAFE.sub("_", text).strip(" .")
     return safe.encode("utf-8", "replace")[:LONGEST].decode("utf-8", "ignore") or "_"
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
-    """File names for the texts, in order; a name that is taken gets -2, -3, ... Capitals make no difference."""
+    """File names for the texts, in order; repeated names get -2, -3, ... Upper and lower case are not distinguished."""
     names: list[str] = []
     first = [file_name(text) for text in texts]
     taken: set[str] = set()
@@ -32,6 +32,6 @@ def distinct(texts: Iterable[str]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""Text files from outside: UTF-8 with or without a byte-order mark, any line ends; YAML within bounds."""
+"""Read text files (UTF-8 with or without a byte-order mark, any line ends) and YAML with limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST = 100_000  # values that a YAML file may hold, with its aliases written 
 
 
 class FileUnreadable(GocaError, ValueError):
-    """A file whose text is not what is expected; the message says where."""
+    """The text of a file is not as expected; the message says where."""
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -24,15 +24,15 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a list, without blanks around them; blank lines are left out. Raises OSError, UnicodeDecodeError."""
+    """The stripped lines of a list, without blank lines. Raises OSError, UnicodeDecodeError."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """A YAML file as OmegaConf reads it, as dictionaries and lists. Raises FileUnreadable, OSError.
+    """Read a YAML file with OmegaConf, as dictionaries and lists. Raises FileUnreadable, OSError.
 
-    Aliases are written out when YAML is read, so that a few lines can stand for more values than fit into memory: a
-    file of more than LARGEST is refused before that.
+    Aliases are expanded when YAML is read, so a few lines can represent more values than fit into memory; a file with
+    more than LARGEST values is refused before that.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -53,7 +53,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
 
 def written_out(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for, its aliases written out."""
+    """The number of values of a YAML node with its aliases expanded."""
     if id(node) not in known:
         value = getattr(node, "value", None)
         inside = value if isinstance(value, list) else []

@@ -6,8 +6,8 @@
     FORMATS["labelme"](folder, [item], classes)
 
 A writer takes a folder, an iterable of `Labelled` and a class table {id: name} without the background; it writes into
-the folder and returns the files. Pixels of 255 (void) belong to no class; only voc and masks can say so. Loads without
-torch.
+the folder and returns the files. Pixels of 255 (void) belong to no class; only voc and masks can represent them. Loads
+without torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["FORMATS", "FormatError", "FormatMissing", "Labelled", "Writer", "cho
 
 
 def chosen_formats(given: str | Iterable[str]) -> Sequence[str]:
-    """The formats that a text such as "voc,coco" names, each once. Raises FormatError for unknown ones."""
+    """The formats in a text such as "voc,coco", without repetitions. Raises FormatError for unknown ones."""
     texts = given.split(",") if isinstance(given, str) else given
     names = list(dict.fromkeys(name for text in texts if (name := text.strip().lower())))
     if unknown := [name for name in names if name not in FORMATS]:

@@ -20,7 +20,7 @@ def write_coco(folder: Path, items: Iterable[Labelled], classes: Classes) -> lis
 
 
 def write_coco_polygons(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
-    """The same with polygons, which labelling tools can edit; a region too small for an outline is left out."""
+    """`write_coco` with polygons, which labelling tools can edit; regions too small for an outline are left out."""
     return write(folder, items, classes, polygons)
 
 

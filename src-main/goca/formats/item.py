@@ -1,4 +1,4 @@
-"""What a writer of labels takes: an image, its label map, its name."""
+"""`Labelled`: the input of a writer of labels, an image with its label map and name."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Classes = Mapping[int, str]
 
 
 class FormatError(GocaError, ValueError):
-    """A format, name or label map that cannot be written; the message says what was expected."""
+    """A format, name or label map cannot be written; the message says what was expected."""
 
 
 class FormatMissing(FormatError):
-    """A format whose library is not installed."""
+    """The library of a format is not installed."""
 
 
 @dataclass(frozen=True)
 class Labelled:
     """An image with its label map.
 
-    name    of its files, without ending
+    name    name of its files, without suffix
     label   class ids 0..254, 0 background, 255 void   uint8 [H, W]; an array or a function that reads it
-    image   a PIL image (upright) or the file that holds it
-    split   "train", "val", ...: the list that it belongs to, where a format has lists
-    record  what else is known of the image; a format may keep it
+    image   an upright PIL image, or its file
+    split   "train", "val", ...: its list, for formats with lists
+    record  further data on the image, which a format may store
     """
 
     name: str
@@ -71,7 +71,7 @@ class Labelled:
         return read_image(self.image).image
 
     def copy_image(self, folder: Path) -> Path:
-        """Write the image as folder/NAME.jpg or .png: the file itself where every tool reads it, else a PNG."""
+        """Write the image as folder/NAME.jpg or .png: a copy of the file if every tool reads it, else a PNG."""
         ending = self._copied_as()
         target = folder / f"{self.name}{ending or '.png'}"
         if not ending:
@@ -92,7 +92,7 @@ Writer = Callable[[Path, Iterable[Labelled], Classes], list[Path]]
 
 
 def from_segmentation(segmentation: Segmentation, name: str, threshold: float = 0.0) -> tuple[Labelled, dict[int, str]]:
-    """One segmentation as (item, class table). Raises FormatError where it does not know its image."""
+    """A segmentation as (item, class table). Raises FormatError if it was made without its image."""
     if segmentation.image is None:
         raise FormatError("the segmentation was made without its image, and the formats need it")
     label = segmentation.label_map(threshold=threshold).numpy()
@@ -101,7 +101,7 @@ def from_segmentation(segmentation: Segmentation, name: str, threshold: float = 
 
 
 def check(label: np.ndarray, item: Labelled, classes: Classes) -> list[int]:
-    """The class ids of a label map, in order. Raises FormatError for one without a name."""
+    """The class ids of a label map, in order. Raises FormatError for an id without a name."""
     ids = [int(each) for each in np.unique(label) if each not in (BACKGROUND, VOID)]
     if strange := [each for each in ids if each not in classes]:
         raise FormatError(f"{item.name}: class {strange[0]} has no name; known: {', '.join(map(str, classes))}")

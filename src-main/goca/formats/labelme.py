@@ -1,4 +1,4 @@
-"""labelme's JSON: a file of polygons per image, beside the image, for correction by hand."""
+"""labelme's JSON: a file of polygons next to each image, for manual correction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERSION = "5.5.0"  # of labelme, whose fields these are
 
 
 def write_labelme(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
-    """NAME.json and the image beside it, both in the folder; labels.txt lists the class names."""
+    """NAME.json and the image, both in the folder; labels.txt lists the class names."""
     files = []
     for item in items:
         label = item.read_label()

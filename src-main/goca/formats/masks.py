@@ -14,7 +14,7 @@ from goca.formats.item import Classes, Labelled, check
 
 
 def write_masks(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
-    """NAME.png in greys: the class ids, 0 background, 255 void; classes.json: {id: name}."""
+    """NAME.png with class ids as grey values, 0 background, 255 void; classes.json: {id: name}."""
     files = []
     for item in items:
         label = item.read_label()
@@ -26,7 +26,7 @@ def write_masks(folder: Path, items: Iterable[Labelled], classes: Classes) -> li
 
 
 def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
-    """NAME-ID.png per class that is there: the image where the class is, transparent elsewhere (RGBA)."""
+    """NAME-ID.png for each present class: the image where the class is, transparent elsewhere (RGBA)."""
     files = []
     for item in items:
         label, image = item.read_label(), item.read_image()

@@ -49,6 +49,6 @@ def detections(held: Held, size: tuple[int, int]) -> Any:
 
 
 def box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The first and last column and row of a mask, as supervision's mask_to_xyxy has them: x0, y0, x1, y1."""
+    """The first and last column and row of a mask, as in supervision's mask_to_xyxy: x0, y0, x1, y1."""
     rows, columns = np.nonzero(mask)
     return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())

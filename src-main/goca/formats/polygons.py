@@ -1,4 +1,4 @@
-"""Outlines of masks as polygons, for formats that hold no masks."""
+"""Outlines of masks as polygons, for formats without masks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ LEAST = 3  # corners of a polygon
 
 
 def outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Closed polygons around the true pixels, holes joined to their outline by a seam.
+    """Closed polygons around the true pixels; holes are joined to their outline by a seam.
 
     mask     bool [H, W]
     returns  [corners, 2] each, (x, y) in pixels: the left edge of the image is 0, its right edge W. Filled by the
-             even-odd rule they cover the pixels whose centres they hold: exactly the mask.
+             even-odd rule, they cover the pixels whose centres they contain: exactly the mask.
     """
     from contourpy import FillType, contour_generator
 

@@ -8,12 +8,12 @@ class LabelSetError(GocaError, ValueError):
 
 
 class TagsUnreadable(LabelSetError):
-    """A file of tags that is no CSV or JSON of the expected form."""
+    """A file of tags is not CSV or JSON of the expected form."""
 
 
 class TagsMismatch(LabelSetError):
-    """Tags without a photo, or photos without tags."""
+    """There are tags without a photo, or photos without tags."""
 
 
 class PlanError(LabelSetError):
-    """Classes, backgrounds, captions or counts that no set can be generated from."""
+    """Classes, backgrounds, captions or counts are unsuitable for generating a set."""

@@ -1,4 +1,4 @@
-"""From the finished label maps to the formats, the metadata and the review page."""
+"""Write finished label maps in the chosen formats, with metadata and the review page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from goca.labelsets.store import Store
 def labelled(
     store: Store, names: Sequence[str], image_of: Callable[[str], Path], validation: float = 0.0
 ) -> list[Labelled]:
-    """The finished images among the names, in their order; dropped and skipped ones are left out.
+    """The finished images among the names, in order, without dropped and skipped ones.
 
     validation  share of the images whose split is "val", 0..1
     """

@@ -1,4 +1,4 @@
-"""Which caption each generated image gets: classes balanced, co-occurrences, backgrounds, or captions from a file."""
+"""Captions of generated images: with balanced classes and given backgrounds, or from a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BARE = "{objects}"
 
 @dataclass(frozen=True)
 class Asked:
-    """What one image is asked for: the caption, the class ids in it, the image's number."""
+    """The request for one image: its caption, the class ids in it, the image's number."""
 
     number: int
     caption: str
@@ -30,12 +30,12 @@ def balanced(
     backgrounds: Sequence[str] = (),
     template: str | None = None,
 ) -> list[Asked]:
-    """Captions in which every class is asked for equally often, give or take one.
+    """Captions in which every class occurs equally often, up to one.
 
     together     the fewest and the most classes of one image
     backgrounds  words; each image gets one, all of them equally often (two named together: "sky and grass")
     template     a text with {objects}, and {background} where there are backgrounds
-    A set of more images starts with the same ones. Raises PlanError.
+    A larger set starts with the same captions. Raises PlanError.
     """
     template = template or (TEMPLATE if backgrounds else BARE)
     low, high = together
@@ -57,7 +57,7 @@ def balanced(
 
 
 def rarest(used: dict, count: int, random: Random) -> list:
-    """The least used keys, ties in random order; they are counted as used."""
+    """The least used keys, ties in random order; their counts are increased."""
     order = list(used)
     random.shuffle(order)
     chosen = sorted(order, key=used.__getitem__)[:count]
@@ -75,7 +75,7 @@ def check_template(template: str, backgrounds: bool) -> None:
 
 
 def from_captions(classes: Mapping[int, str], captions: Sequence[str], count: int) -> list[Asked]:
-    """Captions of a file, from the first again when they are used up; each asks for the classes that it names."""
+    """Captions from a file, repeated if necessary; each requests the classes that it names."""
     if not captions:
         raise PlanError("the file of captions holds no line; expected one caption per line")
     plan = []
@@ -96,5 +96,5 @@ def image_seed(seed: int, number: int, attempt: int) -> int:
 
 
 def is_validation(name: str, share: float) -> bool:
-    """Whether an image belongs to the validation split: by its name alone, so that a larger set keeps the split."""
+    """Whether an image belongs to the validation split; depends only on its name, so a larger set keeps the split."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") < share * 2**64

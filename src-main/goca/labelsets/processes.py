@@ -1,4 +1,4 @@
-"""One piece of work on several processes of a machine."""
+"""Run one function in several processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Work = Callable[[Any, int], None]
 
 
 def spread(work: Work, given: Any, processes: int) -> None:
-    """work(given, rank) for rank 0 here and for 1, 2, ... in processes of their own; returns when all are done.
+    """Call work(given, rank), for rank 0 here and for 1, 2, ... in other processes; returns when all are done.
 
-    work   a function of a module; `given` can be pickled
-    Raises LabelSetError where a process failed: what the others finished stays.
+    work   a module-level function; `given` must be picklable
+
+    Raises LabelSetError if a process failed; the results of the others are kept.
     """
     others = [
         multiprocessing.get_context("spawn").Process(target=work, args=(given, rank)) for rank in range(1, processes)
@@ -36,7 +37,7 @@ def spread(work: Work, given: Any, processes: int) -> None:
 
 
 def device_of(device: str, rank: int) -> str:
-    """A GPU per process where "auto" leaves the choice and the machine has several."""
+    """One GPU per process, if the device is "auto" and there are several."""
     import torch
 
     count = torch.cuda.device_count() if device == "auto" else 0

@@ -1,4 +1,4 @@
-"""Pseudo-labels: photos and what is said to be in them -> label maps, doubtful pixels 255."""
+"""Pseudo-labels: label maps of tagged photos, with doubtful pixels set to 255."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from goca.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo, the name of its results, and the class ids to look for."""
+    """A photo: its file, the name of its results, and the class ids to look for."""
 
     path: Path
     name: str
@@ -32,9 +32,9 @@ class Labelling:
 
     classes         id -> name
     doubt           see goca.labelsets.decision
-    least_presence  classes of lower presence are unsure where `known`; elsewhere the segmenter's config drops them
-    known           whether the classes of a photo are known to be there (tags): an unsure one then makes its pixels
-                    255 instead of background
+    least_presence  with `known`, classes of lower presence are unsure; otherwise the segmenter's config drops them
+    known           whether the classes of a photo are known to be present (tags); pixels of an unsure class are then
+                    set to 255 instead of background
     """
 
     segmenter: Segmenter
@@ -45,12 +45,12 @@ class Labelling:
 
     @cached_property
     def finder(self) -> Finder:
-        """One for all photos: the prompts of a vocabulary are the same for each of them."""
+        """One finder for all photos, which caches prompts: those of a vocabulary are the same for all."""
         return self.segmenter.finder()
 
     @cached_property
     def cut(self) -> frozenset[int]:
-        """Classes whose names are longer than what the text encoders read."""
+        """Classes whose names are too long for the text encoders."""
         return frozenset(each for each, name in self.classes.items() if self.finder.writer.cuts(name))
 
     def label(self, photos: Sequence[Photo], store: Store) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ class Labelling:
 def label_photos(
     labelling: Labelling, photos: Sequence[Photo], store: Store, batch: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Label what is not labelled yet, or with other classes; yields each record when its file is written."""
+    """Label photos without a label map for these classes; yields each record when its file is written."""
     records = store.records()
     asked = {photo.name: labelling.names(photo.class_ids) for photo in photos}
     done = {name: record for name, record in records.items() if record.get("classes") == asked.get(name)}

@@ -1,4 +1,4 @@
-"""The review page of a labelled set: thumbnails sorted by doubt, one HTML file that needs nothing else."""
+"""The review page of a labelled set: thumbnails sorted by doubt, in one self-contained HTML file."""
 
 from __future__ import annotations
 

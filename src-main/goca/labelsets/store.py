@@ -1,12 +1,12 @@
-"""The folder of a labelled set while it is made: settings, one log line per finished image, label maps.
+"""The folder of a labelled set: settings, one log line per finished image, label maps.
 
-settings.json      what the files depend on; a folder made with other settings is refused
+settings.json      all settings that affect the files; a folder with other settings is refused
 log.jsonl          {"name": ..., ...} per image, with a checksum; further processes write log.1.jsonl, log.2.jsonl, ...
-labels/NAME.png    palette PNG of class ids; images/NAME.png where the images are generated
+labels/NAME.png    palette PNG of class ids; images/NAME.png if images are generated
 
-A line is written after its files, each of which is there whole or not at all. Work is dealt out in batches that depend
-on the settings alone, and a batch of which a line is missing is done again as a whole: a killed run that goes on ends
-with the same files as one that was not killed.
+A line is written after its files, which are written atomically. Work is distributed in batches that depend only on the
+settings, and an incomplete batch is repeated as a whole, so a resumed run produces the same files as an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Item = TypeVar("Item")
 
 
 class Store:
-    """A labelled set's folder, for one process. Raises LabelSetError.
+    """A labelled set's folder, opened by one process. Raises LabelSetError.
 
-    settings  what the files depend on, as JSON holds it
+    settings  everything that affects the files, for JSON
     rank      number of the process, from 0
     """
 
@@ -63,7 +63,7 @@ class Store:
             raise LabelSetError(f"{self.folder} holds a set made with other settings; choose another --out:\n{lines}")
 
     def records(self) -> dict[str, Record]:
-        """What is finished: name -> record."""
+        """Finished images: name -> record."""
         paths = sorted(self.folder.glob("log*.jsonl"))
         return {line["name"]: line for path in paths for line in sealed_lines(path) if "name" in line}
 
@@ -91,7 +91,7 @@ class Store:
 def open_batches(
     items: Sequence[Item], names: Sequence[str], done: Mapping[str, Record], size: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[list[Item]]:
-    """The batches of one process that are not finished; which items share a batch depends on their order alone."""
+    """The unfinished batches of one process; batches are formed only by the order of items."""
     pairs = list(zip(items, names, strict=True))
     for number, start in enumerate(range(0, len(pairs), size)):
         batch = pairs[start : start + size]

@@ -1,4 +1,4 @@
-"""Image-mask pairs from a generator: masks are read off the attention while the image is being made."""
+"""Image-mask pairs from a generator, with masks from its attention during the generation."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ ABSENT = ("drop", "mark")  # what becomes of an image without a class that it wa
 
 @dataclass(frozen=True)
 class Generation:
-    """How images are generated and labelled; all of it is written into the set's settings.
+    """How images are generated and labelled; all fields are stored in the set's settings.
 
-    steps, guidance   of the pipeline
-    traced            a name of STEP_RULES: the steps whose attention makes the mask
-    seed              of the whole set
+    steps, guidance   the pipeline's denoising steps and guidance scale
+    traced            a name of STEP_RULES: the steps whose attention gives the mask
+    seed              seed of the set
     tries             generations per image before it is dropped or marked
-    absent            "drop", "mark": an image without a class that it was asked for
-    least_area        share of the pixels below which a class counts as absent, 0..1
-    least_presence    presence (0..1, goca.open) below which a class counts as absent; 0: it is not asked for
+    absent            "drop" or "mark": what happens to an image that lacks a requested class
+    least_area        share of the pixels, 0..1; a class with a smaller area counts as absent
+    least_presence    presence (0..1, goca.open); a class with a lower one counts as absent. 0: no check
     doubt             see goca.labelsets.decision
     """
 
@@ -73,9 +73,9 @@ class Generation:
 
 @dataclass(frozen=True)
 class Pair:
-    """One try at an image: what came out, and which classes it lacks.
+    """One attempt at an image: the result, and the classes that it lacks.
 
-    withheld   the pipeline's safety checker replaced the image with a black one, which therefore lacks every class
+    withheld   whether the pipeline's safety checker replaced the image by a black one, which lacks every class
     """
 
     image: Image.Image
@@ -86,7 +86,7 @@ class Pair:
 
 
 class Generator:
-    """Generates and labels images with a pipeline. Raises PlanError for a class whose words the text encoder cuts."""
+    """Generates and labels images with a pipeline. Raises PlanError if a class name is truncated."""
 
     def __init__(self, pipe: Any, config: SegmenterConfig, classes: Mapping[int, str], how: Generation):
         self.pipe, self.config, self.classes, self.how = pipe, config, classes, how
@@ -139,7 +139,7 @@ class Generator:
         return Pair(image, decision, tuple(missing), presence)
 
     def presence(self, images: Sequence[Any], asked: Sequence[Asked], seeds: Sequence[int]) -> list[dict[int, float]]:
-        """For each image the probability that each class that it was asked for is there, from a look at the image."""
+        """For each image, the probability that each requested class is present, judged by the finished image."""
         if not self.how.least_presence:
             return [{} for _ in images]
         queries = [Query.of({class_id: [self.classes[class_id]] for class_id in each.class_ids}) for each in asked]
@@ -154,9 +154,9 @@ def name_of(number: int) -> str:
 def generate(
     generator: Generator, plan: Sequence[Asked], store: Store, rank: int = 0, ranks: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Generate what is not there yet; yields the record of each image when it is written.
+    """Generate the missing images; yields the record of each image when it is written.
 
-    A record: name, prompt, seed, tries, classes (asked for), missing, withheld, dropped, doubt, areas, presence.
+    A record has name, prompt, seed, tries, classes (requested), missing, withheld, dropped, doubt, areas, presence.
     """
     how = generator.how
     names = [name_of(each.number) for each in plan]
@@ -197,7 +197,7 @@ def write(generator: Generator, store: Store, asked: Asked, attempt: int, pair: 
 
 
 def never_there(records: Sequence[Mapping[str, Any]], classes: Mapping[int, str]) -> dict[str, int]:
-    """Classes that were asked for and never came out: name -> tries."""
+    """Requested classes that never appeared: name -> tries."""
     tries = dict.fromkeys(classes.values(), 0)
     came: set[str] = set()
     for record in records:

@@ -1,4 +1,4 @@
-"""Tags of photos: a CSV or JSON file, or the names of the folders that the photos lie in."""
+"""Tags of photos, from a CSV or JSON file, or from the names of the photos' folders."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Tags = dict[str, tuple[str, ...]]
 
 
 def read_tags(given: str, photos: Sequence[str], missing: bool = False) -> Tags:
-    """Tags of each photo, in the photos' order; lower case, each once.
+    """Tags of each photo, in the order of photos, in lower case and without repetitions.
 
-    given    a file's name, or "folders"
-    photos   paths of the photos within their folder, with / between; a file of tags may name a photo by its path, by
-             its file name, or by that without its ending, where only one photo has it
-    missing  leave out photos without tags and tags without a photo; else they are an error
+    given    a file name, or "folders"
+    photos   relative paths of the photos, with /; a file of tags may give a photo by its path, by its file name, or by
+             the name without its suffix, if that is unique
+    missing  whether photos without tags and tags without a photo are skipped; otherwise they raise an error
     Raises TagsUnreadable, TagsMismatch.
     """
     if given == FOLDERS:
@@ -76,7 +76,7 @@ def texts_of(path: Path, name: str, value: Any) -> list[str]:
 
 
 def joined(rows: Iterable[tuple[str, Sequence[str]]]) -> Tags:
-    """Cells may hold several tags, with commas or semicolons between; rows of one photo add up."""
+    """Split cells with several tags at commas and semicolons, and combine all rows of a photo."""
     found: dict[str, dict[str, None]] = {}
     for name, cells in rows:
         tags = [clean(part) for cell in cells for part in cell.replace(";", ",").split(",")]
