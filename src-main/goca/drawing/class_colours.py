@@ -1,4 +1,4 @@
-"""Colours for class names: the colour a thing obviously has, else hues a golden angle apart. numpy alone."""
+"""Colours for class names: the typical colour of a thing, or hues a golden angle apart. Needs only numpy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _free(colour: tuple[int, int, int], used: Mapping[int, tuple[int, int, int]]
 
 
 def _apart(class_id: int, used: Mapping[int, tuple[int, int, int]]) -> tuple[int, int, int]:
-    """The first bright colour, from the class's own number on, that is far enough from all others."""
+    """The first bright colour, starting at the class's number, that is different enough from all others."""
     bright = bright_palette()
     ids = 1 + (class_id - 1 + np.arange(VOID - 1)) % (VOID - 1)
     distances = np.linalg.norm(bright[ids, None].astype(float) - np.array(list(used.values())), axis=-1).min(1)

@@ -1,4 +1,4 @@
-"""A label map over its image in greys, with a legend: colour, class name and area. numpy and PIL alone."""
+"""Draw a label map over its grey image, with a legend: colour, class name and area. Needs only numpy and PIL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARGIN = 0.5  # around a line of the legend, in line heights
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a legend. colour: (red, green, blue), None for the background; share: of the pixels, 0..1"""
+    """A line of a legend. colour: (red, green, blue), None for the background; share: share of the pixels, 0..1"""
 
     name: str
     colour: tuple[int, int, int] | None
@@ -34,12 +34,12 @@ def painted(
     strength: float = STRENGTH,
     background: int = 0,
 ) -> Image.Image:
-    """The image in greys under its classes' colours; background pixels keep the image's own colours.
+    """The grey image with its classes in colour; background pixels keep the image's own colours.
 
-    image      what `goca.drawing.palettes.as_picture` takes; the result has its size
+    image      in any form that `goca.drawing.palettes.as_picture` accepts; the result has its size
     label_map  class ids, resized by nearest neighbour   [h, w]
     colours    class id -> (red, green, blue)
-    strength   0 shows the image alone, 1 the colours alone
+    strength   0 shows only the image, 1 only the colours
     raises     PictureError
     """
     own, labels = as_picture(image), labels_of(label_map)
@@ -51,7 +51,7 @@ def painted(
 def with_legend(image: Image.Image, entries: Sequence[Entry]) -> Image.Image:
     """The image with a legend below: as many columns as fit, each line a swatch, the name and its area in per cent.
 
-    Small images are enlarged to SMALLEST first (nearest neighbour: pixels stay pixels).
+    Small images are first enlarged to SMALLEST (by nearest neighbour, so pixels stay visible).
     """
     if not entries:
         return image
@@ -79,8 +79,8 @@ def with_legend(image: Image.Image, entries: Sequence[Entry]) -> Image.Image:
 def with_scale(image: Image.Image, name: str, colours: Image.Image, ends: tuple[float, float]) -> Image.Image:
     """A heat map with its legend below: the name, and the colours from the lowest value to the highest.
 
-    colours  those of the map from low to high, stretched to the room that there is
-    ends     the values at both of them
+    colours  the map's colours from low to high, stretched to the available width
+    ends     the lowest and the highest value
     Small images are enlarged as in `with_legend`.
     """
     image = _enlarged(image)

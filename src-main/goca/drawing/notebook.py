@@ -1,4 +1,4 @@
-"""Images as notebooks show them."""
+"""Images in the forms that notebooks display."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def as_png(image: Image.Image) -> bytes:
 
 
 def as_html(image: Image.Image, text: str) -> str:
-    """An <img> element that holds the image itself; text: what it says in words."""
+    """An <img> element with the image as data; text: its alternative text."""
     source = base64.b64encode(as_png(image)).decode()
     return f'<img alt="{html.escape(text, quote=True)}" src="data:image/png;base64,{source}">'

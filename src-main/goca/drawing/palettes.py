@@ -1,4 +1,4 @@
-"""Label maps as colours: palettes, and overlays on the image. numpy and PIL alone."""
+"""Palettes for label maps, and overlays on the image. Needs only numpy and PIL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 
 class PictureError(GocaError, ValueError):
-    """An image, label map, heat map or palette that cannot be drawn together with the others."""
+    """An image, label map, heat map or palette cannot be drawn."""
 
 
 def voc_palette(size: int = 256) -> Array:
@@ -83,11 +83,11 @@ def colourise(label_map: Any, palette: str | Any = "voc") -> Array:
 
 
 def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float = 0.6) -> Image.Image:
-    """The image with its label map laid over it, in the image's size; labels are resized by nearest neighbour.
+    """The image with its label map on top, at the image's size; labels are resized by nearest neighbour.
 
     image      a PIL image, a file's name, or an array [H, W, 3], uint8 or floats 0..1
     label_map  [h, w] class ids; 255 is void
-    alpha      0 shows the image alone, 1 the labels alone
+    alpha      0 shows only the image, 1 only the labels
     Raises PictureError for other shapes or an alpha beyond 0..1.
     """
     if not 0 <= alpha <= 1:

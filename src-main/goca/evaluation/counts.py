@@ -1,6 +1,6 @@
-"""Pixel counts by true class, predicted class and threshold, and everything that is computed from them.
+"""Pixel counts by true class, predicted class and threshold, and the metrics computed from them.
 
-`MeanIoU` (classes from score maps) and `MatchedIoU` (regions matched to classes) fill them.
+`MeanIoU` (classes from score maps) and `MatchedIoU` (regions matched to classes) are subclasses.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ ABSENT_RULES = ("zero", "skip")
 
 
 class LabelError(MetricError):
-    """A label map that is none, or that holds values which are neither classes nor ignored."""
+    """A label map with a wrong shape or dtype, or with values that are neither classes nor ignored."""
 
 
 class ConfusionCounts(ABC):
     """Pixels by true class, predicted class and threshold; IoU and its relatives are computed from these counts.
 
     num_classes   classes of the data set, background (id 0) included
-    thresholds    different numbers, in any order; results keep the order and the numbers as given
+    thresholds    distinct numbers in any order, which results keep
     ignore_index  label value that is not counted
     absent        a class with neither prediction nor label in the whole data set: "zero" counts as IoU 0, "skip"
                   leaves it out of the mean
-    columns       ids of predictions: 0..columns-1; those from num_classes on are predictions of no class
+    columns       ids of predictions: 0..columns-1; those from num_classes on mean no class
     Raises MetricError for anything else.
     """
 
@@ -66,10 +66,10 @@ class ConfusionCounts(ABC):
 
     @abstractmethod
     def empty_copy(self) -> Self:
-        """Another metric with the same settings, which has counted nothing."""
+        """A new metric with the same settings and no counts."""
 
     def add(self, cells: ArrayLike) -> None:
-        """Count what an earlier `update` with the same settings returned: rows (label, class, wins, pixels)."""
+        """Add counts returned by an earlier `update` with the same settings: rows (label, class, wins, pixels)."""
         cells = as_cells(cells)
         label, best, wins, pixels = cells.T
         levels, classes, columns = self._cells.shape
@@ -112,11 +112,11 @@ class ConfusionCounts(ABC):
         return dict(zip(self.thresholds, mean_iou(self.per_class()).tolist()))
 
     def image_counts(self, images: Sequence[ArrayLike], threshold: float) -> ImageCounts:
-        """Counts of each image at one of the thresholds, from what `update` returned for it."""
+        """Counts of each image at one of the thresholds, from the values returned by `update`."""
         return image_counts(images, self.num_classes, self._ascending.index(threshold))
 
     def checked_label(self, label: ArrayLike) -> NDArray[np.integer]:
-        """The label map as an array. Raises LabelError for what `update` would not count."""
+        """The label map as an array. Raises LabelError if `update` could not count it."""
         label = as_array(label)
         if label.ndim != 2 or not label.size or label.dtype.kind not in "iub":
             raise LabelError(f"label is {label.dtype} of the shape {list(label.shape)}; expected whole numbers [H, W]")
@@ -130,12 +130,12 @@ class ConfusionCounts(ABC):
         return label
 
     def _settings(self) -> tuple[Any, ...]:
-        """Everything that two metrics must have in common to be merged."""
+        """The settings that must agree for two metrics to be merged."""
         return type(self).__name__, self.num_classes, self.thresholds, self.ignore_index, self.absent
 
 
 def as_array(values: Any) -> NDArray:
-    """A numpy array of what may be a torch tensor, on any device and in any precision."""
+    """A numpy array from an array or a torch tensor on any device and in any precision."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values

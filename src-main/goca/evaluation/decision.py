@@ -1,15 +1,15 @@
-"""Which class a pixel gets, for every background threshold at once.
+"""The class of each pixel at every background threshold, computed once.
 
 Class 0 is the background; its score b(T) depends on a threshold T and never falls when T rises. Every other class
-scores what its map says, and 0 if it has no map. The highest score wins; ties go to the lowest class id; NaN beats
-everything. So three numbers say everything about a pixel: its true class, the best class other than background, and
-`wins`: at how many of the ascending thresholds that class beats the background. At threshold i it does so iff i < wins.
+has the score of its map, or 0 without a map. The highest score wins; ties go to the lowest class id; NaN counts as the
+highest value. Three numbers therefore describe a pixel: its true class, the best class other than background, and
+`wins`, the number of ascending thresholds at which that class beats the background: at threshold i iff i < wins.
 
-An example: the background map says 0.3, the rule is b(T) = T + 0.3, the thresholds are -0.4, 0 and 0.4. A pixel whose
-best class scores 0.5 beats -0.1 and 0.3, and loses to 0.7: its `wins` is 2. `count_cells` shows two pixels.
+An example: the background map has 0.3, the rule is b(T) = T + 0.3, the thresholds are -0.4, 0 and 0.4. A pixel whose
+best class scores 0.5 beats -0.1 and 0.3 and loses to 0.7, so its `wins` is 2. `count_cells` shows two pixels.
 
-Nearly all pixels are decided by quick float32 upsampling, whose error is bounded; those where a comparison is closer
-than the bound are decided again by exact upsampling, so that the result is the exact one everywhere.
+Nearly all pixels are decided by fast float32 upsampling with a bounded error; pixels where a comparison is closer than
+the bound are decided again by exact upsampling, so the result is exact everywhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKGROUND_RULES: dict[str, BackgroundRule] = {
     "offset": lambda background, threshold: threshold + background,
 }
 LARGE = 1e30  # beyond it quick arithmetic could overflow
-POINTS = 1 << 12  # pixels that are decided again at once
+POINTS = 1 << 12  # pixels per batch that are decided again
 
 
 def count_cells(
@@ -46,14 +46,14 @@ def count_cells(
     thresholds: Sequence[float],
     ignore_index: int | None,
 ) -> NDArray[np.int64]:
-    """Pixels of one image by (true class, best class, wins): all that any threshold's counts are made of.
+    """Pixels of one image by (true class, best class, wins), from which the counts at every threshold follow.
 
     scores      [k+1, g, h]  float32; the last map is the background's
     label       [H, W]       class ids 0..num_classes-1, or ignore_index
     thresholds  ascending
     returns     [cells, 4]   rows (label, class, wins, pixels), pixels > 0
 
-    A cat (class 1) that scores 0.5 at its own pixel and 0.1 at a background pixel; the background map says 0.3 at both:
+    A cat (class 1) scores 0.5 at its own pixel and 0.1 at a background pixel; the background map has 0.3 at both:
 
     >>> cat, background = [[0.5, 0.1]], [[0.3, 0.3]]
     >>> scores, label = np.array([cat, background], np.float32), np.array([[1, 0]])
@@ -62,7 +62,7 @@ def count_cells(
     array([[0, 1, 1, 1],
            [1, 1, 2, 1]])
 
-    The background's pixel is taken for the cat at one threshold, the cat's pixel is found at two.
+    The background's pixel is predicted as cat at one threshold, the cat's pixel at two.
     """
     best, wins, ids = decide(scores, label.shape, class_ids, num_classes, background, thresholds)
     levels = len(thresholds) + 1
@@ -86,7 +86,7 @@ def pack(
 
     best     0..places-1
     wins     0..levels-1
-    returns  of the label's shape, in the smallest dtype that holds them; ignored pixels count as class num_classes
+    returns  codes in the label's shape and the smallest possible dtype; ignored pixels have class num_classes
 
     >>> codes = pack(np.array([1, 2]), np.uint8([0, 1]), np.uint8([2, 3]), num_classes=3, places=2, levels=4)
     >>> codes.tolist()  # (1 * 2 + 0) * 4 + 2 and (2 * 2 + 1) * 4 + 3
@@ -119,9 +119,9 @@ def decide(
     background: str,
     thresholds: Sequence[float],
 ) -> tuple[Numbers, Numbers, NDArray[np.int64]]:
-    """For every pixel [H, W]: the place in `ids` of the class that scores best, and at how many thresholds it wins.
+    """For every pixel [H, W]: the index in `ids` of the class with the highest score, and its number of wins.
 
-    The third value is `ids`, ascending: those of `class_ids` and the first class that has no map.
+    The third value is `ids`, ascending: `class_ids` and the first class without a map.
     """
     candidates = _candidates(class_ids, num_classes)
     nothing = np.zeros(scores.shape[1:], np.float32)
@@ -147,7 +147,7 @@ def decide(
 
 
 def _candidates(class_ids: Sequence[int], num_classes: int) -> list[tuple[int, int | None]]:
-    """(class id, index of its map), ascending, with the first class that has no map (None: it scores 0)."""
+    """(class id, index of its map), ascending, with the first class without a map (None), which scores 0."""
     known = {class_id: index for index, class_id in enumerate(class_ids)}
     absent = next((class_id for class_id in range(1, num_classes) if class_id not in known), None)
     return sorted([*known.items(), *([(absent, None)] if absent else [])], key=lambda candidate: candidate[0])
@@ -156,7 +156,7 @@ def _candidates(class_ids: Sequence[int], num_classes: int) -> list[tuple[int, i
 def _quick(
     maps: Floats, rule: BackgroundRule, levels: Sequence[np.float32], error: np.float32
 ) -> tuple[Numbers, Numbers, NDArray[np.bool_]]:
-    """(best, wins, uncertain) from maps that may be wrong by `error`; uncertain: where an error could change them."""
+    """(best, wins, uncertain) from maps with an error of at most `error`; uncertain: where it could matter."""
     *classes, background = maps
     top = maps[:-1].max(axis=0)
     floor, ceiling = top - 2 * error, top + 2 * error
@@ -189,5 +189,5 @@ def _exact(maps: Floats, rule: BackgroundRule, levels: Sequence[np.float32]) -> 
 
 
 def _beats(challenger: Floats, holder: Floats) -> NDArray[np.bool_]:
-    """challenger > holder where NaN counts as the highest value and ties stay with the holder."""
+    """challenger > holder, where NaN counts as the highest value and ties go to the holder."""
     return ~(challenger <= holder) & (holder == holder)

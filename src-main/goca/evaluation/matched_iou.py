@@ -1,7 +1,7 @@
-"""Regions without names, counted: in each image they are matched to the classes of its label (Hungarian matching).
+"""IoU of regions without names: in each image they are matched to the classes of its label (Hungarian matching).
 
-One class per region and one region per class, so that as many pixels as possible agree. A region that is left over
-counts as an error of the classes that are there, and of no other. Loads torch (`goca.refine.hungarian_match`).
+One class per region and one region per class, so that as many pixels as possible agree. An unmatched region counts as
+an error of the classes that it covers, and of no others. Loads torch (`goca.refine.hungarian_match`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class MatchedIoU(ConfusionCounts):
     """Mean IoU and pixel accuracy of regions, matched image by image.
 
     num_classes           classes that may be matched: label values 0..num_classes-1
-    ignore_index, absent  as of `ConfusionCounts`
-    Pixels of unmatched regions have a column of their own behind the classes: they belong to no prediction.
+    ignore_index, absent  as in `ConfusionCounts`
+
+    Pixels of unmatched regions are counted in a separate column after the classes: they have no predicted class.
 
     >>> metric = MatchedIoU(3)
     >>> regions = np.array([[[1, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]])  # three regions of a pixel each   [P, H, W]
-    >>> metric.update(regions, np.array([[2, 1, 1]]))  # the third is left over: class 1 has the second already
+    >>> metric.update(regions, np.array([[2, 1, 1]]))  # the third is unmatched: class 1 has the second
     array([[1, 1, 1, 1],
            [1, 3, 1, 1],
            [2, 2, 1, 1]])
@@ -71,12 +72,12 @@ class MatchedIoU(ConfusionCounts):
         return MatchedIoU(self.num_classes, self.ignore_index, self.absent)
 
     def pixel_accuracy(self) -> float:
-        """The share of counted pixels whose matched class is their own; NaN if nothing was counted."""
+        """The share of counted pixels with the correct matched class; NaN if nothing was counted."""
         total = int(self._cells.sum())
         return float(self.intersection.sum() / total) if total else float("nan")
 
     def _matched(self, scores: Any, label: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Class ids [H, W], UNMATCHED where a region has none. Raises MetricError for other shapes and numbers."""
+        """Class ids [H, W], UNMATCHED for regions without a class. Raises MetricError for invalid shapes or values."""
         maps = None if scores is None else np.ascontiguousarray(as_array(scores), np.float32)
         if maps is None or maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all():
             found = "missing" if maps is None else f"of the shape {list(maps.shape)}"

@@ -22,9 +22,9 @@ class MeanIoU(ConfusionCounts):
     """Counts pixels by true class, predicted class and threshold; mIoU and its relatives are computed from the counts.
 
     num_classes   classes of the data set, background (id 0) included
-    background    how class 0 scores, from its map m and a threshold T: vanilla T, max max(m, T), exact m,
+    background    the score of class 0, from its map m and a threshold T: vanilla T, max max(m, T), exact m,
                   avg (T + m) / 2, offset T + m
-    thresholds, ignore_index, absent   as of `ConfusionCounts`
+    thresholds, ignore_index, absent   as in `ConfusionCounts`
     Raises MetricError for anything else.
     """
 
@@ -67,7 +67,7 @@ class MeanIoU(ConfusionCounts):
         return cells
 
     def update_background(self, label: ArrayLike) -> NDArray[np.int64]:
-        """Count one image that is background everywhere, whatever the threshold; returns as `update`."""
+        """Count one image that is background everywhere at every threshold; returns the same as `update`."""
         label = self.checked_label(label)
         kept = label if self.ignore_index is None else label[label != self.ignore_index]
         labels, pixels = np.unique(kept, return_counts=True)

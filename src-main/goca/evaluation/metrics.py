@@ -1,6 +1,6 @@
-"""What is read off counts of pixels: IoU and its relatives, and how far they could lie for another draw of images.
+"""Metrics from pixel counts: IoU and related metrics, with bootstrap intervals over images.
 
-All of them are functions of three counts per class: `intersection` (pixels of the class that were predicted as it),
+All are functions of three counts per class: `intersection` (pixels of the class that were predicted as it),
 `union` (pixels of the class or predicted as it) and `labelled` (pixels of the class).
 """
 
@@ -23,7 +23,7 @@ Counts = NDArray[np.int64] | NDArray[np.float64]
 
 
 class MetricError(GocaError, ValueError):
-    """Scores, labels or settings that cannot be counted; the message says what was expected and what was found."""
+    """Scores, labels or settings are invalid; the message says what was expected and what was found."""
 
 
 def as_cells(cells: ArrayLike) -> NDArray[np.int64]:
@@ -40,7 +40,7 @@ def as_cells(cells: ArrayLike) -> NDArray[np.int64]:
 
 
 def packed(cells: Any) -> Any:
-    """Counts as an array in 32 bits where they fit, a tenth of what lists take; what are no counts stays as it is."""
+    """Counts as an array, in 32 bits if they fit: a tenth of the memory of lists. Other values stay unchanged."""
     try:
         found = as_cells(cells)
     except MetricError:
@@ -58,7 +58,7 @@ class ImageCounts(NamedTuple):
     labelled: NDArray[np.int64]
 
     def total(self) -> ImageCounts:
-        """Those of the whole data set, each [classes]."""
+        """The counts of the whole data set, each [classes]."""
         return ImageCounts(*(counts.sum(axis=0) for counts in self))
 
 
@@ -69,17 +69,17 @@ def class_iou(intersection: Counts, union: Counts, absent: str) -> NDArray[np.fl
 
 
 def mean_iou(iou: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the classes [..., C] that are not NaN; NaN where there is none."""
+    """Mean over the classes [..., C] that are not NaN; NaN if there are none."""
     return ratio(np.nansum(iou, axis=-1), (~np.isnan(iou)).sum(axis=-1))
 
 
 def metrics(intersection: Counts, union: Counts, labelled: Counts, absent: str) -> dict[str, NDArray[np.float64]]:
-    """The numbers by name, each [...], from counts [..., C]; NaN where nothing was counted.
+    """The metrics by name, each [...], from counts [..., C]; NaN if nothing was counted.
 
     mIoU                      mean of IoU_c over classes
     mIoU_without_background   the same without class 0
     frequency_weighted_IoU    sum of f_c IoU_c, f_c being the share of labelled pixels that are of class c
-    pixel_accuracy            labelled pixels that were predicted right, as a share
+    pixel_accuracy            share of labelled pixels that were predicted correctly
     """
     iou, pixels = class_iou(intersection, union, absent), labelled.sum(axis=-1)
     return {
@@ -94,8 +94,8 @@ def image_counts(images: Sequence[ArrayLike], num_classes: int, level: int) -> I
     """Counts of each image at one threshold.
 
     images  per image, rows (label, class, wins, pixels) as in goca.evaluation.decision
-    level   the threshold's place among the ascending ones: a class is predicted where level < wins, else background;
-            one beyond the classes counts as no prediction
+    level   the threshold's index in ascending order: a class is predicted where level < wins, otherwise background;
+            ids beyond the classes count as no prediction
     """
     found = ImageCounts(*(np.zeros((len(images), num_classes), np.int64) for _ in ImageCounts._fields))
     for start in range(0, len(images), PART):
@@ -129,9 +129,9 @@ def image_iou(counts: ImageCounts) -> NDArray[np.float64]:
 def bootstrap(
     counts: ImageCounts, absent: str, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = SEED
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of `metrics` over draws of as many images, with replacement; NaN without images.
+    """Percentile intervals of `metrics` over bootstrap samples of the images; NaN without images.
 
-    The same counts in the same order and the same seed give the same intervals.
+    The same counts in the same order with the same seed give the same intervals.
     """
     draws: dict[str, list[NDArray[np.float64]]] = {}
     exact = [each.astype(np.float64) for each in counts]  # whole numbers below 2^53: sums are exact in any order
@@ -143,7 +143,7 @@ def bootstrap(
 
 
 def resampling(images: int) -> dict[str, Any]:
-    """How a run's intervals came about, for results.json."""
+    """A description of a run's intervals, for results.json."""
     return {
         "resampled": "images",
         "images": images,
@@ -155,7 +155,7 @@ def resampling(images: int) -> dict[str, Any]:
 
 
 def resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image was drawn: arrays [some of the resamples, images]."""
+    """The number of times that each image was drawn: arrays [some of the resamples, images]."""
     draw, step = np.random.default_rng(seed), max(1, CHUNK // max(images, 1))
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
@@ -164,7 +164,7 @@ def resampled(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.flo
 
 
 def percentile_interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """The middle share `confidence` of the values that are defined; NaN where none is."""
+    """The central interval with the share `confidence` of the defined values; NaN if none is defined."""
     tails = [50 * (1 - confidence), 50 * (1 + confidence)]
     defined = values[~np.isnan(values)]
     low, high = np.percentile(defined, tails) if len(defined) else (np.nan, np.nan)
@@ -172,5 +172,5 @@ def percentile_interval(values: NDArray[np.float64], confidence: float) -> tuple
 
 
 def ratio(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
-    """One count by another; NaN where the denominator is 0."""
+    """The ratio of two counts; NaN if the denominator is 0."""
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), np.nan)

@@ -1,4 +1,4 @@
-"""How well a run tells the classes that are in an image from those that are not: precision, recall, AUC.
+"""How well a run distinguishes present from absent classes: precision, recall, AUC.
 
 presence = Presence(num_classes=21)
 presence.update([Word(8, 0.91, True), Word(12, 0.04, False)], present=[8, 15])      # once per image
@@ -33,8 +33,8 @@ DIGITS = 6  # significant ones of a presence that are kept
 class Word(NamedTuple):
     """A class that was looked for in an image.
 
-    presence  how likely the class is there, 0..1; None where the method gives no such score
-    taken     whether it was segmented as present
+    presence  estimated probability that the class is present, 0..1; None if the method has no such score
+    taken     whether it was judged present
     """
 
     class_id: int
@@ -43,13 +43,13 @@ class Word(NamedTuple):
 
 
 class Presence:
-    """Counts of words by truth and decision; precision, recall and AUC are read off the counts.
+    """Counts of words by truth and decision; precision, recall and AUC are computed from the counts.
 
     num_classes  classes of the data set, background (id 0) included
-    outcomes     [classes, 2, 2]: images by class, by whether it is present, and by whether it was taken as present;
-                 a present class that was not looked for counts as not taken
+    outcomes     [classes, 2, 2]: images by class, by whether it is present, and by whether it was judged present;
+                 a present class that was not looked for counts as judged absent
     offered      [classes]: in how many images each class was looked for
-    levels       presence -> [absent, present]: how many words have exactly this presence
+    levels       presence -> [absent, present]: number of words with exactly this presence
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -87,22 +87,22 @@ class Presence:
         return self
 
     def precision(self) -> float:
-        """Of the words that were taken as present, the share that is; NaN where none was taken."""
+        """The share of words judged present that are present; NaN if there are none."""
         return float(ratio(self.outcomes[:, 1, 1].sum(), self.outcomes[:, :, 1].sum()))
 
     def recall(self) -> float:
-        """Of the classes that are present, the share that was taken as present; NaN where none is present."""
+        """The share of present classes that were judged present; NaN if there are none."""
         return float(ratio(self.outcomes[:, 1, 1].sum(), self.outcomes[:, 1].sum()))
 
     def auc(self) -> float:
-        """How often a present word has a higher presence than an absent one, ties counting half.
+        """How often a present word has a higher presence than an absent one; ties count half.
 
-        NaN where there is no pair of the two.
+        NaN if there is no such pair.
         """
         return float(area_under_curve(*self._levels()[1]))
 
     def reliability(self) -> list[dict[str, Any]]:
-        """Words by tenths of presence: how many, their mean presence, and the share of them that is present."""
+        """Words by tenths of presence: their number, mean presence, and the share that is present."""
         scores, (absent, present) = self._levels()
         which = np.minimum((scores * BINS).astype(int), BINS - 1)
         found = []
@@ -136,14 +136,14 @@ class Presence:
 def area_under_curve(absent: NDArray, present: NDArray) -> NDArray[np.float64]:
     """Area under the ROC curve from counts at ascending scores [..., levels] -> [...]; NaN without a pair.
 
-    The share of pairs (present, absent) in which the present one scores higher; a tie is half a pair.
+    The share of pairs (present, absent) in which the present one has the higher score; ties count half.
     """
     lower = np.cumsum(absent, axis=-1) - absent / 2
     return ratio((present * lower).sum(axis=-1), present.sum(axis=-1) * absent.sum(axis=-1))
 
 
 def checked(presence: float | None) -> float | None:
-    """A presence as it is counted and recorded, to DIGITS significant digits. Raises MetricError."""
+    """A presence, rounded to DIGITS significant digits for counts and records. Raises MetricError."""
     if presence is None:
         return None
     if not 0 <= presence <= 1:  # NaN as well
@@ -155,21 +155,21 @@ def checked(presence: float | None) -> float | None:
 
 
 def as_record(words: Sequence[Word], present: Sequence[int]) -> dict[str, Any]:
-    """What a run's log keeps of an image: `words` as [class id, presence, taken], `present` as ids."""
+    """The entries of an image in a run's log: `words` as [class id, presence, taken], `present` as ids."""
     kept = [[int(class_id), checked(presence), int(taken)] for class_id, presence, taken in words]
     return {"words": kept, "present": [int(class_id) for class_id in present]}
 
 
 def words_of(record: Mapping[str, Any]) -> list[Word]:
-    """The words of such a record."""
+    """The words in a record of `as_record`."""
     return [Word(class_id, presence, bool(taken)) for class_id, presence, taken in record["words"]]
 
 
 def summary(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any] | None:
-    """Everything about presence that results.json holds, from the images whose words were recorded; None without any.
+    """The entry on presence in results.json, from the images with recorded words; None if there are none.
 
     names  class id -> name
-    Precision, recall and auc have 95 % bootstrap intervals over images; what is undefined is None.
+    Precision, recall and auc have 95 % bootstrap intervals over images; undefined values are None.
     """
     if not (records := [record for record in records if "words" in record]):
         return None
@@ -193,7 +193,7 @@ def summary(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
 
 
 def intervals(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float] | None]:
-    """Percentile intervals of precision, recall and auc over draws of as many images, with replacement."""
+    """Percentile intervals of precision, recall and auc over bootstrap samples of the images."""
     right, taken, present = (np.zeros(len(records)) for _ in range(3))
     entries = []  # (presence, image, present)
     for image, record in enumerate(records):
@@ -216,7 +216,7 @@ def histograms(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Absent and present words of each image at ascending presences, from (presence, image, present)   [images, levels]
 
-    More than LEVELS different presences are brought together, neighbours first.
+    More than LEVELS different presences are merged, neighbours first.
     """
     scores, image, present = (np.array(column) for column in zip(*entries)) if entries else (np.zeros(0),) * 3
     different, level = np.unique(scores, return_inverse=True)

@@ -1,9 +1,9 @@
-"""Bilinear upsampling in numpy that equals torch's to the last bit, and a quick form with a known error.
+"""Bilinear upsampling in numpy that equals torch's to the last bit, and a fast form with a bounded error.
 
 A pixel belongs to the class that wins a comparison of float32 numbers, so counts are only reproducible if these
 numbers are. This is `torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)` on a CPU with
-fused multiply-add, without torch: a fused operation is carried out in float64 and rounded once. Where a comparison is
-not close, plain float32 decides it as well, many times faster.
+fused multiply-add, without torch: a fused operation is computed in float64 and rounded once. If a comparison is not
+close, plain float32 is sufficient and many times faster.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Axis:
         return Axis(self.low[part], self.high[part], self.weight[part])
 
     def tiles(self, part: slice, size: int) -> Iterator[tuple[slice, slice, Floats]]:
-        """Some outputs of `part` at a time: (outputs, their source pixels, weights): x[outputs] = weights @ x[source].
+        """Outputs of `part` in tiles: (outputs, source pixels, weights), with x[outputs] = weights @ x[source].
 
-        Products of this size are not shared among threads, whose waiting would cost more than the product.
+        Products of this size are not divided among threads, which would cost more than the product.
         """
         for start in range(part.start, part.stop, size):
             here = slice(start, min(start + size, part.stop))
@@ -60,7 +60,7 @@ class Axis:
             yield here, source, weights
 
     def as_rows(self) -> Axis:
-        """For an axis that runs down, beside one that runs across."""
+        """The vertical axis, shaped for broadcasting with a horizontal one."""
         return Axis(self.low[:, None], self.high[:, None], self.weight[:, None])
 
 
@@ -74,7 +74,7 @@ class Bilinear:
 
     @classmethod
     def between(cls, n: int, grid: tuple[int, ...], height: int, width: int) -> Bilinear:
-        """As torch does it for n maps of that grid."""
+        """The form that torch uses for n maps of that grid."""
         corners = n == 3 or height + width <= SMALL
         return cls(Axis.between(grid[0], height), Axis.between(grid[1], width), corners)
 
@@ -83,7 +83,7 @@ class Bilinear:
         return (_four_corners if self.corners else _two_passes)(maps, self.rows[rows], self.columns[columns])
 
     def blocks(self, n: int) -> Iterator[slice]:
-        """The output rows, as many at a time as n maps should be upsampled at once."""
+        """Blocks of output rows in which n maps are upsampled."""
         height, width = len(self.rows.low), len(self.columns.low)
         step = max(1, BLOCK // (n * width))
         yield from (slice(top, min(top + step, height)) for top in range(0, height, step))
@@ -95,7 +95,7 @@ class Bilinear:
         yield from ((part, order(maps, down[part], across)) for part in self.blocks(len(maps)))
 
     def quickly(self, maps: Floats) -> Iterator[tuple[slice, Floats]]:
-        """The same to within ERROR * max|maps|, for finite maps: each pass is a product with a matrix of weights."""
+        """`exactly` up to ERROR * max|maps|, for finite maps: each pass is a product with a matrix of weights."""
         wide = np.empty((*maps.shape[:2], len(self.columns.low)), np.float32)  # [n, g, width]
         for here, source, weights in self.columns.tiles(slice(0, wide.shape[2]), TILE):
             np.matmul(maps[:, :, source], weights.T, out=wide[:, :, here])
@@ -107,13 +107,13 @@ class Bilinear:
 
 
 def upsample(maps: Floats, height: int, width: int) -> Floats:
-    """Maps [n, g, h] brought to [n, height, width], float32, exactly."""
+    """Upsample maps [n, g, h] to [n, height, width], float32, exactly."""
     bilinear = Bilinear.between(len(maps), maps.shape[1:], height, width)
     return np.concatenate([block for _, block in bilinear.exactly(maps)], axis=1)
 
 
 def _two_passes(maps: Floats, rows: Axis, columns: Axis) -> Floats:
-    """Along the columns, then along the rows; in each pass the lower neighbour's product is fused."""
+    """Interpolate along the columns, then along the rows; in each pass the lower neighbour's product is fused."""
     left = (np.float32(1) - columns.weight).astype(np.float64)
     up = (np.float32(1) - rows.weight).astype(np.float64)
     above, below = (
@@ -124,7 +124,7 @@ def _two_passes(maps: Floats, rows: Axis, columns: Axis) -> Floats:
 
 
 def _four_corners(maps: Floats, rows: Axis, columns: Axis) -> Floats:
-    """The sum of four weighted neighbours, one fused operation after the other, the upper right one first."""
+    """The sum of four weighted neighbours, by consecutive fused operations, starting at the upper right."""
     down, right = rows.weight, columns.weight
     up, left = np.float32(1) - down, np.float32(1) - right
     total = maps[:, rows.low, columns.high] * (up * right)

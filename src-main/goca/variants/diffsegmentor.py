@@ -29,7 +29,7 @@ WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # grid size / map size -> weight; SD
 class DiffSegmentor(SegmentationModel):
     """`DiffSegmentor.from_pretrained(None, "diffsegmentor")("photo.jpg", "cat, grass")`
 
-    Each class has a prompt of its own, "a photograph of CLASS, CAPTION" (the config's class_prompt); all prompts of an
+    Each class has its own prompt, "a photograph of CLASS, CAPTION" (the config's class_prompt); all prompts of an
     image form one batch (see `max_bytes`). The cross maps of the class's name are averaged over heads and over the
     layers of each resolution, scaled to 0..1, resized to the grid and averaged by WEIGHTS, normalised over the
     resolutions that the model has. One step along the head-mean self-attention of the grid's own resolution, then
@@ -57,7 +57,7 @@ class DiffSegmentor(SegmentationModel):
     def score_maps(
         self, image: ImageLike, annotation: PromptAnnotation, noise: Tensor | None = None, image_id: str | None = None
     ) -> Tensor:
-        """The same before refinement."""
+        """The maps of `scores` before refinement."""
         return self.class_maps(Request(image, annotation, noise, image_id))
 
     def class_maps(self, request: Request) -> Tensor:
@@ -156,7 +156,7 @@ class ClassMapCollector:
         """No features are collected."""
 
     def maps(self) -> list[Tensor]:
-        """One map per prompt   [g, g] in 0..1. Raises ConfigError where no self map has the grid's resolution."""
+        """One map per prompt   [g, g] in 0..1. Raises ConfigError if no self map has the grid's resolution."""
         known = {
             grid: WEIGHTS[self.grid[0] // grid[0]] for grid in self.cross_maps if self.grid[0] // grid[0] in WEIGHTS
         }

@@ -1,4 +1,4 @@
-"""Segmentation without a prompt: the model's self-attention alone, merged into regions (after DiffSeg)."""
+"""Segmentation without a prompt: self-attention maps are merged into regions (after DiffSeg)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RegionFinder(Segmenter):
     """Regions from self-attention. `RegionFinder.from_pretrained(None, "mini-sd").regions(["photo.jpg"])`"""
 
     def plan(self, head_rules: Sequence[str] = (), layer_rules: Sequence[str] = ()) -> Plan:
-        """The space map alone; head and layer rules are ignored."""
+        """Collects only the space map; head and layer rules are ignored."""
         return dataclasses.replace(super().plan(), blocks=(), head_rules=(), layer_rules=(), dense=())
 
     @torch.no_grad()
@@ -39,7 +39,7 @@ class RegionFinder(Segmenter):
         merging            threshold, stride and rounds of `goca.refine.merge_proposals`
         noise, image_ids   one per image; None: as in `Segmenter.__call__`
         returns            for each image [P, g, g]; argmax over P gives regions
-        errors             ConfigError where the config names no self_layers
+        errors             ConfigError if the config names no self_layers
         """
         if not self.space_blocks:
             raise ConfigError("regions are merged from self-attention; name its maps in self_layers")
