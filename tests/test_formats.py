@@ -126,12 +126,12 @@ def test_labelme_shapes_give_the_masks_again(tmp_path):
 
 
 def test_masks_and_cutouts(tmp_path):
-    FORMATS["masks"](tmp_path, [item()], CLASSES)
-    with Image.open(tmp_path / "one.png") as image:
+    for name in ("masks", "cutouts"):
+        FORMATS[name](tmp_path / name, [item()], CLASSES)
+        assert json.loads((tmp_path / name / "classes.json").read_text()) == {str(k): v for k, v in CLASSES.items()}
+    with Image.open(tmp_path / "masks/one.png") as image:
         assert image.mode == "L" and (np.asarray(image) == item().read_label()).all()
-    assert json.loads((tmp_path / "classes.json").read_text()) == {str(k): v for k, v in CLASSES.items()}
-    FORMATS["cutouts"](tmp_path, [item()], CLASSES)
-    with Image.open(tmp_path / "one-1.png") as image:
+    with Image.open(tmp_path / "cutouts/one-1.png") as image:
         pixels = np.asarray(image)
     assert ((pixels[..., 3] == 255) == (item().read_label() == 1)).all()
     assert (pixels[..., :3] == np.asarray(item().image)).all()

@@ -178,7 +178,7 @@ class FormatFolders:
         try:
             for name in self.names if self.items else ():
                 FORMATS[name](self.folder / name, self.items, classes)
-                yield f"{self.folder / name}: {len(self.items)} images and {len(classes)} classes in the format {name}"
+                yield f"{self.folder / name}: format {name}, images: {len(self.items)}, classes: {len(classes)}"
         finally:
             self._waiting.cleanup()
 

@@ -20,13 +20,11 @@ def write_masks(folder: Path, items: Iterable[Labelled], classes: Classes) -> li
         label = item.read_label()
         check(label, item, classes)
         files.append(write_png(folder / f"{item.name}.png", Image.fromarray(label)))
-    table = {str(class_id): classes[class_id] for class_id in sorted(classes)}
-    files.append(write_text(folder / "classes.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n"))
-    return files
+    return [*files, write_names(folder, classes)]
 
 
 def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Classes) -> list[Path]:
-    """NAME-ID.png for each present class: the image where the class is, transparent elsewhere (RGBA)."""
+    """NAME-ID.png for each present class: the image where the class is, transparent elsewhere (RGBA); classes.json."""
     files = []
     for item in items:
         label, image = item.read_label(), item.read_image()
@@ -34,4 +32,10 @@ def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Classes) -> 
             image = image.resize((label.shape[1], label.shape[0]))
         for class_id in check(label, item, classes):
             files.append(write_png(folder / f"{item.name}-{class_id}.png", mask_on(image, label == class_id)))
-    return files
+    return [*files, write_names(folder, classes)]
+
+
+def write_names(folder: Path, classes: Classes) -> Path:
+    """classes.json: {id: name}"""
+    table = {str(class_id): classes[class_id] for class_id in sorted(classes)}
+    return write_text(folder / "classes.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
