@@ -1,18 +1,18 @@
-"""Time and memory of the method, as ratios taken in one run.
+"""Measure time and memory of the method, as ratios within one run.
 
     python3 scripts/benchmark.py [embedded]     on the embedded model: a table, and JSON with --json FILE
     python3 scripts/benchmark.py denoisers      on full-size denoisers with random weights
-    python3 scripts/benchmark.py evaluation     the evaluation alone
-    python3 scripts/benchmark.py summary        summing up a run of 5000 images
+    python3 scripts/benchmark.py evaluation     only the evaluation
+    python3 scripts/benchmark.py summary        the summary of a run of 5000 images
 
-Of the embedded model:
+For the embedded model:
 
-bare         VAE encode and one denoiser forward, nothing captured; text states made beforehand
-method       the whole of Segmenter(image, annotation): text, encode, forward, aggregation, rescaling, refinement
+bare         VAE encoding and one forward pass, without reading attention; text states are computed beforehand
+method       all of Segmenter(image, annotation): text, encoding, forward pass, aggregation, rescaling, refinement
 evaluation   MeanIoU.update of one image, nine thresholds
 
-Bare and method take turns image by image, in processor time, so that what else the machine does falls on both. The
-ratio is printed beside its goal.
+Bare and method alternate image by image and are measured in processor time, so other load on the machine affects both.
+The ratio is printed next to its goal.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FIELDS = {"name": "scenes", "reader": "voc", "root": "goca:scenes", "split": "te
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:
-    """Processor seconds on all cores, on which other processes have little influence; and the result."""
+    """Processor seconds on all cores, which other processes hardly influence; and the result."""
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
@@ -102,7 +102,7 @@ def embedded_command(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100, help="images to segment (default: 100)")
     parser.add_argument("--pictures", type=int, action=Renamed, now="--images")
-    parser.add_argument("--pipeline", help="another folder in place of the embedded model")
+    parser.add_argument("--pipeline", help="another folder instead of the embedded model")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     arguments = parser.parse_args(argv)
     found = {"mini-sd": embedded(arguments.images, arguments.pipeline), "threads": torch.get_num_threads()}

@@ -1,9 +1,9 @@
-"""Time of the evaluation of one image on one core, against the plain loop: one argmax over all classes per threshold.
+"""Measure the evaluation of one image on one core, and a plain loop: one argmax over all classes per threshold.
 
     python3 scripts/benchmark_evaluation.py                     151 classes, 9 thresholds, 375 x 500, 5 to 15 present
     python3 scripts/benchmark_evaluation.py --present 3 --size 512 512 --json FILE
 
-Score maps are random numbers on a 64 x 64 grid. Both ways must give the same counts, or the command fails.
+Score maps are random numbers on a 64 x 64 grid. The command fails if the two give different counts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def plain_loop(scores: np.ndarray, label: np.ndarray, class_ids: Sequence[int], 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This process on a single core, where the system can do that; torch with one thread everywhere."""
+    """Limit this process to one core, if the system supports it, and torch to one thread."""
     threads, cores = torch.get_num_threads(), getattr(os, "sched_getaffinity", lambda _: set())(0)
     torch.set_num_threads(1)
     if cores:
@@ -70,7 +70,7 @@ def one_core() -> Iterator[None]:
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median processor time of a call, after one that warms up; what else the machine does hardly counts."""
+    """The median processor time of a call after a warm-up call; other load hardly influences it."""
     spent = []
     for _ in range(repeats + 1):
         start = time.process_time()
@@ -80,7 +80,7 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def measure(classes: int, present: int, size: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Seconds per image of both ways. Raises SystemExit if their counts differ."""
+    """Seconds per image of both. Raises SystemExit if their counts differ."""
     scores, label, class_ids = example(classes, present, size)
     metric = MeanIoU(classes, "offset", THRESHOLDS, ignore_index=VOID)
     metric.update(scores, label, class_ids)

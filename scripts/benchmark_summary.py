@@ -1,11 +1,11 @@
-"""Processor time and memory of summing up a large run: 5000 images of 151 classes at nine thresholds.
+"""Measure processor time and memory of the summary of a large run: 5000 images, 151 classes, nine thresholds.
 
     python3 scripts/benchmark.py summary [--images 5000 --json FILE]
 
-The run folder is made of random label maps, with as many counts per image as a photo of ADE20K has. What is measured is
-what a finished command does when it is given again: the folder is opened, its records are read, the images that are
-counted are left alone, all is added up, bootstrapped, and written with the report. It runs in a process of its own,
-so that its peak of memory is its own; what importing the modules takes is given beside it.
+The run folder has random label maps with as many counts per image as a photo of ADE20K. The measurement covers what a
+finished run's command does when it is repeated: open the folder, read the records, skip the counted images, add up all
+counts, bootstrap, and write the report. It runs in a separate process, for its own peak memory; the memory for
+importing the modules is printed next to it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def make_folder(folder: Path, images: int) -> list[str]:
 
 
 def sum_up(folder: Path, images: int) -> dict[str, float]:
-    """Seconds of processor time by part, and the most memory of the process."""
+    """Processor seconds by part, and the peak memory of the process."""
     before = peak()
     ids = [f"ADE_val_{number:08d}" for number in range(images)]
     names = [[f"class {number}"] for number in range(CLASSES)]

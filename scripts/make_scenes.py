@@ -77,7 +77,7 @@ def write_split(out: Path, split: str, seed: int, count: int, world: str = "scen
     for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
         (part / folder).mkdir(parents=True)
     palette, labels, names = voc_palette().ravel().tolist(), {}, []
-    for i in tqdm(range(count), desc=f"{world}/{split}", unit="picture"):
+    for i in tqdm(range(count), desc=f"{world}/{split}", unit="image"):
         scene, name = drawn.draw(seed, i), f"{split}_{i:05d}"
         Image.fromarray(scene.picture).save(part / f"JPEGImages/{name}.png", optimize=True)
         label = Image.fromarray(scene.label).convert("P")
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, default="scenes")
     parser.add_argument("--split", default="test", help=f"its name; {', '.join(SPLITS)} have their own seeds")
     parser.add_argument("--seed", type=int, help="seed of any other split")
-    parser.add_argument("--count", type=int, default=200, help="pictures")
+    parser.add_argument("--count", type=int, default=200, help="number of images (default: 200)")
     parser.add_argument("--out", type=Path, help="output folder; by default the packaged one")
     parser.add_argument("--labels", type=Path, help="captions; by default gpt_output/WORLD.json or OUT/labels.json")
     arguments = parser.parse_args()

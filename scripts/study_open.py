@@ -1,13 +1,13 @@
 """Measure ask=open on drawn scenes: incomplete captions, absent and single words, presence.
 
     python3 scripts/study_open.py rules                  on the validation split: every rule for `rest` and presence
-    python3 scripts/study_open.py table --seeds 4        docs/open.md's table: a split that no choice was made on
+    python3 scripts/study_open.py table --seeds 4        the table of docs/open.md, on a separate split
     python3 scripts/study_open.py table --split fresh --seeds 1        on another split
 
 Each image is counted once per noise seed. Counts are appended to a file in --work, and an interrupted run resumes. All
-queries of an image, and plain averages over heads and layers beside GoCA, share one forward; presence by denoising
-takes one more for the prompts of present words. `open` has no threshold: its settings are the config's. The table also
-has the published method on the same words at the best of 17 thresholds.
+queries of an image, with GoCA and with vanilla (averages over heads and layers), share one forward pass; presence by
+denoising needs another one for the prompts of present words. `open` has no threshold: its settings are the config's.
+The table also shows the published method with the same words at the best of 17 thresholds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 
 def records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure each image once per noise seed; records that the file already holds are kept."""
+    """Measure each image once per noise seed; existing records in the file are kept."""
     file = arguments.work / f"open-{arguments.study}-{arguments.split}.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("}")]
@@ -37,7 +37,7 @@ def records(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             left = [index for index in range(arguments.count) if (seed, index) not in done]
             published = seed == 0 and arguments.study == "table"
             study = Study(arguments.split, seed, arguments.study == "rules", published) if left else None
-            for index in tqdm(left, desc=f"{arguments.split}, noise seed {seed}", unit="picture"):
+            for index in tqdm(left, desc=f"{arguments.split}, noise seed {seed}", unit="image"):
                 found.append(study.look(index))
                 out.write(json.dumps(found[-1]) + "\n")
                 out.flush()
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=("rules", "table"))
     parser.add_argument("--split", choices=SEEDS, help="validation for rules, untouched for the table")
-    parser.add_argument("--count", type=int, default=200, help="pictures")
+    parser.add_argument("--count", type=int, default=200, help="number of images (default: 200)")
     parser.add_argument("--seeds", type=int, default=1, help="noise seeds")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of the counts")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Layer weights by some rows of the reference affinity (`rows`): the error of the weights, and the change of mIoU.
+"""Measure layer weights from some rows of the reference affinity (`rows`): error of the weights, change of mIoU.
 
     python3 scripts/study_rows.py --rows 64 128 --images 200      on the embedded model and its test scenes
 
-All settings share each image's forward pass, so that rows alone differ.
+All settings share each image's forward pass, so they differ only in their rows.
 """
 
 from __future__ import annotations

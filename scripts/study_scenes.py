@@ -7,7 +7,7 @@
 
 The settings in configs/model/mini-sd.yaml were chosen with the first two, under the paper protocol.
 
-All variants of an image share one forward. Intervals are over noise seeds (95 %, Student's t).
+All variants of an image share one forward pass. Intervals are over noise seeds (95 %, Student's t).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What generated pairs and pseudo-labels are worth as training data, beside true masks.
+"""Measure the value of generated pairs and pseudo-labels as training data, compared with true masks.
 
     python3 scripts/study_synth.py generate --count 608      synthetic pairs
-    python3 scripts/study_synth.py label --count 500         fresh scenes and their pseudo-labels from tags alone
+    python3 scripts/study_synth.py label --count 500         fresh scenes and their pseudo-labels from tags
     python3 scripts/study_synth.py train                     a small U-Net on each, tested on the 200 committed scenes
     python3 scripts/study_synth.py figure                    docs/data.png, docs/data.json and the table
 
-Every part can be stopped and run again: it goes on where it was. `--rank R --ranks N` shares the first between N
-processes; several processes may train other `--sizes` or `--seeds` at a time.
+Every part resumes when it is run again after an interruption. `--rank R --ranks N` divides the first part among N
+processes; several processes may train different `--sizes` or `--seeds` at the same time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HOW = Generation(steps=10, guidance=4.0, traced="second half", tries=2, batch=16
 
 
 def generate_pairs(folder: Path, count: int, rank: int, ranks: int) -> None:
-    """`count` synthetic pairs in folder/synthetic; dropped ones are among them."""
+    """Generate `count` synthetic pairs in folder/synthetic, including dropped ones."""
     pipe = embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     store = Store(folder / "synthetic", HOW.settings(), rank)
@@ -64,8 +64,8 @@ def generate_pairs(folder: Path, count: int, rank: int, ranks: int) -> None:
 
 
 def label_scenes(folder: Path, count: int, refined: int) -> None:
-    """Fresh scenes in folder/fresh.npz: images, true masks, pseudo-labels from the objects' names alone; refined ones
-    for the first of them."""
+    """Fresh scenes in folder/fresh.npz: images, true masks, pseudo-labels from the objects' names, and refined ones for
+    the first scenes."""
     scenes = [draw_scene(SPLITS["fresh"], number) for number in range(count)]
     photos = folder / "photos"
     photos.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class UNet(nn.Module):
 
 
 def fit(images: np.ndarray, labels: np.ndarray, seed: int, steps: int) -> UNet:
-    """AdamW, one cosine, mirrored images; pixels of 255 do not count."""
+    """Train with AdamW, a cosine schedule and mirrored images; pixels of 255 are ignored."""
     torch.manual_seed(seed)
     model = UNet(len(CLASSES) + 1).to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(seed)
@@ -167,7 +167,7 @@ def committed() -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
 
 
 def training_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(a), (b), (c): images and labels, as far as they are made."""
+    """Images and labels of the sets (a), (b), (c) that exist."""
     sets = {}
     if (folder / "synthetic").is_dir():
         records = [each for path in (folder / "synthetic").glob("log*.jsonl") for each in sealed_lines(path)]
@@ -187,7 +187,7 @@ def training_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def train(folder: Path, sizes: list[int], seeds: list[int], steps: int) -> None:
-    """results/SIZE-SEED.json, mIoU by set, and results/segmentor.json; what is there is not done again."""
+    """Write results/SIZE-SEED.json, mIoU by set, and results/segmentor.json; existing results are kept."""
     sets, (images, true, ids) = training_sets(folder), committed()
     own_path = folder / "results/segmentor.json"
     own_path.parent.mkdir(exist_ok=True)
@@ -208,7 +208,7 @@ def train(folder: Path, sizes: list[int], seeds: list[int], steps: int) -> None:
 
 
 def segmentor_miou(images: np.ndarray, true: np.ndarray, ids: list[list[int]]) -> float:
-    """Of the segmentor itself, which is told the objects' names."""
+    """mIoU of the segmentor itself, given the objects' names."""
     segmenter = Segmenter.from_pretrained(None, "mini-sd")
     queries = [Query.of({each: [CLASSES[each]] for each in own}) for own in ids]
     answers = segmenter.look_for([Image.fromarray(image) for image in images], queries)
@@ -257,10 +257,16 @@ def main() -> None:
     parser.add_argument("part", choices=("generate", "label", "train", "figure"))
     parser.add_argument("--out", type=Path, default=Path("runs/study_synth"))
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--refined", type=int, default=104, help="scenes with pseudo-labels refined by pamr, too")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500], help="N of part train")
+    parser.add_argument(
+        "--refined", type=int, default=104, help="number of scenes that also get pseudo-labels refined by pamr"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[100, 500], help="numbers of training images for the part train"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600, help="of the U-Net's training, whatever N")
+    parser.add_argument(
+        "--steps", type=int, default=600, help="training steps of the U-Net, for every number of images"
+    )
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Attention layers alone, one block of each sort, times their number: minutes where all layers take an hour.
+"""Measure one block of each sort, times their number, in minutes instead of an hour for all attention layers.
 
-A sort is what a block costs: the sizes of its attentions, whether it runs before or after the reference feature, and
-whether its self map is a part of the space map. Bare and method take turns block by block, and processor time counts,
-so that what else the machine does falls on both.
+A sort is defined by a block's cost: the sizes of its attentions, whether it runs before or after the reference feature,
+and whether its self map is part of the space map. Bare and method alternate block by block and are measured in
+processor time, so other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Sort = tuple[Any, ...]
 
 
 class TimedAggregator(Aggregator):
-    """An aggregator that says what each deferred block's comparison took."""
+    """An aggregator that measures the comparison of each deferred block."""
 
     def __init__(self, plan: Plan):
         super().__init__(plan)
@@ -102,5 +102,5 @@ def measure(replay: Replay, repeats: int, rows: int | None) -> dict[str, Any]:
 
 
 def weight(name: str, counts: Counter[str]) -> int:
-    """How often a part occurs in the whole model."""
+    """The number of times that a part occurs in the model."""
     return counts.get(name.split(" ")[0], 1)

@@ -1,6 +1,6 @@
-"""Full-size denoisers from their public configurations, with random weights: nothing is downloaded.
+"""Full-size denoisers with random weights, from their public configurations, without a download.
 
-Configurations are those of the `config.json` beside each model's published weights.
+Configurations are those in the `config.json` of each model's published weights.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def flux_inputs(random: Random) -> dict[str, Any]:
 class Model:
     """A denoiser: its class and configuration, the settings in configs/model, its latents and inputs.
 
-    side     of its latents
-    target   bytes beyond the forward that the method may hold
-    goal     method / bare that it should reach: of the whole model, or of its attention layers alone
+    side     side of its latents
+    target   bytes that the method may hold beyond the forward pass
+    goal     goal for method / bare, of the whole model or of its attention layers
     """
 
     title: str
@@ -76,7 +76,7 @@ class Model:
     goal: float
 
     def build(self, device: torch.device | str) -> Denoiser:
-        """With random weights; on "meta" without any."""
+        """Build the denoiser with random weights; on "meta" without weights."""
         torch.manual_seed(0)
         before = torch.get_default_dtype()
         try:
@@ -89,7 +89,7 @@ class Model:
 
 
 class Denoiser:
-    """A model on a device, its layers, and what the method is to make of a forward."""
+    """A model on a device, with its layers and the maps that the method collects."""
 
     def __init__(self, model: Model, module: nn.Module, device: torch.device):
         self.model, self.module, self.device = model, module, device

@@ -1,5 +1,6 @@
-"""The method as plain eager code: every head's map is kept, every layer compared at full size. What streaming is
-measured against, and must agree with."""
+"""The method as plain eager code, which keeps every head's map and compares every layer at full size.
+
+The streaming implementation is measured against it and must agree with it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 @dataclass
 class Kept:
-    """One layer: a map per head [S, K], and what weighs the heads."""
+    """One layer: a map per head [S, K], and the inputs of head weighting."""
 
     maps: list[Tensor]
     values: list[Tensor]
@@ -25,7 +26,7 @@ class Kept:
 
 @dataclass
 class EverythingKept:
-    """A consumer (see diffusion_feature.tap) that keeps all maps of one picture in the model's precision."""
+    """A consumer (see diffusion_feature.tap) that keeps all maps of one image in the model's precision."""
 
     plan: Plan
     cross: dict[str, Kept] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class EverythingKept:
 
     @property
     def bytes(self) -> int:
-        """What the maps take."""
+        """The memory of the maps."""
         return sum(each.nbytes for kept in (*self.cross.values(), *self.selves.values()) for each in kept.maps)
 
     def aggregate(self) -> tuple[Tensor, Tensor]:
@@ -89,7 +90,7 @@ def head_mean(kept: Kept) -> Tensor:
 
 
 def head_weighed(kept: Kept) -> Tensor:
-    """ "dot-product w/o clamp", or the average where heads cannot be weighed   [S, N]"""
+    """ "dot-product w/o clamp", or the average if head weighting is not supported   [S, N]"""
     if kept.out_proj is None:
         return head_mean(kept)
     width = kept.values[0].shape[1]

@@ -1,4 +1,4 @@
-"""Time and memory of a piece of work."""
+"""Measure the time and memory of a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOW = {
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds by the clock, and of processor time on all cores."""
+    """Wall-clock seconds, and processor seconds on all cores."""
 
     wall: float
     cpu: float
@@ -35,7 +35,7 @@ class Spent:
 
 
 def timed(work: Callable[[], object]) -> Spent:
-    """On a GPU processor time is the host's and says little."""
+    """Time a call. On a GPU, processor time is the host's and means little."""
     settle()
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -49,7 +49,7 @@ def settle() -> None:
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that tensors took at once while it ran, beyond what was there before (see HOW)."""
+    """The peak memory of tensors during a call, beyond the memory before it (see HOW)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

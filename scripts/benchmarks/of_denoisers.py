@@ -4,15 +4,15 @@
     python3 scripts/benchmark.py denoisers --models sd15 --repeats 7 --json FILE
     python3 scripts/benchmark.py denoisers --models pixart-sigma --quick --rows 512
 
-bare      the denoiser's forward alone
-method    the same with attention captured, aggregated over heads and layers, rescaled and refined
-eager     the same formulas as plain code that keeps every map (benchmark_eager.py)
-held      the method's peak beyond the bare forward's; method and bare take turns, ratios are medians over the turns
+bare      the denoiser's forward pass alone
+method    the forward pass with attention read, aggregated over heads and layers, rescaled and refined
+eager     the same formulas as plain code that keeps every map (benchmarks/eager.py)
+held      the method's peak memory beyond the bare pass's; method and bare alternate, ratios are medians over the turns
 
-Whole models run where they fit: all of them on a GPU, Stable Diffusion 1.5 on a CPU. The others run there layer by
-layer: every attention module of the model in the order of its forward, at full size, with random weights, through the
-same capture; eager, one layer of each kind, times their number. With --quick one block of each sort is measured for
-bare and method, too, in processor time, and each ratio is printed beside its goal (see benchmarks/by_block.py).
+Whole models run if they fit: all of them on a GPU, Stable Diffusion 1.5 on a CPU. The others run layer by layer on a
+CPU: every attention module of the model in the order of its forward pass, at full size, with random weights; for eager,
+one layer of each kind, times their number. With --quick, bare and method are also measured on one block of each sort,
+in processor time, and each ratio is printed next to its goal (see benchmarks/by_block.py).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def forward(denoiser: Denoiser) -> Run:
 
 
 def turns(denoiser: Denoiser, run: Run, repeats: int) -> dict[str, Any]:
-    """Medians of bare and method, which take turns, and of their ratio; the bytes held."""
+    """Medians of bare and method, which alternate, and of their ratio; the bytes held."""
     bare, whole = (lambda: run(None)), (lambda: method(denoiser, run))
     pairs: list[tuple[Spent, Spent]] = []
     for number in tqdm(range(repeats + 1), desc=denoiser.model.title):
@@ -170,7 +170,7 @@ ROWS_GOAL = 1.3  # with approximate layer weights
 def quick(
     names: Sequence[str], device: torch.device, repeats: int, rows: int | None, dtype: torch.dtype | None
 ) -> None:
-    """Measure one block of each sort, and print the ratios beside their goals."""
+    """Measure one block of each sort, and print the ratios next to their goals."""
     print(QUICK_HEAD)
     for name in names:
         model = MODELS[name] if dtype is None else dataclasses.replace(MODELS[name], dtype=dtype)
@@ -182,7 +182,7 @@ def quick(
 
 
 def measured_before(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Other models' rows of a file that was written on the same device, with the same threads and torch."""
+    """Rows of other models in a file that was written on the same device, with the same threads and torch."""
     before = json.loads(path.read_text()) if path.is_file() else {}
     same = all(before.get(name) == found[name] for name in ("device", "threads", "torch"))
     return before["models"] if same else {}

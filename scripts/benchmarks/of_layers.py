@@ -1,6 +1,6 @@
-"""All attention layers of a model one after the other, each its own full-size module with random weights.
+"""Run all attention layers of a model one by one, as full-size modules with random weights.
 
-The model's shapes come from a forward on the meta device, which holds no weights.
+The model's shapes come from a forward pass on the meta device, without weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = tuple[Any, ...]
 
 
 class Shapes:
-    """A consumer that notes what passes, in order: attentions, and the reference."""
+    """A consumer that records the order of attentions and the reference feature."""
 
     def __init__(self, reference: str):
         self.features = (reference,)
@@ -36,7 +36,7 @@ class Shapes:
 
 
 class Single:
-    """A consumer of attentions alone; the reference comes from the replay."""
+    """A consumer of attentions only; the reference comes from the replay."""
 
     features = ()
 
@@ -45,7 +45,7 @@ class Single:
 
 
 class Replay:
-    """A forward in which only attention modules run. Layers of one kind share a module; each makes its own q, k, v."""
+    """A forward pass of attention modules only. Layers of the same kind share a module, but have their own q, k, v."""
 
     def __init__(self, denoiser: Denoiser, device: torch.device):
         self.denoiser, self.device = denoiser, device
@@ -64,7 +64,7 @@ class Replay:
                 self.reference = torch.randn(step, device=device, dtype=denoiser.model.dtype)
 
     def made(self, layer: AttentionLayer, queries: int, keys: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The module with weights, and its inputs."""
+        """A module with weights, and its inputs."""
         meta: Any = layer.module
         if kind_of(layer, queries, keys) in self.modules:
             return self.modules[kind_of(layer, queries, keys)]

@@ -43,7 +43,7 @@ ID = {word: number for number, word in enumerate(OBJECTS, start=1)}
 
 
 def queries(seed: int, index: int, scene: Scene) -> Iterator[tuple[str, list[str]]]:
-    """(row, words) of an image; "absent" asks for one word that is not there."""
+    """(row, words) of an image; "absent" looks for one absent word."""
     chance = random.Random(index)
     words = write_caption(scene, seed, index, brackets=0).split(", ")
     absent = [word for word in OBJECTS if word not in scene.objects]
@@ -60,7 +60,7 @@ def queries(seed: int, index: int, scene: Scene) -> Iterator[tuple[str, list[str
 
 
 class Study:
-    """One split under one noise seed.
+    """One split with one noise seed.
 
     rules      also measure every rule for `rest`, and every rule of presence
     published  also measure the published method on the same words
@@ -116,7 +116,7 @@ class Study:
                     yield way, method, row, finder.answer(image, query, own, found, *seen[0][:2]), raw
 
     def probed(self, image: Image.Image, name: str, asked: list[tuple[str, list[str]]]) -> Iterator[tuple]:
-        """The same with presence by denoising, which is measured once for both methods; one forward for all queries."""
+        """Answers with presence by denoising, measured once for both methods; one forward pass for all queries."""
         wanted = [Query.of_words(words) for _, words in asked]
         texts = list(dict.fromkeys(text for query in wanted for text in self.probe.writer.single(query)))
         options = Denoising(**self.probe.config.denoising)
@@ -139,7 +139,7 @@ class Study:
     def count_published(
         self, image: Image.Image, name: str, asked: list[tuple[str, list[str]]], scene: Scene
     ) -> list[list[Any]]:
-        """Counts of the published method, for which the words are the whole caption; backgrounds are background."""
+        """Counts of the published method, with the words as the whole caption; background names are background."""
         rows = [(row, words, OBJECTS) for row, words in asked if row not in ("absent", "single")]
         rows += [("absent as rest", words, scene.objects) for row, words in asked if row == "two absent"]
         classes = [[], *([word] for word in OBJECTS)]
@@ -163,7 +163,7 @@ class Study:
 
 
 def without_commas(annotation: PromptAnnotation, words: list[str]) -> PromptAnnotation:
-    """The same words, one token each, without the commas between them: sixteen tokens hold no more than fourteen."""
+    """The prompt's words, one token each, without commas: sixteen tokens have room for fourteen words."""
     places = {word: [place] for place, word in enumerate(words, start=1) if place < 15}
     objects = {ID[word]: places.get(word, []) for word in words}
     return dataclasses.replace(
@@ -182,7 +182,7 @@ def metric(thresholds: list[float]) -> MeanIoU:
 def count_open(
     answer: Answer, words: list[str], scene: Scene, row: str, classed: Sequence[str] = OBJECTS
 ) -> list[list[int]]:
-    """Counts of an answer; where it says a word that is not `classed` is background, and for one word all but it is."""
+    """Counts of an answer; words that are not `classed` count as background, and for one word everything else does."""
     objects = [number for number, word in enumerate(words) if word in classed]
     others = [number for number in range(len(answer.scores)) if number not in objects]
     scores = torch.cat([answer.scores[objects], answer.scores[others].amax(0, keepdim=True)])

@@ -4,7 +4,7 @@
     accelerate launch src-additional/generation_experiment/generate.py model=sd15 method=goca guidance_scale=5 \\
         captions=coco_val2014_30k_captions.csv n=30000 batch=8
 
-Running it again with the same settings makes the missing images. docs/generation.md has the details.
+Run it again with the same settings to generate missing images. See docs/generation.md.
 """
 
 from __future__ import annotations

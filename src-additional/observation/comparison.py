@@ -1,4 +1,4 @@
-"""The figure of two settings, one column of a paper wide: what they have in common once, then row under row."""
+"""The figure of two settings, as wide as a paper's column: common parts once, then the rows of both settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compare(settings: Mapping[str, Numbers], title: str = "", ranking: bool = Fa
 
     ranking   show each word's rank among the words at every pixel, instead of the view "raw scale"
 
-    The maps of a single head and of a layer's mean are left out: both settings have the same.
+    The maps of a single head and of a layer's mean are left out, since both settings have the same ones.
     """
     numbers = list(settings.values())
     shape = shape_of(numbers[0]["picture"])

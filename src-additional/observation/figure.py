@@ -124,7 +124,7 @@ def draw_layers(panel: Panel, top: float) -> None:
 
 
 def draw_layer_bars(panel: Panel, left: float, top: float, width: float, tall: float, heading: str) -> None:
-    """Each layer's weight as a bar, in that place of the panel, under a heading."""
+    """Each layer's weight as a bar, at that position of the panel, under a heading."""
     names, weights = panel.numbers["layers"].tolist(), panel.numbers["layer_weights"]
     chosen = names.index(str(panel.numbers["layer"]))
     panel.heading(heading, left, top, width)
@@ -161,7 +161,7 @@ def draw_heads(panel: Panel, top: float) -> None:
 
 
 def draw_head_maps(panel: Panel, left: float, top: float, width: float, tall: float, heading: str) -> None:
-    """Each head's weight at each pixel, in that place of the panel; one sentence where all are equal everywhere."""
+    """Each head's weight at each pixel, at that position of the panel; one sentence if all are equal everywhere."""
     weights, means = panel.numbers["head_weights"], panel.numbers["head_weight_means"]
     count = len(weights)
     even = 1 / count
@@ -198,7 +198,7 @@ def draw_head_maps(panel: Panel, left: float, top: float, width: float, tall: fl
 
 
 def has_equal_heads(numbers: Numbers) -> bool:
-    """Whether the layer's heads weigh the same everywhere, as they do in a plain average."""
+    """Whether the layer's heads have the same weight everywhere, as in vanilla."""
     weights = numbers["head_weights"]
     return bool(np.abs(weights - 1 / len(weights)).max() < EQUAL)
 
