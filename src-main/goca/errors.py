@@ -1,4 +1,4 @@
-"""The base of GoCA's errors, and the rule which errors a command reports by their message alone."""
+"""The base class of GoCA's errors, and which errors a command reports only by their message."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def explained(error: BaseException) -> bool:
 
     For any other error a command shows the traceback, or how to get it.
     """
-    extractor = sys.modules.get("diffusion_feature.errors")  # not imported: an error raised by it has loaded it
+    extractor = sys.modules.get(
+        "diffusion_feature.errors"
+    )  # not imported here: whatever raises its errors has loaded it
     ours = (GocaError, OSError) if extractor is None else (GocaError, OSError, extractor.ExtractorError)
     return isinstance(error, ours)

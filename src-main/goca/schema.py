@@ -1,4 +1,4 @@
-"""Values from outside, held against the annotated fields of a dataclass before anything is done with them.
+"""Check values from files and command lines against the annotated fields of a dataclass.
 
     @dataclass
     class Settings:
@@ -38,7 +38,7 @@ class ConfigError(GocaError, ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two others, both included."""
+    """A number in a range, including both ends."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -54,7 +54,7 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """A name out of a few; a function, where the names are only known later."""
+    """One of several names; a function, if the names are only known later."""
 
     names: Iterable[str] | Callable[[], Iterable[str]]
 
@@ -82,7 +82,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Different:
-    """A list in which nothing is there twice."""
+    """A list without duplicates."""
 
     def accepts(self, value: Any) -> bool:
         return len(set(value)) == len(value)
@@ -93,7 +93,7 @@ class Different:
 
 @dataclass(frozen=True)
 class Pair:
-    """A whole number between two others, or two of them."""
+    """A whole number in a range, or a pair of them."""
 
     least: int
     most: int
@@ -128,7 +128,7 @@ def check(cls: type, values: Any, error: type[ValueError], name: str = "", besid
 
 
 def check_names(cls: type, values: Any, error: type[ValueError], name: str = "", beside: Sequence[str] = ()) -> None:
-    """The names alone."""
+    """Check only the names."""
     known = [*(field.name for field in dataclasses.fields(cls)), *beside]
     if not isinstance(values, Mapping):
         raise error(f"{name or 'the configuration'} is {shown(values)}; expected a mapping of {', '.join(known)}")
@@ -138,13 +138,13 @@ def check_names(cls: type, values: Any, error: type[ValueError], name: str = "",
 
 
 def check_fields(settings: Any, error: type[ValueError], name: str = "") -> None:
-    """The same of a dataclass's own values."""
+    """Check the values of a dataclass instance."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     check(type(settings), values, error, name)
 
 
 def refusal(hint: Any, value: Any, key: str) -> str | None:
-    """Why a value is not of a type, as a sentence; None where it is."""
+    """The reason why a value is not of a type, as a sentence; None if it is."""
     if fits(hint, value):
         return None
     options = flat(hint)
@@ -162,7 +162,7 @@ def refusal(hint: Any, value: Any, key: str) -> str | None:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a type, with its rules."""
+    """Whether a value is of a type and follows its rules."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return fits(parts[0], value) and all(rule.accepts(value) for rule in parts[1:])
@@ -188,7 +188,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Text that can be written: no NUL, no half of a surrogate pair."""
+    """Whether a text can be written: no NUL, no half of a surrogate pair."""
     return isinstance(value, str) and "\0" not in value and value == value.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -215,7 +215,7 @@ WORDS = {
 
 
 def expected(hint: Any) -> str:
-    """What a type takes, in words."""
+    """A description of the values of a type."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         words = expected(parts[0])
@@ -238,7 +238,7 @@ def several(hint: Any) -> str:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The values that a dataclass's fields have where nothing is said."""
+    """The default values of a dataclass's fields."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.default is not dataclasses.MISSING:
@@ -258,7 +258,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def flat(hint: Any) -> list[Any]:
-    """The options of a union, nested ones among them."""
+    """The options of a union, including nested ones."""
     if get_origin(hint) in (Union, types.UnionType):
         return [option for each in get_args(hint) for option in flat(each)]
     return [hint]
@@ -273,7 +273,7 @@ def bare(hint: Any) -> Any:
 
 
 def item_hint(hint: Any) -> Any:
-    """What a list holds; None for a type that is no list."""
+    """The type of a list's items; None for other types."""
     hint = bare(hint)
     parts = get_args(hint)
     variable = get_origin(hint) in (list, Sequence) or (get_origin(hint) is tuple and parts[-1] is Ellipsis)
@@ -281,17 +281,17 @@ def item_hint(hint: Any) -> Any:
 
 
 def nearest(key: Any, known: Iterable[str]) -> str:
-    """The known name that a key is most like."""
+    """The known name that is most similar to a key."""
     return next(iter(difflib.get_close_matches(named(key), list(known), n=1, cutoff=0.0)), "none")
 
 
 def named(key: Any) -> str:
-    """A key as an error names it."""
+    """A key in the form used in errors."""
     return key[:SHOWN].encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(key, str) else shown(key)
 
 
 def shown(value: Any) -> str:
-    """A value as an error repeats it: its beginning, whatever it is."""
+    """The beginning of any value, in the form used in errors."""
     try:
         text = repr(value).encode("utf-8", "backslashreplace").decode("utf-8")
     except (ValueError, RecursionError):  # a number of more digits than Python prints; nested deeper than it goes
