@@ -11,16 +11,19 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from goca.cli import make_parser
 from goca.cli.app import serve
-from goca.files.atomic import whole_file
+from goca.files.atomic import write_png
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 WORDS = "star, snow, wall"  # of the example on the page
 WITHIN = (0.45, 0.4)  # where the result is clicked, as shares of its width and height: on the star
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+COLOURS = 256  # of the file
 LOADED = "[...document.images].every(each => each.complete && each.naturalWidth)"
 
 
@@ -35,13 +38,14 @@ def main() -> None:
         sys.exit(f"none of {', '.join(BROWSERS)} is installed")
     page, address = serve(make_parser().parse_args(["app", "--device", "cpu"]))
     try:
-        with sync_playwright() as tools, whole_file(args.out) as out:
+        with sync_playwright() as tools:
             chromium = tools.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
             view = {"viewport": {"width": args.width, "height": 900}, "color_scheme": "dark" if args.dark else "light"}
             shown = chromium.new_page(**view)
             segment_example(shown, address)
-            shown.screenshot(path=out, full_page=True, type="png", animations="disabled")
+            screenshot = Image.open(BytesIO(shown.screenshot(full_page=True, animations="disabled")))
             chromium.close()
+        write_png(args.out, screenshot.convert("RGB").quantize(COLOURS))
     finally:
         page.close(verbose=False)
 
