@@ -22,7 +22,8 @@ def of_unet(pipe: Any, config: Any) -> str | None:
     if config.addition_embed_type == "text_time":
         return "kolors" if config.encoder_hid_dim_type == "text_proj" else "sdxl"
     wide = "sd21-base" if config.sample_size == 64 else "sd21"
-    return {768: "sd15", 1024: wide, 96: "mini-sd"}.get(config.cross_attention_dim)
+    mini = "mini-sd-small" if config.block_out_channels[0] == 48 else "mini-sd"
+    return {768: "sd15", 1024: wide, 96: mini}.get(config.cross_attention_dim)
 
 
 def of_pixart(pipe: Any, config: Any) -> str:
