@@ -237,7 +237,7 @@ def figure(measured: Sequence[Measured], power: str = "words found", protocol: s
             axes.plot([], [], MARKERS[kind], color="#333", markersize=5, label=kind)
         axes.set(title=world, xlabel=f"generation: {power}, %", ylabel="segmentation: mIoU, %")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc="upper left")
     return drawn
 
 
