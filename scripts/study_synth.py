@@ -1,7 +1,7 @@
 """Measure the value of generated pairs and pseudo-labels as training data, compared with true masks.
 
-    python3 scripts/study_synth.py generate --count 608      synthetic pairs
-    python3 scripts/study_synth.py label --count 500         fresh scenes and their pseudo-labels from tags
+    python3 scripts/study_synth.py generate --count 2480     synthetic pairs
+    python3 scripts/study_synth.py label --count 2000        fresh scenes and their pseudo-labels from tags
     python3 scripts/study_synth.py train                     a small U-Net on each, tested on the 200 committed scenes
     python3 scripts/study_synth.py figure                    docs/data.png, docs/data.json and the table
 

@@ -191,7 +191,7 @@ def test_the_switches_are_the_code_s():
 
 def test_the_memory_table_is_the_footprint_s():
     footprint = yaml.safe_load((ROOT / "src-main/goca/cli/footprint.yaml").read_text())
-    footprint.pop("mini-sd")
+    footprint = {model: entry for model, entry in footprint.items() if not model.startswith("mini-")}  # they ship
     told_here = {row[0]: row[1:] for row in rows(pages()["docs/faq.md"]) if row[0] in footprint}
     sums = {
         model: [f"{2 * part(entry['parameters'].values()) + entry['method']:.1f}" for part in (sum, max)]
