@@ -188,6 +188,10 @@ def export(out: Path, pipe: DiffusionPipeline) -> None:
     pipe.save_pretrained(part, safe_serialization=True)
     for config in part.glob("text_encoder*/config.json"):  # transformers would load the encoder alone in 16 bit
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    for config in part.glob("*/config.json"):  # a borrowed part remembers the folder that it was read from
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None):
+            config.write_text(json.dumps(content, indent=2) + "\n")
     for extra in (p for p in (out.iterdir() if out.exists() else ()) if p.name in ("README.md", "card")):
         shutil.move(extra, part / extra.name)
     shutil.rmtree(out, ignore_errors=True)

@@ -92,6 +92,7 @@ def test_checkpoints_along_the_way_are_pipelines_too_and_differ(trained):
     weights = [(folder / part / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders]
     assert len(set(weights)) == 3
     assert DiffusionPipeline.load_config(work / "early")["_class_name"] == CLASSES[kind]
+    assert not any("_name_or_path" in json.loads(each.read_text()) for each in work.glob("*/*/config.json"))
 
 
 def test_the_card_tells_what_the_model_was_made_of(trained, monkeypatch):
