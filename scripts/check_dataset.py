@@ -15,7 +15,7 @@ from pathlib import Path
 
 import hydra
 from goca.cli.hydra_command import check_arguments, plain_errors, resolved
-from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
+from goca.datasets import Dataset, DatasetConfig, DatasetError, class_labels, load_dataset
 from goca.datasets.check import Report, examine
 from goca.schema import ConfigError, Count, refusal
 from omegaconf import DictConfig
@@ -52,7 +52,7 @@ def described(dataset: Dataset, config: DatasetConfig, report: Report) -> list[s
     lines = [f"{config.name}: {report.listed} images in {config.listed} (split {config.split}){wanted}"]
     if found := getattr(dataset, "found", None):
         lines.append(f"labels: {found}")
-    names = [class_label(dataset.class_names, class_id) for class_id in range(1, len(dataset.class_names))]
+    names = class_labels(dataset.class_names)[1:]
     absent = [names[class_id - 1] for class_id in range(1, len(names) + 1) if class_id not in report.classes]
     lines.append(f"classes: {len(report.classes)} of {len(names)} occur; {report.void:.1%} of the pixels unlabelled")
     if absent and report.classes:

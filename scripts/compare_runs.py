@@ -18,7 +18,7 @@ from goca import Segmenter
 from goca.benchmark import Benchmark
 from goca.benchmark.tasks import metric_for
 from goca.cli.renamed import Renamed
-from goca.datasets import class_label, load_dataset
+from goca.datasets import class_labels, load_dataset
 from goca.drawing.figures import Row, figure, save_figure
 from goca.evaluation import MeanIoU
 from goca.evaluation.metrics import image_iou
@@ -78,7 +78,7 @@ def draw(runs: dict[str, dict[str, Any]], images: int) -> Figure:
     dataset = load_dataset(next(iter(benchmarks.values())).dataset)
     samples = [dataset.sample(image_id) for image_id in dataset.ids[:: max(1, len(dataset.ids) // images)][:images]]
     rows = [Row(sample.image, sample.label, {}) for sample in samples]
-    names = {i: class_label(dataset.class_names, i) for i in range(len(dataset.class_names))}
+    names = dict(enumerate(class_labels(dataset.class_names)))
     for name, benchmark in benchmarks.items():
         segmenter = Segmenter.from_pretrained(None, benchmark.model, benchmark.device, benchmark.dtype)
         prompts = benchmark.prompts(dataset).annotated(benchmark.annotator(dataset, segmenter.extractor.parts))

@@ -9,20 +9,19 @@ Needs Chromium and the extras app and dev.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from io import BytesIO
 from pathlib import Path
 
 from goca.cli import make_parser
 from goca.cli.app import serve
+from goca.cli.machine import CHROMIUM, find_chromium
 from goca.files.atomic import write_png
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 WORDS = "star, snow, wall"  # of the example on the page
 WITHIN = (0.45, 0.4)  # where the result is clicked, as shares of its width and height: on the star
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 256  # of the file
 LOADED = "[...document.images].every(each => each.complete && each.naturalWidth)"
 
@@ -33,9 +32,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1200, metavar="PIXELS", help="of the window (default: 1200)")
     parser.add_argument("--dark", action="store_true", help="in dark colours")
     args = parser.parse_args()
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = find_chromium()
     if browser is None:
-        sys.exit(f"none of {', '.join(BROWSERS)} is installed")
+        sys.exit(f"none of {', '.join(CHROMIUM)} is installed")
     page, address = serve(make_parser().parse_args(["app", "--device", "cpu"]))
     try:
         with sync_playwright() as tools:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from embedded.mini_family import KINDS
+from goca.cli.renamed import Renamed
 from goca.drawing.figures import save_figure
 from goca.files.atomic import write_arrays, write_text
 from scaling.measures import SIZES, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     parser.add_argument("--train", action="store_true", help="train the kinds first")
     parser.add_argument("--sizes", choices=SIZES, default="full", help="how much is measured (default: full)")
+    parser.add_argument("--quick", action=Renamed, now="--sizes", nargs=0, const="quick")
     arguments = parser.parse_args()
     if arguments.train:
         train_all(arguments.models, arguments.kinds, arguments.sizes == "quick")

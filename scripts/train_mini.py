@@ -186,12 +186,12 @@ def export(out: Path, pipe: DiffusionPipeline) -> None:
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipe.save_pretrained(part, safe_serialization=True)
-    for config in part.glob("text_encoder*/config.json"):  # transformers would load the encoder alone in 16 bit
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    for config in part.glob("*/config.json"):  # a borrowed part remembers the folder that it was read from
+    for config in part.glob("*/config.json"):
         content = json.loads(config.read_text())
-        if content.pop("_name_or_path", None):
-            config.write_text(json.dumps(content, indent=2) + "\n")
+        content.pop("_name_or_path", None)  # a borrowed part remembers the folder that it was read from
+        if config.parent.name.startswith("text_encoder"):
+            content["dtype"] = "float32"  # transformers would load the encoder alone in 16 bit
+        config.write_text(json.dumps(content, indent=2) + "\n")
     for extra in (p for p in (out.iterdir() if out.exists() else ()) if p.name in ("README.md", "card")):
         shutil.move(extra, part / extra.name)
     shutil.rmtree(out, ignore_errors=True)

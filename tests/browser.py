@@ -7,12 +7,11 @@
 Skips aloud where Chromium or playwright is missing.
 """
 
-import shutil
 from contextlib import contextmanager
 
 import pytest
+from goca.cli.machine import CHROMIUM, find_chromium
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,7 +25,7 @@ ARGUMENTS = [
 def open_browser():
     """A browser of playwright's. Start one per module; pages are cheap."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[test]'")
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    path = find_chromium()
     if path is None:
         pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
     with playwright.sync_playwright() as tools:

@@ -72,3 +72,12 @@ def test_the_former_name_of_an_option_works_with_a_warning():
     assert "--picture" not in parser.format_help()
     with pytest.warns(FutureWarning, match="--picture is now called --figure-file"):
         assert parser.parse_args(["--picture", "b.png"]) == argparse.Namespace(figure_file=Path("b.png"))
+
+
+def test_a_former_flag_sets_the_value_of_the_present_option():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", default="full")
+    parser.add_argument("--quick", action=Renamed, now="--sizes", nargs=0, const="quick")
+    assert parser.parse_args([]).sizes == "full"
+    with pytest.warns(FutureWarning, match="--quick is now called --sizes quick"):
+        assert parser.parse_args(["--quick"]).sizes == "quick"

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import open_browser, open_page
-from goca.benchmark.benchmark import class_labels
 from goca.benchmark.counting import CountedRun, collect, count_images
 from goca.benchmark.prediction import Prediction
 from goca.benchmark.run_store import RunError, RunStore
 from goca.benchmark.tasks import metric_for
-from goca.datasets import DatasetConfig, SampleError
+from goca.datasets import DatasetConfig, SampleError, class_labels
 from goca.drawing.class_colours import class_colours
 from goca.drawing.palettes import as_hex, bright_palette
 from goca.evaluation import Word
@@ -69,7 +68,7 @@ def run(folder, dataset=None, ids=None, **sharing):
     with RunStore(folder, {}, sharing.get("rank", 0)) as store:
         own = ids[sharing.get("rank", 0) :: sharing.get("world", 1)]
         counted = CountedRun(store, metric, own)
-        counted.keep_thumbnails(FIXED, class_labels(dataset))
+        counted.keep_thumbnails(FIXED, class_labels(dataset.class_names))
         count_images(dataset, own, [counted], lambda: segment, batch_size=sharing.get("batch_size", 1))
         metric = metric.empty_copy()
         if (records := collect(ids, metric, store)) is None:

@@ -25,7 +25,7 @@ from goca.benchmark.tasks import TASKS, Task
 from goca.benchmark.word_prompts import WordPrompts
 from goca.benchmark.word_sources import DEFAULT, WORD_SOURCES, Asked, Offer, TaggerConfig
 from goca.config import OPEN_FIELDS, SegmenterConfig
-from goca.datasets import Dataset, DatasetConfig, DatasetError, class_label, load_dataset
+from goca.datasets import Dataset, DatasetConfig, DatasetError, class_labels, load_dataset
 from goca.evaluation import ConfusionCounts
 from goca.open.vocabulary import background_words
 from goca.prompts import PromptAnnotation, annotate
@@ -92,7 +92,7 @@ class Benchmark(RunSettings):
         with self.store(dataset, rank) as store:
             own, label_maps = ids[rank::world], self.drawn_label_maps(metric)
             counted = CountedRun(store, metric, own, made_from=made_from, label_maps=label_maps)
-            counted.keep_thumbnails(self.strategy.ranking_threshold, class_labels(dataset))
+            counted.keep_thumbnails(self.strategy.ranking_threshold, class_labels(dataset.class_names))
             load = partial(self.predictor, dataset, source, noise, store)
             count_images(
                 dataset, own, [counted], load, batch_size=self.batch_size, progress=progress, behind=self.behind
@@ -254,11 +254,6 @@ class Benchmark(RunSettings):
             add_missing=offer.add_missing,
             protocol=self.protocol,
         )
-
-
-def class_labels(dataset: Dataset) -> list[str]:
-    """The name of each class in tables and figures, by its id."""
-    return [class_label(dataset.class_names, class_id) for class_id in range(len(dataset.class_names))]
 
 
 def without_later(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,12 @@ class NothingCounted(GocaError, ValueError):
 def refuse_empty(runs: Mapping[Path, dict[str, Any] | None]) -> None:
     """Raises NothingCounted for runs (folder -> results) that have images but counted none."""
     written = {folder: results for folder, results in runs.items() if results is not None}
-    counts = {folder: results["images"] for folder, results in written.items()}
-    if empty := [folder for folder, images in counts.items() if images["listed"] and not images["counted"]]:
-        raise NothingCounted({folder: written[folder] for folder in empty})
+    if empty := {folder: each for folder, each in written.items() if _is_empty(each["images"])}:
+        raise NothingCounted(empty)
+
+
+def _is_empty(images: Mapping[str, Any]) -> bool:
+    return bool(images["listed"]) and not images["counted"]
 
 
 def _why(results: Mapping[str, Any]) -> str:

@@ -138,19 +138,18 @@ def count_images(
     left = [image_id for image_id in ids if any(run.lacks(image_id) for run in runs)]
     readings = read_ahead(left, lambda image_id: read_image(dataset, image_id, runs), ahead)
     predictor = cache(load)
-    batch: list[Case] = []
-    images = 0
+    batch: list[Reading] = []
     with closing(readings), Behind(behind) as later:
         for _, reading in zip(progress(left), readings):
             for number, reason in reading.skipped.items():
                 later(runs[number].skip, reading.image_id, reason)
             if reading.cases:
-                batch, images = [*batch, *reading.cases], images + 1
-            if images == batch_size:
-                later(count_batch, batch, *segmented(batch, predictor()), runs)
-                batch, images = [], 0
+                batch.append(reading)
+            if len(batch) == batch_size:
+                later(count_batch, *segmented(batch, predictor()), runs)
+                batch = []
         if batch:
-            later(count_batch, batch, *segmented(batch, predictor()), runs)
+            later(count_batch, *segmented(batch, predictor()), runs)
 
 
 @dataclass(frozen=True)
@@ -188,11 +187,12 @@ def read_image(dataset: Dataset, image_id: str, runs: Sequence[CountedRun]) -> R
     return Reading(image_id, [replace(case, read_seconds=seconds) for case in cases], skipped)
 
 
-def segmented(cases: Sequence[Case], predict: Predictor) -> tuple[Sequence[Outcome], float]:
-    """One outcome per case, and the mean time per case in seconds."""
+def segmented(batch: Sequence[Reading], predict: Predictor) -> tuple[list[Case], Sequence[Outcome], float]:
+    """The cases of a batch, one outcome per case, and the mean time per case in seconds."""
+    cases = [case for reading in batch for case in reading.cases]
     start = time.perf_counter()
     outcomes = predict(cases)
-    return outcomes, (time.perf_counter() - start) / len(cases)
+    return cases, outcomes, (time.perf_counter() - start) / len(cases)
 
 
 def count_batch(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from goca.benchmark.prediction import Predictor
 from goca.benchmark.predictor import SEGMENTERS, CompletePredictor, Noise, OpenPredictor, RegionPredictor
 from goca.benchmark.word_prompts import WordPrompts
-from goca.datasets import Dataset, class_label
+from goca.datasets import Dataset, class_labels
 from goca.variants.regions import RegionFinder
 
 if TYPE_CHECKING:
@@ -44,6 +44,5 @@ def segmenter_of(run: Benchmark, dataset: Dataset, source: Any, store: RunStore)
     if isinstance(source, WordPrompts) and source.asked.tagger is not None:
         source.asked.tagger.load()
     segmenter = run.load(SEGMENTERS[run.model.method], store)
-    names = dataset.class_names
-    segmenter.use_class_names({class_id: class_label(names, class_id) for class_id in range(len(names))})
+    segmenter.use_class_names(dict(enumerate(class_labels(dataset.class_names))))
     return segmenter

@@ -86,6 +86,11 @@ def version_line(requirement: Any) -> Line:
 # --- programs ----------------------------------------------------------------------------------------------------
 
 
+def find_chromium() -> str | None:
+    """The path of an installed Chromium or Chrome."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
 def programs() -> Iterator[Line]:
     """Optional packages and programs that only some commands need. For a key, only whether it is set."""
     for module, (extra, purpose) in OPTIONAL.items():
@@ -94,7 +99,7 @@ def programs() -> Iterator[Line]:
     yield Line(
         "OPENAI_API_KEY", f"{keyed} (labelling with GPT)", None if keyed == "set" else "export OPENAI_API_KEY=..."
     )
-    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    browser = find_chromium()
     yield Line("chromium", browser or "not found (browser tests)", None if browser else "apt-get install chromium")
 
 

@@ -10,6 +10,8 @@ from typing import Any
 class Renamed(argparse.Action):
     """The former name of an option: sets the same value, with a FutureWarning that names the present option.
 
+    With `nargs=0, const=VALUE` a former flag, which set the present option to that value.
+
     >>> parser = argparse.ArgumentParser()
     >>> _ = parser.add_argument("--figure")
     >>> _ = parser.add_argument("--picture", action=Renamed, now="--figure")
@@ -21,5 +23,7 @@ class Renamed(argparse.Action):
         self.now = now
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        warnings.warn(f"{option_string} is now called {self.now}", FutureWarning, stacklevel=2)
-        setattr(namespace, self.dest, values)
+        value = values if self.const is None else self.const
+        now = self.now if self.const is None else f"{self.now} {self.const}"
+        warnings.warn(f"{option_string} is now called {now}", FutureWarning, stacklevel=2)
+        setattr(namespace, self.dest, value)

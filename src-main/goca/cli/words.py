@@ -202,11 +202,11 @@ def labeler(given: Iterable[str]) -> LabelerConfig:
 
 def labeler_file(name: str) -> dict[str, Any]:
     """The fields of configs/labeler/NAME.yaml or of a file, on top of those of its bases. Raises LabelingError."""
-    from goca.config import folder
+    from goca.config_folder import config_folder
     from goca.files.text import FileUnreadable, read_yaml
     from goca.labeling import LabelingError
 
-    known = {file.stem: file for file in (folder().parent / "labeler").glob("*.yaml")}
+    known = {file.stem: file for file in (config_folder() / "labeler").glob("*.yaml")}
     path = known.get(name, Path(name).expanduser())
     if not path.is_file():
         raise LabelingError(f"unknown labeler {name!r}; expected a YAML file or one of: {', '.join(sorted(known))}")

@@ -18,6 +18,7 @@ from goca.datasets.base import (
     Sample,
     SampleError,
     class_label,
+    class_labels,
 )
 from goca.datasets.cityscapes import CityscapesDataset
 from goca.datasets.coco import CocoObjectDataset, CocoStuffDataset
@@ -36,6 +37,7 @@ __all__ = [
     "SampleError",
     "VocabularyError",
     "class_label",
+    "class_labels",
     "load_dataset",
     "read_vocabulary",
     "vocabularies",

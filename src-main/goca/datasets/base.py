@@ -228,6 +228,11 @@ def class_label(class_names: Sequence[Sequence[str]], class_id: int) -> str:
     return names[0] if names else ("background" if class_id == 0 else f"class {class_id}")
 
 
+def class_labels(class_names: Sequence[Sequence[str]]) -> list[str]:
+    """The name of each class for tables and figures, by its id."""
+    return [class_label(class_names, class_id) for class_id in range(len(class_names))]
+
+
 def class_table(classes: str, root: Path) -> list[list[str]]:
     """Read names per class id from the packaged table of that name or a .json file in the root."""
     path = root / classes if classes.endswith(".json") else TABLES / f"{classes}.json"

@@ -56,8 +56,7 @@ def with_legend(image: Image.Image, entries: Sequence[Entry]) -> Image.Image:
     if not entries:
         return image
     image = _enlarged(image)
-    size = max(11, round(image.width / 36))
-    font = ImageFont.load_default(size)
+    size, font = _lettering(image)
     texts = [f"{entry.name}  {entry.share:.0%}" for entry in entries]
     line, swatch = round(1.6 * size), size
     widest = max(round(font.getlength(text)) for text in texts) + swatch + 2 * size
@@ -84,13 +83,12 @@ def with_scale(image: Image.Image, name: str, colours: Image.Image, ends: tuple[
     Small images are enlarged as in `with_legend`.
     """
     image = _enlarged(image)
-    size = max(11, round(image.width / 36))
-    font = ImageFont.load_default(size)
+    size, font = _lettering(image)
     low, high = (f"{value:.2f}" for value in ends)
-    left = round(font.getlength(f"{name} {low}")) + 2 * size
-    room = max(4 * size, image.width - left - round(font.getlength(high)) - size)
+    left, right = round(font.getlength(f"{name} {low}")) + 2 * size, round(font.getlength(high)) + size
+    room = max(4 * size, image.width - left - right)
     height = round((1.6 + 2 * MARGIN) * 1.6 * size)
-    sheet = Image.new("RGB", (left + room + round(font.getlength(high)) + size, image.height + height), "white")
+    sheet = Image.new("RGB", (left + room + right, image.height + height), "white")
     sheet.paste(image, (0, 0))
     draw, middle = ImageDraw.Draw(sheet), image.height + height / 2
     draw.text((size / 2, middle), name, fill=TEXT, font=font, anchor="lm")
@@ -103,6 +101,11 @@ def with_scale(image: Image.Image, name: str, colours: Image.Image, ends: tuple[
 def _enlarged(image: Image.Image) -> Image.Image:
     factor = -(-SMALLEST // max(image.size))
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+
+
+def _lettering(image: Image.Image) -> tuple[int, Any]:
+    size = max(11, round(image.width / 36))
+    return size, ImageFont.load_default(size)
 
 
 def mask_on(image: Any, mask: Any) -> Image.Image:
