@@ -24,9 +24,18 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
-from embedded.mini_data import HELD_OUT_SEED, Words, draw_images, encode_images, to_unit, training_caption
+from embedded.mini_data import (
+    HELD_OUT_SEED,
+    EncodedOnDemand,
+    Words,
+    draw_images,
+    encode_images,
+    to_unit,
+    training_caption,
+)
 from embedded.mini_family import KINDS, Kind, Networks
 from embedded.resumable_training import (
+    DECAYS,
     Trainer,
     batch_parts,
     generator_of,
@@ -53,6 +62,7 @@ class Recipe:
     rate: float = 1e-3
     warm_up: int = 200
     decay: str = "cosine"
+    halved: tuple[float, float] = (0.0, 0.0)  # share of steps on images of half the side: at full rate, while it falls
     text_dropout: float = 0.1
     ema: float = 0.999
     save_every: int = 250
@@ -62,8 +72,8 @@ class Recipe:
 RECIPES = {
     "mini-sd": Recipe(),
     "mini-sd-small": Recipe(decay="late linear"),
-    "mini-pixart": Recipe(decay="late linear", warm_up=400),
-    "mini-flux": Recipe(decay="late linear"),
+    "mini-pixart": Recipe(decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
+    "mini-flux": Recipe(decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
 }
 QUICK = {"vae_steps": 6, "steps": 6, "vae_batch": 4, "batch": 4, "save_every": 3, "held_out": 4}
 QUICK_IMAGES = 48
@@ -94,7 +104,7 @@ def train_vae(work: Path, recipe: Recipe, build: Callable[[], AutoencoderKL], im
 class Latents:
     """Latents [2N, c, h, w] of N images and their mirror images, the words of the N, and the scale of latents."""
 
-    values: np.ndarray
+    values: np.ndarray | EncodedOnDemand
     words: Sequence[Words]
     scale: float
 
@@ -105,8 +115,17 @@ class Latents:
         return training_caption(self.words[index % len(self.words)], random)
 
 
-def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.device):
-    """The VAE, the training latents and the held-out ones; whatever is there already is read."""
+@dataclass(frozen=True)
+class Data:
+    """Latents of whole images, of the same at half the side where the recipe asks for it, and of held-out ones."""
+
+    whole: Latents
+    halved: Latents | None
+    held_out: Latents
+
+
+def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.device) -> tuple[AutoencoderKL, Data]:
+    """The VAE and what it makes of the images; whatever is there already is read."""
     images, words = draw_images(data, kind.worlds)
     held_out, held_words = draw_images(data, dict.fromkeys(kind.worlds, recipe.held_out), HELD_OUT_SEED)
     if isinstance(kind.vae, str):
@@ -114,14 +133,27 @@ def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.de
         caches = data / kind.vae.replace(":", "-")
     else:
         vae, caches = train_vae(work, recipe, kind.vae, images, device), work
+    vae = vae.to(device, memory_format=torch.channels_last).eval()
     name = "-".join(f"{world}{count}" for world, count in kind.worlds.items())
-    name += f"-x{kind.enlarge}" if kind.enlarge > 1 else ""
-    values = encode_images(caches / f"latents-{name}.npy", vae, images, device, kind.enlarge)
-    held_values = encode_images(caches / f"held-out-{name}.npy", vae, held_out, device, kind.enlarge)
-    sample = np.asarray(values[:: max(1, len(values) // 2000)], np.float32)
-    scale = vae.config.scaling_factor if isinstance(kind.vae, str) else 1 / float(sample.std())
+
+    def encoded(what: str, pixels: np.ndarray, enlarge: float) -> np.ndarray:
+        size = f"-x{enlarge:g}" if enlarge != 1 else ""
+        return encode_images(caches / f"{what}-{name}{size}.npy", vae, pixels, device, enlarge)
+
+    many = EncodedOnDemand(vae, images, device, kind.enlarge)  # enlarged latents fill gigabytes
+    values = many if kind.enlarge > 1 else encoded("latents", images, kind.enlarge)
+    halved = encoded("latents", images, kind.enlarge / 2) if any(recipe.halved) else None
+    held_values = encoded("held-out", held_out, kind.enlarge)
+    if isinstance(kind.vae, str):
+        scale = vae.config.scaling_factor
+    else:
+        scale = 1 / float(np.asarray(values[:: max(1, len(values) // 2000)], np.float32).std())
     vae.register_to_config(scaling_factor=scale, shift_factor=0.0)  # FluxPipeline adds it, so it has to be a number
-    return vae, Latents(values, words, scale), Latents(held_values, held_words, scale)
+    return vae, Data(
+        Latents(values, words, scale),
+        None if halved is None else Latents(halved, words, scale),
+        Latents(held_values, held_words, scale),
+    )
 
 
 @torch.no_grad()
@@ -146,8 +178,14 @@ def task_loss(
     return ((found.float() - task.target).pow(2) * task.weight).mean()
 
 
+def sees_halved(recipe: Recipe, step: int) -> bool:
+    """Whether a step sees images of half the side, which cost a quarter: drawn from its number."""
+    share = recipe.halved[DECAYS[recipe.decay](step / recipe.steps) < 1]
+    return np.random.default_rng((6, step)).random() < share
+
+
 def train_denoiser(
-    work: Path, recipe: Recipe, kind: Kind, latents: Latents, held_out: Latents, device: torch.device, train: bool
+    work: Path, recipe: Recipe, kind: Kind, data: Data, device: torch.device, train: bool
 ) -> tuple[dict[str, Any], Trainer]:
     torch.manual_seed(3)
     parts = kind.parts(work)
@@ -162,11 +200,12 @@ def train_denoiser(
         recipe.steps,
         recipe.rate,
         recipe,
-        validate=lambda: held_out_loss(networks, held_out, device),
+        validate=lambda: held_out_loss(networks, data.held_out, device),
         marks={max(1, round(share * recipe.steps)): name for name, share in MARKS.items()},
     )
 
     def loss_at(step: int, part: slice) -> Tensor:
+        latents = data.halved if data.halved is not None and sees_halved(recipe, step) else data.whole
         random = np.random.default_rng((4, step, part.start))
         picked = np.sort(random.integers(0, len(latents.values), part.stop - part.start))
         captions = ["" if random.random() < recipe.text_dropout else latents.caption(i, random) for i in picked]
@@ -228,9 +267,9 @@ def main() -> None:
     kind, recipe = recipe_of(arguments)
     arguments.work.mkdir(parents=True, exist_ok=True)
     device = pick_device()
-    vae, latents, held_out = prepare(kind, recipe, arguments.work, arguments.data, device)
+    vae, data = prepare(kind, recipe, arguments.work, arguments.data, device)
     train = not arguments.export
-    parts, trainer = train_denoiser(arguments.work, recipe, kind, latents, held_out, device, train)
+    parts, trainer = train_denoiser(arguments.work, recipe, kind, data, device, train)
     pipe = kind.family.assemble(parts, vae)
     export(arguments.out, pipe)
     for mark in MARKS:

@@ -87,15 +87,15 @@ def draw_images(data: Path, counts: Counts, seed: int = DATA_SEED) -> tuple[np.n
     return np.load(pixels, mmap_mode="r"), json.loads(words.read_text())
 
 
-def to_unit(images: np.ndarray, device: torch.device, enlarge: int = 1) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, enlarge * H, enlarge * W] in -1..1."""
+def to_unit(images: np.ndarray, device: torch.device, enlarge: float = 1) -> Tensor:
+    """uint8 [B, H, W, 3] to float [B, 3, enlarge * H, enlarge * W] in -1..1; at 0.5 the means of 2 x 2 pixels."""
     tensor = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    if enlarge > 1:
+    if enlarge != 1:
         tensor = F.interpolate(tensor, scale_factor=enlarge, mode="bilinear", align_corners=False)
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def encode_images(file: Path, vae: Any, images: np.ndarray, device: torch.device, enlarge: int = 1) -> np.ndarray:
+def encode_images(file: Path, vae: Any, images: np.ndarray, device: torch.device, enlarge: float = 1) -> np.ndarray:
     """Latents [2N, c, h, w] float16 of every image, then of its mirror image; kept in `file` (memory-mapped)."""
     if not file.exists():
         vae = vae.to(device, memory_format=torch.channels_last).eval()
@@ -119,3 +119,25 @@ def encode_images(file: Path, vae: Any, images: np.ndarray, device: torch.device
         with whole_file(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, latents)
     return np.load(file, mmap_mode="r")
+
+
+@dataclass(frozen=True)
+class EncodedOnDemand:
+    """The same latents as `encode_images`, encoded whenever they are asked for: for kinds that use few of them."""
+
+    vae: Any
+    images: np.ndarray  # [N, H, W, 3] uint8
+    device: torch.device
+    enlarge: float = 1
+
+    def __len__(self) -> int:
+        return 2 * len(self.images)
+
+    @torch.no_grad()
+    def __getitem__(self, picked: np.ndarray) -> np.ndarray:
+        pixels = to_unit(self.images[picked % len(self.images)], self.device, self.enlarge)
+        mirrored = torch.from_numpy(picked >= len(self.images)).to(self.device)[:, None, None, None]
+        with mixed_precision(self.device):
+            return (
+                self.vae.encode(torch.where(mirrored, pixels.flip(-1), pixels)).latent_dist.mean.float().cpu().numpy()
+            )

@@ -78,11 +78,16 @@ def pixart_networks(parts: Parts, device: torch.device) -> Networks:
     return Networks({"text_encoder": text, "transformer": transformer}, task, predict)
 
 
+def spread_places(side: int) -> Tensor:
+    """`places` of side x side tokens in the coordinates of a whole image's 16 x 16   [side^2, 3]"""
+    factor = SIZE // 4 / side
+    return places(side, side) * torch.tensor([1, factor, factor]) + torch.tensor([0, factor - 1, factor - 1]) / 2
+
+
 def flux_networks(parts: Parts, device: torch.device) -> Networks:
     modules = {name: parts[name].to(device) for name in ("text_encoder", "text_encoder_2", "transformer")}
     clip, t5, transformer = modules.values()
-    side = SIZE // 4
-    image_places, text_places = places(side, side).to(device), torch.zeros(TEXT, 3, device=device)
+    text_places = torch.zeros(TEXT, 3, device=device)
 
     def predict(noised: Tensor, t: Tensor, captions: list[str]) -> Tensor:
         states, _ = t5_states(t5, parts["tokenizer_2"], captions, masked=False)
@@ -92,10 +97,10 @@ def flux_networks(parts: Parts, device: torch.device) -> Networks:
             encoder_hidden_states=states,
             pooled_projections=clip(ids.to(device)).pooler_output,
             timestep=t,
-            img_ids=image_places,
+            img_ids=spread_places(noised.shape[-1] // 2).to(device),
             txt_ids=text_places,
         )
-        return unpack(told.sample, 2 * side, 2 * side)
+        return unpack(told.sample, *noised.shape[-2:])
 
     return Networks(modules, rectified_flow, predict)
 
