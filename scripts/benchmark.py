@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from diffusion_feature.latents import read_picture, seeded
+from diffusion_feature.latents import preprocess, seeded
 from goca import Segmenter
 from goca.cli.renamed import Renamed
 from goca.datasets import load_dataset
@@ -72,8 +72,8 @@ def embedded(images: int, pipeline: str | None) -> dict[str, float]:
         states, image, label = backbone.encode_text(extractor.parts, [annotation.caption]), sample.image, sample.label
 
         def bare() -> torch.Tensor:
-            picture = read_picture(image, extractor.img_size)[None]  # noqa: B023
-            latents = backbone.encode_image(extractor.parts, picture, "mean", None)
+            pixels = preprocess(image, extractor.img_size)[None]  # noqa: B023
+            latents = backbone.encode_image(extractor.parts, pixels, "mean", None)
             level = backbone.noise_level(extractor.parts["scheduler"], t, "nominal", tuple(latents.shape[-2:]))
             noised = level.signal * latents + level.noise * torch.randn(latents.shape, generator=seeded(0))
             return backbone.denoise(extractor.parts, noised, level, states)  # noqa: B023

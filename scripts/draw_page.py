@@ -53,14 +53,14 @@ def segment_example(shown: Page, address: str) -> None:
     """Choose the example, segment it, and ask for the scores at a place."""
     shown.goto(address)
     shown.get_by_text(WORDS).click()
-    shown.wait_for_selector("#goca-picture img")
+    shown.wait_for_selector("#goca-image img")
     shown.click("#goca-segment")
-    shown.wait_for_selector("#goca-picture-legend li")
-    result = shown.locator("#goca-picture-overlay img")
+    shown.wait_for_selector("#goca-image-legend li")
+    result = shown.locator("#goca-image-overlay img")
     box = result.bounding_box()
     assert box is not None, "the result has no place on the page"
     result.click(position={"x": WITHIN[0] * box["width"], "y": WITHIN[1] * box["height"]})
-    shown.wait_for_selector("#goca-picture-result >> text=Scores at")
+    shown.wait_for_selector("#goca-image-result >> text=Scores at")
     shown.mouse.move(0, 0)
     shown.wait_for_function(LOADED)
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from train_mini import RECIPES, SHIPPED
 
 GUIDANCE, SAMPLING_STEPS, SAMPLES = 4.0, 30, 6
-RESTORED = 200  # test pictures of each world that the VAE is tried on
+RESTORED = 200  # test images of each world that the VAE is tried on
 
 CARD = """\
 # {kind}
@@ -48,17 +48,17 @@ commas: `ball, sky, grass`.{called}
 
 ## How it was made
 
-`python3 scripts/train_mini.py --kind {kind}`, {start}, on pictures that `scripts/embedded/scene_drawing.py` and
-`scripts/embedded/scenes_hard.py` draw: {pictures} of data seed {seed}, and their mirror images. The validation loss is
-of {held_out} pictures of each world, seed {held_out_seed}; the splits that are measured on have the seeds {splits}.
-{vae_training} Text and denoiser together: {steps} steps of {batch} pictures, {target}, {dropout:.0%} text dropout,
+`python3 scripts/train_mini.py --kind {kind}`, {start}, on images that `scripts/embedded/scene_drawing.py` and
+`scripts/embedded/scenes_hard.py` draw: {images} of data seed {seed}, and their mirror images. The validation loss is
+of {held_out} images of each world, seed {held_out_seed}; the splits that are measured on have the seeds {splits}.
+{vae_training} Text and denoiser together: {steps} steps of {batch} images, {target}, {dropout:.0%} text dropout,
 AdamW {rate:g} with warm-up and {decay} decay, moving average {ema:g}; the weights are the average's, in 16 bit.
 Hardware: {hardware}. Time between the first and last log line, pauses and other work on the same machine included:
 {minutes}. Mean loss of the last tenth: {losses}.{validation}
 
 ![loss](card/loss.png)
 
-The VAE restores {count} test pictures of each world: {psnr}.
+The VAE restores {count} test images of each world: {psnr}.
 
 ## Samples
 
@@ -143,11 +143,11 @@ def sample_figure(pipe: DiffusionPipeline, hard: bool) -> Figure:
 
 @torch.no_grad()
 def psnr(pipe: DiffusionPipeline, world: str, enlarge: int) -> float:
-    """Peak signal-to-noise ratio of encode + decode over test pictures, dB: the mean over pictures."""
-    drawn = [WORLDS[world].draw(WORLDS[world].splits["test"], i).picture for i in range(RESTORED)]
-    pictures = to_unit(np.stack(drawn), torch.device("cpu"), enlarge)
-    restored = torch.cat([pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample for p in pictures.split(20)])
-    errors = (restored.clamp(-1, 1) - pictures).pow(2).mean((1, 2, 3))
+    """Peak signal-to-noise ratio of encode + decode over test images, dB: the mean over images."""
+    drawn = [WORLDS[world].draw(WORLDS[world].splits["test"], i).image for i in range(RESTORED)]
+    images = to_unit(np.stack(drawn), torch.device("cpu"), enlarge)
+    restored = torch.cat([pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample for p in images.split(20)])
+    errors = (restored.clamp(-1, 1) - images).pow(2).mean((1, 2, 3))
     return float((10 * torch.log10(4 / errors)).mean())
 
 
@@ -204,7 +204,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
     minutes = {name: f"{(log[-1]['time'] - log[0]['time']) / 60:.0f} min" for name, log in logs.items()}
     losses = {name: f"{np.mean([e['loss'] for e in log[-max(1, len(log) // 10) :]]):.4f}" for name, log in logs.items()}
     own = isinstance(kind.vae, str)
-    vae = f"The VAE is that of {kind.vae}." if own else f"VAE: {recipe.vae_steps} steps of {recipe.vae_batch} pictures."
+    vae = f"The VAE is that of {kind.vae}." if own else f"VAE: {recipe.vae_steps} steps of {recipe.vae_batch} images."
     arguments = ", ".join(f"{name}={value!r}" for name, value in call_arguments(pipe).items())
     splits = {f"{world} {split}": str(seed) for world in kind.worlds for split, seed in WORLDS[world].splits.items()}
     return CARD.format(
@@ -216,7 +216,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         words=", ".join(WORDS if kind_name == "mini-sd" else FAMILY_WORDS),
         called=CALLED.format(arguments=arguments) if arguments else "",
         start="all but the VAE from random weights" if own else "everything from random weights",
-        pictures=listed({world: str(count) for world, count in kind.worlds.items()}),
+        images=listed({world: str(count) for world, count in kind.worlds.items()}),
         seed=DATA_SEED,
         held_out=recipe.held_out,
         held_out_seed=HELD_OUT_SEED,

@@ -79,7 +79,7 @@ def write_split(out: Path, split: str, seed: int, count: int, world: str = "scen
     palette, labels, names = voc_palette().ravel().tolist(), {}, []
     for i in tqdm(range(count), desc=f"{world}/{split}", unit="image"):
         scene, name = drawn.draw(seed, i), f"{split}_{i:05d}"
-        Image.fromarray(scene.picture).save(part / f"JPEGImages/{name}.png", optimize=True)
+        Image.fromarray(scene.image).save(part / f"JPEGImages/{name}.png", optimize=True)
         label = Image.fromarray(scene.label).convert("P")
         label.putpalette(palette)
         label.save(part / f"SegmentationClass/{name}.png", optimize=True)

@@ -73,10 +73,10 @@ def label_scenes(folder: Path, count: int, refined: int) -> None:
     for number, scene in enumerate(scenes):
         path = photos / f"{number:06d}.png"
         if not path.is_file():
-            write_png(path, Image.fromarray(scene.picture))
+            write_png(path, Image.fromarray(scene.image))
         asked.append(Photo(path, path.stem, tuple(sorted(OBJECTS.index(name) + 1 for name in scene.objects))))
     arrays = {
-        "images": np.stack([scene.picture for scene in scenes]),
+        "images": np.stack([scene.image for scene in scenes]),
         "true": np.stack([scene.label for scene in scenes]),
         "pseudo": pseudo_labels(folder / "pseudo", asked, {}),
         "refined": pseudo_labels(folder / "refined", asked[:refined], {"refine": REFINED}),
@@ -163,7 +163,7 @@ def committed() -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """The 200 scenes of the test split: images, true masks, the objects' class ids."""
     scenes = [draw_scene(SPLITS["test"], number) for number in range(200)]
     ids = [sorted(OBJECTS.index(name) + 1 for name in scene.objects) for scene in scenes]
-    return np.stack([scene.picture for scene in scenes]), np.stack([scene.label for scene in scenes]), ids
+    return np.stack([scene.image for scene in scenes]), np.stack([scene.label for scene in scenes]), ids
 
 
 def training_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusion_feature.images import ORIENTATION, PNG, TURNS
-from diffusion_feature.latents import read_picture
+from diffusion_feature.latents import preprocess
 from goca.embedded import resolve
 from PIL import Image, ImageCms
 
@@ -162,10 +162,10 @@ def pixels_of_the_vae(size=None):
     seen = []
 
     def read(image, usual, *rest):
-        pixels = read_picture(image, size() if size else usual, *rest)
+        pixels = preprocess(image, size() if size else usual, *rest)
         seen.append(Image.fromarray(((pixels.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()))
-        return read_picture(image, usual, *rest)
+        return preprocess(image, usual, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion_feature.extractor.read_picture", read)
+        patch.setattr("diffusion_feature.extractor.preprocess", read)
         yield seen

@@ -159,15 +159,15 @@ def test_words_with_marks_are_shown_as_they_are(served):
     with open_browser() as browser, open_page(browser, width=1280) as page:
         page.set_default_timeout(60_000)
         page.goto(f"http://127.0.0.1:{port}/")
-        page.set_input_files("#goca-picture input[type=file]", str(SCENE))
-        page.wait_for_selector("#goca-picture img")
+        page.set_input_files("#goca-image input[type=file]", str(SCENE))
+        page.wait_for_selector("#goca-image img")
         page.fill("#goca-words textarea", "**house**, <b>sky</b>, [car](http://e)")
         page.click("#goca-segment")
-        page.wait_for_selector("#goca-picture-legend li")
-        captions = page.locator("#goca-picture-maps .caption-label")
-        words = page.locator("#goca-picture-legend .word").all_inner_texts()
+        page.wait_for_selector("#goca-image-legend li")
+        captions = page.locator("#goca-image-maps .caption-label")
+        words = page.locator("#goca-image-legend .word").all_inner_texts()
         assert captions.all_inner_texts() == [word for word in words if word != "background"]
-        for place in ("#goca-picture-legend", "#goca-picture-maps .caption-label", ".goca-about"):
+        for place in ("#goca-image-legend", "#goca-image-maps .caption-label", ".goca-about"):
             assert all(page.locator(f"{place} {tag}").count() == 0 for tag in ("b", "strong", "a", "em"))
         assert page.locator("#goca-place input").count() == 1 and page.complaints == []
 

@@ -52,7 +52,7 @@ def test_transparency_is_laid_on_white(loaded, scene, capsys):
 def test_an_animation_needs_a_frame(loaded, scene, capsys):
     scene.save("moving.gif", save_all=True, append_images=[scene.rotate(90), scene.rotate(180)])
     said = refused(capsys, "moving.gif", "--prompt", PROMPT)
-    assert "PictureUnreadable" in said and "3 frames" in said and "--frame 0" in said
+    assert "ImageUnreadable" in said and "3 frames" in said and "--frame 0" in said
     assert segment("moving.gif", "--prompt", PROMPT, "--frame", "2") == 0
     assert "no frame 3" in refused(capsys, "moving.gif", "--prompt", PROMPT, "--frame", "3")
 

@@ -11,7 +11,7 @@ from diffusion_feature import (
     expand_layers,
 )
 from diffusion_feature.attention import grid_of
-from diffusion_feature.latents import read_picture
+from diffusion_feature.latents import preprocess
 from diffusion_feature.noise import variance_preserving
 from PIL import Image
 from tiny import Everything
@@ -189,11 +189,11 @@ def test_timesteps_of_the_two_rules():
 
 def test_palette_pictures_are_stretched_by_nearest_neighbour(picture):
     palette = picture.quantize(4)
-    values = set(read_picture(palette, 96).flatten().tolist())
+    values = set(preprocess(palette, 96).flatten().tolist())
     assert values <= {(level / 255) * 2 - 1 for level in palette.getpalette()} | values & set(
-        read_picture(palette.convert("RGB"), (40, 50)).flatten().tolist()
+        preprocess(palette.convert("RGB"), (40, 50)).flatten().tolist()
     )
-    assert read_picture(picture, (16, 24)).shape == (3, 16, 24)
+    assert preprocess(picture, (16, 24)).shape == (3, 16, 24)
 
 
 def test_grid_of_tokens():

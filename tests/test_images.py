@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusion_feature import ImageError, PictureUnreadable, read_image
+from diffusion_feature import ImageError, ImageUnreadable, read_image
 from diffusion_feature.images import PNG, image_size
 from goca import Segmenter
 from goca.app.models import Choice, Models
 from goca.app.runs import LARGEST, attempt, segment
 from goca.cli import main
 from goca.datasets import Sample, SampleError
-from goca.drawing.palettes import as_picture
+from goca.drawing.palettes import as_image
 from goca.generation.averages import WordMap
-from goca.labeling.images import as_jpeg, picture_size
-from goca.refine.images import read_picture as refined
+from goca.labeling.images import as_jpeg, size_of
+from goca.refine.images import rgb_tensor as refined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import BAD, CLOSE, GOOD, NOTES, SCENE, SIZE, chunk, cut_scene, pixels_of_the_vae, turned
@@ -71,7 +71,7 @@ def through_command(path, folder, segmenter):
 def through_page(path, folder, segmenter):
     result = attempt(lambda: segment(Held(segmenter), Choice("mini-sd"), str(path), PROMPT))
     if result.error:
-        raise PictureUnreadable(result.error)
+        raise ImageUnreadable(result.error)
     assert not (path.name in NOTES and NOTES[path.name] not in " ".join(result.remarks))
     return result.segmentation.image
 
@@ -97,7 +97,7 @@ def through_refinement(path, folder, segmenter):
 
 
 def through_drawing(path, folder, segmenter):
-    return as_picture(Image.open(path))
+    return as_image(Image.open(path))
 
 
 def through_trace(path, folder, segmenter):
@@ -107,7 +107,7 @@ def through_trace(path, folder, segmenter):
 def through_labeller(path, folder, segmenter):
     """Losses of JPEG aside."""
     sample = Sample(path.stem, path, folder / "none.png")
-    assert picture_size(path) == sample.image.size
+    assert size_of(path) == sample.image.size
     return Image.open(io.BytesIO(as_jpeg(sample.image, 1000, 100)))
 
 
@@ -162,9 +162,9 @@ def test_every_door_names_what_it_cannot_read(door, scene, embedded, tmp_path, m
             if path.is_file():
                 assert main(["segment", str(path), "--prompt", PROMPT, "--out", str(tmp_path / "out")]) == 1
                 said = capsys.readouterr().err
-                assert "PictureUnreadable" in said and "Traceback" not in said
+                assert "ImageUnreadable" in said and "Traceback" not in said
             continue
-        named = (PictureUnreadable, SampleError, ImageError, ValueError)
+        named = (ImageUnreadable, SampleError, ImageError, ValueError)
         if door in (through_pil, through_drawing) and name not in ("truncated.png", "flipped.png"):
             continue  # Pillow does not open it
         with pytest.raises(named, match=reason) as error:
@@ -236,7 +236,7 @@ def test_damaged_files_are_read_whole_or_named(data):
         path.write_bytes(content)
         found = read_image(path).image
         assert kind != "PNG" or np.array_equal(np.asarray(found), np.asarray(original))
-    except PictureUnreadable as error:
+    except ImageUnreadable as error:
         assert str(path) in str(error)
     finally:
         path.unlink()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusion_feature import ImageError, read_image
-from diffusion_feature.latents import read_picture
+from diffusion_feature.latents import preprocess
 from goca import Segmenter
 from goca.datasets import Sample, SampleError
 from goca.segmenter import PromptError
@@ -72,7 +72,7 @@ def test_images_in_every_form_are_segmented_alike(scene, embedded, tmp_path):
     ],
 )
 def test_what_is_no_image_is_named(image, found, embedded):
-    for call in (lambda: embedded(image, PROMPT), lambda: read_picture(image, 8), lambda: embedded([image], PROMPT)):
+    for call in (lambda: embedded(image, PROMPT), lambda: preprocess(image, 8), lambda: embedded([image], PROMPT)):
         with pytest.raises(ImageError, match=found):
             call()
 

@@ -21,7 +21,7 @@ from goca.labeling import (
     vocabularies,
     vocabulary,
 )
-from goca.labeling.images import as_jpeg, picture_size
+from goca.labeling.images import as_jpeg, image_size
 from goca.labeling.pricing import patches, scaled, tiles
 from goca.labeling.replies import Reply, clean, read_caption
 from goca.prompts import parse_brackets, read_captions
@@ -212,9 +212,9 @@ def test_pictures_are_not_enlarged_and_transparency_is_white():
 def test_size_of_what_is_no_picture(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
     with pytest.raises(SampleError, match="cannot be read"):
-        picture_size(tmp_path / "a.jpg")
+        image_size(tmp_path / "a.jpg")
     with pytest.raises(SampleError, match="is missing"):
-        picture_size(tmp_path / "b.jpg")
+        image_size(tmp_path / "b.jpg")
 
 
 # --- captions ----------------------------------------------------------------------------------------------------

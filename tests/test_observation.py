@@ -232,7 +232,7 @@ def test_pictures_that_cannot_be_read(tmp_path):
     whole[2].write_text("no picture")
     for path, reason in ((whole[1], "cannot be read"), (whole[2], "cannot be read"), (tmp_path / "x.png", "no such")):
         said = command(path, "--prompt", PROMPT, "--out", tmp_path / "out.png")
-        assert said.startswith("PictureUnreadable: ") and reason in said
+        assert said.startswith("ImageUnreadable: ") and reason in said
     assert not (tmp_path / "out.png").exists()
 
 

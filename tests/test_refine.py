@@ -7,7 +7,7 @@ import pytest
 import torch
 from goca.refine import (
     DenseCRFMissing,
-    PictureReduced,
+    ImageReduced,
     RefineError,
     activation_affinity,
     affinity,
@@ -19,7 +19,7 @@ from goca.refine import (
     prototypes,
 )
 from goca.refine import (
-    images as pictures,
+    images as inputs,
 )
 from goca.refine.crf import wrapped_bgr
 from hypothesis import given, settings
@@ -51,7 +51,7 @@ def halves(h=6, w=8):
 def test_recorded_crf(recorded):
     found = dense_crf(recorded("dcrf/cross"), recorded(IMAGE), protocol="released")
     np.testing.assert_allclose(found, recorded("dcrf/out"), rtol=0, atol=1e-5)
-    wrapped = pictures.read_picture(recorded(IMAGE)).permute(1, 2, 0).numpy()
+    wrapped = inputs.rgb_tensor(recorded(IMAGE)).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(wrapped_bgr(wrapped), recorded("dcrf/image_passed_to_crf"))
 
 
@@ -127,9 +127,9 @@ def test_the_crf_without_an_install_says_how_to_get_it(monkeypatch):
 
 
 def test_large_pictures_are_refined_smaller_with_a_warning(monkeypatch):
-    monkeypatch.setattr(pictures, "LARGEST", 400)
+    monkeypatch.setattr(inputs, "LARGEST", 400)
     image, maps = halves(20, 40)
-    with pytest.warns(PictureReduced, match="2 maps of 20 x 40 pixels are too many: refined at 10 x 20"):
+    with pytest.warns(ImageReduced, match="2 maps of 20 x 40 pixels are too many: refined at 10 x 20"):
         assert dense_crf(maps, image).shape == (2, 10, 20)
 
 
@@ -234,9 +234,9 @@ def test_pictures_in_every_form():
     expected = torch.tensor(array).permute(2, 0, 1).float()
     tensor = expected.to(torch.uint8)
     for form in (PICTURE, array, tensor, tensor[None], array.transpose(2, 0, 1), array.astype(np.float64)):
-        assert torch.equal(pictures.read_picture(form), expected)
-    torch.testing.assert_close(pictures.read_picture(expected / 255), expected)
-    assert pictures.read_picture(Image.new("L", (3, 2), 7)).unique().tolist() == [7]
+        assert torch.equal(inputs.rgb_tensor(form), expected)
+    torch.testing.assert_close(inputs.rgb_tensor(expected / 255), expected)
+    assert inputs.rgb_tensor(Image.new("L", (3, 2), 7)).unique().tolist() == [7]
     for bad in (
         np.zeros((4, 5)),
         np.zeros((4, 5, 4)),
@@ -246,7 +246,7 @@ def test_pictures_in_every_form():
         np.zeros((3, 0, 3)),
     ):
         with pytest.raises(RefineError, match="expected"):
-            pictures.read_picture(bad)
+            inputs.rgb_tensor(bad)
 
 
 @pytest.mark.parametrize(

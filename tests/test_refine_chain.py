@@ -13,8 +13,8 @@ from goca.method.aggregation import Aggregator
 from goca.method.rescaling import rescale_scores
 from goca.prompts import PromptAnnotation
 from goca.refine import (
+    ImageMissing,
     MapNotCaptured,
-    PictureMissing,
     RefineError,
     activation_affinity,
     affinity,
@@ -187,7 +187,7 @@ def test_maps_that_were_not_captured(plain, scores, picture):
 def test_a_run_without_pictures(plain, scores, picture, step):
     segmenter = Segmenter(plain.extractor, load_config(plain.config, refine=[step]))
     capture = segmenter.capture(picture, ANNOTATION)
-    with pytest.raises(PictureMissing, match=f"{step} needs the image, but there is none"):
+    with pytest.raises(ImageMissing, match=f"{step} needs the image, but there is none"):
         segmenter.refine(scores, capture)
     with pytest.raises(RefineError, match="expected"):
         segmenter.refine(scores, capture, image=np.zeros((4, 4)))

@@ -25,12 +25,12 @@ EMBEDDED = REPOSITORY / "src-main/goca/embedded/scenes"
 @given(seed=st.integers(0, 2**31), index=st.integers(0, 10**6))
 def test_a_scene_is_what_its_words_say(seed, index):
     scene = draw_scene(seed, index)
-    assert scene.picture.shape == (SIZE, SIZE, 3) and scene.picture.dtype == np.uint8
+    assert scene.image.shape == (SIZE, SIZE, 3) and scene.image.dtype == np.uint8
     assert {OBJECTS[k - 1] for k in np.unique(scene.label) if k} == set(scene.objects)
     assert 1 <= len(scene.objects) <= 3
     assert scene.backgrounds[0] in UPPER and scene.backgrounds[1] in LOWER
     again = draw_scene(seed, index)
-    assert (again.picture == scene.picture).all() and (again.label == scene.label).all()
+    assert (again.image == scene.image).all() and (again.label == scene.label).all()
 
 
 def test_caption_names_everything_once_and_parts_only_in_brackets():
@@ -48,7 +48,7 @@ def test_caption_names_everything_once_and_parts_only_in_brackets():
 @pytest.mark.parametrize("index", range(0, 200, 9))
 def test_the_committed_test_split_is_redrawn_pixel_by_pixel(index):
     scene, name = draw_scene(make_scenes.SPLITS["test"], index), f"test_{index:05d}"
-    assert (np.asarray(Image.open(EMBEDDED / f"JPEGImages/{name}.png")) == scene.picture).all()
+    assert (np.asarray(Image.open(EMBEDDED / f"JPEGImages/{name}.png")) == scene.image).all()
     label = Image.open(EMBEDDED / f"SegmentationClass/{name}.png")
     assert label.mode == "P" and (np.asarray(label) == scene.label).all()
     captions = json.loads((REPOSITORY / "gpt_output/scenes.json").read_text())

@@ -34,18 +34,18 @@ def test_a_scene_is_what_its_words_say(seed, index):
     assert [OBJECTS[k - 1] for k in sorted(counts)] == scene.objects == list(scene.words["objects"])
     assert 1 <= len(counts) <= 4 and min(counts.values()) >= LEAST
     assert set(scene.colours) == set(scene.objects)
-    assert (draw_scene(seed, index).picture == scene.picture).all()
+    assert (draw_scene(seed, index).image == scene.image).all()
 
 
 def test_the_first_images_are_these_bytes_on_every_machine():
-    found = hashlib.sha256(b"".join(scene.picture.tobytes() + scene.label.tobytes() for scene in TEST[:8])).hexdigest()
+    found = hashlib.sha256(b"".join(scene.image.tobytes() + scene.label.tobytes() for scene in TEST[:8])).hexdigest()
     assert found[:16] == "a5f0e0ff968bc543"
 
 
 @pytest.mark.parametrize("index", range(0, 60, 7))
 def test_the_committed_test_split_is_redrawn_pixel_by_pixel(index):
     scene, name = TEST[index], f"test_{index:05d}"
-    assert (np.asarray(Image.open(EMBEDDED / f"JPEGImages/{name}.png")) == scene.picture).all()
+    assert (np.asarray(Image.open(EMBEDDED / f"JPEGImages/{name}.png")) == scene.image).all()
     label = Image.open(EMBEDDED / f"SegmentationClass/{name}.png")
     assert label.mode == "P" and (np.asarray(label) == scene.label).all()
     captions = json.loads((REPOSITORY / "gpt_output/scenes-hard.json").read_text())

@@ -94,13 +94,13 @@ def test_only_the_conditional_half_counts(name, pipe, monkeypatch):
     monkeypatch.setattr("goca.generation.trace.Conditional", lambda aggregator, count, part: aggregator)
     with trace(pipe, FAMILIES[name].config) as whole:
         pipe(**call, **CALLS.get(name, {}), generator=seeded())
-    assert t.prompts == ["cat, sky", "cat, sky", "grass", "grass"] and len(t.pictures) == 4
+    assert t.prompts == ["cat, sky", "cat, sky", "grass", "grass"] and len(t.images) == 4
     halves = 1 if name == "flux" else 2
     assert len(whole.capture.attention_map()) == 4 * halves
     for number in range(4):
         at = number + 4 * (halves - 1)
         torch.testing.assert_close(t.attention(number), whole.capture.attention_map()[at], rtol=1e-4, atol=1e-6)
-    assert t.words(2) == ["grass"] and t.word("sky", image=1).picture is t.pictures[1]
+    assert t.words(2) == ["grass"] and t.word("sky", image=1).image is t.images[1]
     with pytest.raises(TraceError, match="image 4 is not among the 4"):
         t.attention(4)
 
@@ -119,7 +119,7 @@ def test_the_mean_over_chosen_steps(mini):
         mean, t = attention(steps)
         torch.testing.assert_close(mean, torch.stack([single[number] for number in numbers]).mean(0))
         assert t.steps == len(numbers)
-    assert t.pictures == []
+    assert t.images == []
     with pytest.raises(TraceError, match="output_type"):
         t.word("tree").overlay()
     assert t.word("tree").overlay(Image.new("RGB", (64, 64))).size == (64, 64)

@@ -81,7 +81,7 @@ def test_the_method_runs_on_it_at_16_x_16(trained):
         "affinity_order": 1,
     }
     segmenter = Segmenter.from_pretrained(work / "out", config)
-    result = segmenter(Image.fromarray(draw_scene(1, 0).picture), "traffic light, sky")
+    result = segmenter(Image.fromarray(draw_scene(1, 0).image), "traffic light, sky")
     assert result.scores.shape[-2:] == (16, 16) and torch.isfinite(result.scores).all()
 
 
@@ -103,7 +103,7 @@ def test_the_card_tells_what_the_model_was_made_of(trained, monkeypatch):
     pipe = DiffusionPipeline.from_pretrained(work / "out", dtype=torch.float32, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     card = make_card.write_card(work / "out", pipe, kind, work, hardware="a test", limits="It learned nothing.")
-    assert CLASSES[kind] in card and "6 steps of 32 pictures" in card and "It learned nothing." in card
+    assert CLASSES[kind] in card and "6 steps of 32 images" in card and "It learned nothing." in card
     assert {file.name for file in (work / "out/card").iterdir()} == {"loss.png", "samples.png"}
     for world in ("scenes", "scenes-hard"):
         assert f"{world} test {WORLDS[world].splits['test']}" in card

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from diffusers import AutoencoderTiny, Flux2Pipeline, QwenImageImg2ImgPipeline
-from diffusion_feature.latents import picture_size, vae_latents
+from diffusion_feature.latents import size_in_pixels, vae_latents
 from diffusion_feature.vaes import KINDS, kind_of
 from tiny_large import flux2_vae
 from zoo import ZOO
@@ -40,7 +40,7 @@ def test_latents_have_the_channels_and_the_size_that_the_kind_says(home, pixels)
     assert (
         latents.shape == (1, kind.channels(vae.config), 64 // factor, 96 // factor) and latents.dtype == torch.float32
     )
-    assert kind.factor(vae.config) == factor and picture_size(parts, latents) == (64, 96)
+    assert kind.factor(vae.config) == factor and size_in_pixels(parts, latents) == (64, 96)
     if type(vae).__name__ != "AutoencoderDC":  # it has no posterior
         one, other = (vae_latents(parts, pixels, "sample", torch.Generator().manual_seed(1)) for _ in range(2))
         assert torch.equal(one, other) and not torch.equal(one, latents)

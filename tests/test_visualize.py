@@ -10,8 +10,8 @@ from goca.drawing.class_colours import class_colours
 from goca.drawing.figures import Row, figure, heat_overlay, pca_image, save_figure
 from goca.drawing.palettes import (
     PALETTES,
-    PictureError,
-    as_picture,
+    DrawingError,
+    as_image,
     bright_palette,
     colourise,
     overlay,
@@ -74,8 +74,8 @@ def test_overlay_goes_from_the_image_to_the_labels():
 
 def test_images_of_any_kind():
     floats = np.full((4, 5, 3), 0.5)
-    assert as_picture(floats).getpixel((0, 0)) == (128, 128, 128)
-    assert as_picture(Image.new("P", (3, 2))).mode == "RGB"
+    assert as_image(floats).getpixel((0, 0)) == (128, 128, 128)
+    assert as_image(Image.new("P", (3, 2))).mode == "RGB"
 
     class Tensor:
         def detach(self):
@@ -116,7 +116,7 @@ def test_heat_is_where_it_is_hot():
     ],
 )
 def test_what_cannot_be_drawn(call, message):
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(DrawingError, match=message):
         call()
 
 
@@ -232,5 +232,5 @@ def test_a_feature_of_one_channel_is_red_and_a_flat_one_black():
         [[170, 0, 0], [255, 0, 0]],
     ]
     assert not np.asarray(pca_image(np.ones((3, 2, 2)))).any()
-    with pytest.raises(PictureError, match=r"\[C, h, w\], finite"):
+    with pytest.raises(DrawingError, match=r"\[C, h, w\], finite"):
         pca_image(np.full((3, 2, 2), np.nan))

@@ -6,6 +6,8 @@ Names are looked up when they are first used, so that `diffusion_feature.images`
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diffusion_feature.renamed import warn_renamed
+
 if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from diffusion_feature.attention import Attention
     from diffusion_feature.backbone import AttentionLayer, Backbone, DenseFeature
@@ -25,7 +27,7 @@ if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     )
     from diffusion_feature.extractor import FeatureExtractor
     from diffusion_feature.families import register
-    from diffusion_feature.images import ImageError, PictureUnreadable, read_image
+    from diffusion_feature.images import ImageError, ImageUnreadable, read_image
     from diffusion_feature.patterns import expand_layers
     from diffusion_feature.tap import AttentionTap, Consumer
 
@@ -41,11 +43,11 @@ _HOME = {
     "ExtractorError": "errors",
     "FeatureExtractor": "extractor",
     "ImageError": "images",
+    "ImageUnreadable": "images",
     "LayerNotFound": "errors",
     "ModelFailed": "errors",
     "NoiseError": "errors",
     "PartMissing": "errors",
-    "PictureUnreadable": "images",
     "PipelineNotFound": "errors",
     "PromptCut": "errors",
     "VersionNotKnown": "errors",
@@ -55,6 +57,7 @@ _HOME = {
     "read_image": "images",
     "register": "families",
 }
+_FORMER = {"PictureUnreadable": "ImageUnreadable"}
 __all__ = [
     "Attention",
     "AttentionLayer",
@@ -67,11 +70,11 @@ __all__ = [
     "ExtractorError",
     "FeatureExtractor",
     "ImageError",
+    "ImageUnreadable",
     "LayerNotFound",
     "ModelFailed",
     "NoiseError",
     "PartMissing",
-    "PictureUnreadable",
     "PipelineNotFound",
     "PromptCut",
     "VersionNotKnown",
@@ -84,6 +87,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        warn_renamed(name, _FORMER[name])
+        name = _FORMER[name]
     if name not in _HOME:
         raise AttributeError(f"diffusion_feature has no {name!r}; it has: {', '.join(__all__)}")
     return getattr(import_module(f"diffusion_feature.{_HOME[name]}"), name)

@@ -61,7 +61,7 @@ class ImageError(ExtractorError, ValueError):
     """A value cannot be read as an image; the message lists what can."""
 
 
-class PictureUnreadable(ImageError):
+class ImageUnreadable(ImageError):
     """An image file is missing, damaged, ambiguous or not an image.
 
     reason   the message without the file's name

@@ -16,7 +16,7 @@ from diffusion_feature.chat import PromptReader
 from diffusion_feature.devices import device_of
 from diffusion_feature.errors import ExtractorError, NoiseError, PromptCut, WrongFamily, layer_not_found, naming
 from diffusion_feature.families import backbone
-from diffusion_feature.latents import read_picture, seeded
+from diffusion_feature.latents import preprocess, seeded
 from diffusion_feature.loading import load_parts
 from diffusion_feature.modules import as_for_inference
 from diffusion_feature.patterns import expand_layers
@@ -184,7 +184,7 @@ class FeatureExtractor:
         palette_resize: str = "rgb",
     ) -> Tensor:
         """Encode images to latents, in float32 on the denoiser's device   [B, c, h, w]"""
-        pixels = (read_picture(image, self.img_size, palette_resize)[None] for image in images)
+        pixels = (preprocess(image, self.img_size, palette_resize)[None] for image in images)
         with naming("VAE"):
             latents = [
                 self.backbone.encode_image(self.parts, each, posterior, generator)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffusion_feature.errors import ImageError, PictureUnreadable
+from diffusion_feature.errors import ImageError, ImageUnreadable
 
 TAKEN = (
     "a file's name, a PIL image, an array or tensor of uint8 or of fractions 0..1, [height, width, 3], "
@@ -69,7 +69,7 @@ def to_rgb(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
     if image.mode.startswith("I"):  # grey, 16 bits (in 32 for some formats)
         return from_16_bits(image, where)
     if image.mode == "F":
-        raise PictureUnreadable(f"{where} has floating-point values of unknown range; save it as 8-bit PNG")
+        raise ImageUnreadable(f"{where} has floating-point values of unknown range; save it as 8-bit PNG")
     if image.has_transparency_data:
         clear = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         if clear.getchannel("A").getextrema()[0] != 255:
@@ -83,7 +83,7 @@ def from_16_bits(image: Image.Image, where: str) -> tuple[Image.Image, bool]:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         found = f"{values.min()} to {values.max()}"
-        raise PictureUnreadable(f"{where} has values from {found}; expected 8 or 16 bits: save it as 8-bit PNG")
+        raise ImageUnreadable(f"{where} has values from {found}; expected 8 or 16 bits: save it as 8-bit PNG")
     key = image.info.get("transparency")
     clear = values == (key if isinstance(key, int) else -1)
     return Image.fromarray(np.where(clear, 255, values >> 8).astype(np.uint8)).convert("RGB"), bool(clear.any())

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from diffusion_feature.errors import ImageError as ImageError
-from diffusion_feature.errors import PictureUnreadable as PictureUnreadable
+from diffusion_feature.errors import ImageUnreadable as ImageUnreadable
 from diffusion_feature.image_modes import converted
 from diffusion_feature.image_modes import from_numbers as from_numbers
 
@@ -60,7 +60,7 @@ def read_image(image: Any, frame: int | None = 0, at_most: int | None = None) ->
     frame    the frame of an animation or file of several pages, from 0; None: such a file is refused
     at_most  pixels; larger images are reduced by an integer factor while they are read. Only for uses that do not need
              the original size
-    errors   PictureUnreadable, ImageError
+    errors   ImageUnreadable, ImageError
 
     16-bit greys keep their high 8 bits; CMYK, LAB and other modes are converted; no colour profile is applied. An image
     that is already upright RGB is returned itself. Files are closed.
@@ -76,7 +76,7 @@ def read_image(image: Any, frame: int | None = 0, at_most: int | None = None) ->
 
 
 def open_image(path: Path, frame: int | None = 0, at_most: int | None = None) -> tuple[Image.Image, list[str]]:
-    """Decode a file's image in its own mode and orientation; returns it with notes. Raises PictureUnreadable.
+    """Decode a file's image in its own mode and orientation; returns it with notes. Raises ImageUnreadable.
 
     In addition to Pillow's checks, the checksums of PNG chunks are verified: one flipped bit would change pixels.
     """
@@ -94,13 +94,13 @@ def open_image(path: Path, frame: int | None = 0, at_most: int | None = None) ->
                     notes.append("16 bits per channel: the high 8 of them are used")
                 image.load()
                 return image, notes
-    except PictureUnreadable:
+    except ImageUnreadable:
         raise
     except FileNotFoundError:
-        raise PictureUnreadable(f"{path}: there is no such file") from None
+        raise ImageUnreadable(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
         found = f"{path} is not an image, or in a format that cannot be read; save it as PNG"
-        raise PictureUnreadable(found, "it is not an image, or in a format that Pillow cannot read") from None
+        raise ImageUnreadable(found, "it is not an image, or in a format that Pillow cannot read") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise anything
         raise _unreadable(path, error) from None
 
@@ -111,7 +111,7 @@ def is_file(image: Any) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright image, from the file's header. Raises PictureUnreadable."""
+    """(width, height) of the upright image, from the file's header. Raises ImageUnreadable."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -146,7 +146,7 @@ def turned_upright(image: Image.Image) -> Image.Image:
 
 
 def check_png(file: BinaryIO) -> None:
-    """Raises PictureUnreadable if the file is a PNG with truncated chunks or wrong checksums.
+    """Raises ImageUnreadable if the file is a PNG with truncated chunks or wrong checksums.
 
     Other formats pass. Afterwards, the file is at its start.
     """
@@ -176,9 +176,9 @@ def _check_chunk(file: BinaryIO) -> bytes:
 def _choose_frame(image: Image.Image, path: Path, frame: int | None) -> list[str]:
     frames = 1 if image.format in ONE_IMAGE else getattr(image, "n_frames", 1)
     if frames > 1 and frame is None:
-        raise PictureUnreadable(f"{path} has {frames} frames; choose one with --frame 0 ... --frame {frames - 1}")
+        raise ImageUnreadable(f"{path} has {frames} frames; choose one with --frame 0 ... --frame {frames - 1}")
     if frame is not None and not 0 <= frame < frames:
-        raise PictureUnreadable(f"{path} has no frame {frame}; it has {frames}, counted from 0")
+        raise ImageUnreadable(f"{path} has no frame {frame}; it has {frames}, counted from 0")
     if frames > 1:
         image.seek(frame or 0)
     return [f"the first of its {frames} frames is used"] if frames > 1 and frame == 0 else []
@@ -215,8 +215,8 @@ def _load(image: Image.Image) -> None:
     image.load()
 
 
-def _unreadable(where: str | Path, error: Exception | str) -> PictureUnreadable:
+def _unreadable(where: str | Path, error: Exception | str) -> ImageUnreadable:
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         reason = f"it has more pixels than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} that are read: save it smaller"
-    return PictureUnreadable(f"{where} cannot be read: {reason}", reason)
+    return ImageUnreadable(f"{where} cannot be read: {reason}", reason)

@@ -21,7 +21,7 @@ POSTERIORS = ("mean", "sample")  # recorded outputs use the latter
 STEADY = 512 * 512  # pixels up to which an image is encoded with one thread; larger images would take too long
 
 
-def read_picture(image: Any, size: int | tuple[int, int], palette_resize: str = "nearest") -> Tensor:
+def preprocess(image: Any, size: int | tuple[int, int], palette_resize: str = "nearest") -> Tensor:
     """An image as input of the VAE: resized to `size`, RGB, [3, h, w] in -1..1.
 
     image           in any form that `read_image` takes
@@ -126,7 +126,7 @@ def seeded(seed: int | None) -> torch.Generator:
     return generator
 
 
-def picture_size(parts: Parts, latents: Tensor) -> tuple[int, int]:
+def size_in_pixels(parts: Parts, latents: Tensor) -> tuple[int, int]:
     """The image's (height, width) in pixels, from its latents [B, c, h, w]."""
     factor = kind_of(parts["vae"]).factor(parts["vae"].config)
     return latents.shape[-2] * factor, latents.shape[-1] * factor

@@ -78,7 +78,7 @@ def draw_images(data: Path, counts: Counts, seed: int = DATA_SEED) -> tuple[np.n
         for world, count in counts.items():
             for index in tqdm(range(count), desc=f"drawing {world}", unit="image"):
                 scene = WORLDS[world].draw(seed, index)
-                array[len(entries)] = scene.picture
+                array[len(entries)] = scene.image
                 entries.append({"world": world, **WORLDS[world].words(scene)})
         with whole_file(pixels) as temporary, temporary.open("wb") as stream:
             np.save(stream, array)

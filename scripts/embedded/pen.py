@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE = 64  # side of a picture, pixels
+SIZE = 64  # side of a image, pixels
 SUPERSAMPLE = 4
 Colour = tuple[int, int, int]
 Random = np.random.RandomState
@@ -28,7 +28,7 @@ def shade(base: Colour, factor: float) -> Colour:
 
 
 class Pen:
-    """Draws in an object's own frame (x right, y down, about -1..1) on the picture and on the object's mask."""
+    """Draws in an object's own frame (x right, y down, about -1..1) on the image and on the object's mask."""
 
     def __init__(self, canvas: Image.Image, centre: tuple[float, float], half_side: float, tilt: float, flip: bool):
         self.mask = Image.new("L", canvas.size)

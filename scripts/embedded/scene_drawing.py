@@ -1,7 +1,7 @@
 """Procedural scenes: one to three large objects over an upper and a lower background, with exact masks and captions.
 
-Pictures are drawn at four times their size and averaged down. Random numbers come from numpy's RandomState, whose
-stream is frozen, so that a seed gives the same picture on every machine.
+Images are drawn at four times their size and averaged down. Random numbers come from numpy's RandomState, whose
+stream is frozen, so that a seed gives the same image on every machine.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ PARTS = {
     "mushroom": ("cap",),
 }
 OBJECTS_PER_PICTURE = ((1, 0.5), (2, 0.42), (3, 0.08))
-HALF_SIDE = {1: (20.0, 29.0), 2: (15.0, 19.5), 3: (11.5, 14.0)}  # of an object, pixels, by objects per picture
+HALF_SIDE = {1: (20.0, 29.0), 2: (15.0, 19.5), 3: (11.5, 14.0)}  # of an object, pixels, by objects per image
 STANDING = {"tree", "house", "car", "flower", "mushroom"}  # these have their foot below the horizon
 
 
 @dataclass
 class Scene:
-    """A picture [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0, or k for OBJECTS[k - 1]) and its words."""
+    """A image [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0, or k for OBJECTS[k - 1]) and its words."""
 
-    picture: np.ndarray
+    image: np.ndarray
     label: np.ndarray
     objects: list[str]  # those with at least one visible pixel, in drawing order
     backgrounds: list[str] = field(default_factory=list)  # upper, lower
@@ -139,7 +139,7 @@ DRAW: dict[str, Callable[[Pen, Random], None]] = {
 }
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
 
 
 def choose(random: Random, options) -> str:
@@ -147,7 +147,7 @@ def choose(random: Random, options) -> str:
 
 
 def place(random: Random, half_side: float, foot: float | None = None) -> tuple[float, float]:
-    """Where an object's centre goes: whole in the picture; `foot`: it stands, with its foot below this row."""
+    """Where an object's centre goes: whole in the image; `foot`: it stands, with its foot below this row."""
     low, high = half_side - 2, SIZE - half_side + 2
     y = random.uniform(low, high)
     if foot is not None:
@@ -170,7 +170,7 @@ def draw_backdrop(random: Random, horizons: tuple[float, float], slope: float) -
 
 
 def draw_scene(seed: int, index: int) -> Scene:
-    """Picture number `index` of the split that `seed` names. Same arguments, same pixels."""
+    """Image number `index` of the split that `seed` names. Same arguments, same pixels."""
     random = Random([seed, index])
     canvas, backgrounds, horizon = draw_backdrop(random, (20, 44), 0.12)
     numbers, chances = zip(*OBJECTS_PER_PICTURE)
@@ -189,9 +189,9 @@ def draw_scene(seed: int, index: int) -> Scene:
             DRAW[name](pen, random)
             label[np.asarray(pen.mask.reduce(SUPERSAMPLE)) >= 128] = OBJECTS.index(name) + 1
             placed.append((centre, half_side))
-    picture = np.asarray(canvas.reduce(SUPERSAMPLE))
+    image = np.asarray(canvas.reduce(SUPERSAMPLE))
     present = [name for name in OBJECTS if (label == OBJECTS.index(name) + 1).any()]
-    return Scene(picture, label, present, backgrounds)
+    return Scene(image, label, present, backgrounds)
 
 
 def write_caption(scene: Scene, seed: int, index: int, brackets: float = 0.2) -> str:

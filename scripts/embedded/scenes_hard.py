@@ -74,7 +74,7 @@ KINDS: dict[str, float] = {  # kind of caption -> its share
 class HardScene:
     """An image [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0, or k for OBJECTS[k - 1]) and its words."""
 
-    picture: np.ndarray
+    image: np.ndarray
     label: np.ndarray
     objects: list[str]  # by class id
     colours: dict[str, str]  # object -> the name of its main colour

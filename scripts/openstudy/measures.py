@@ -80,7 +80,7 @@ class Study:
     def look(self, index: int) -> dict[str, Any]:
         """The record of one image: counts of every row, and presence of each word."""
         scene = draw_scene(SEEDS[self.split], index)
-        image, name = Image.fromarray(scene.picture), f"{self.split}-{index}#{self.seed}"
+        image, name = Image.fromarray(scene.image), f"{self.split}-{index}#{self.seed}"
         asked = list(queries(SEEDS[self.split], index, scene))
         record: dict[str, Any] = {"seed": self.seed, "index": index, "counts": [], "words": []}
         both = itertools.chain(self.answers(image, name, asked), self.probed(image, name, asked))

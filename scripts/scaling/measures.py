@@ -70,7 +70,7 @@ def shown(drawn: Any) -> list[bool]:
 def examples(world: str, split: str, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images [n, 3, 64, 64] in -1..1 and the words in them [n, 22]."""
     drawn = [WORLDS[world].draw(WORLDS[world].splits[split], index) for index in tqdm(indices, desc=f"{world}/{split}")]
-    images = to_unit(np.stack([each.picture for each in drawn]), torch.device("cpu"))
+    images = to_unit(np.stack([each.image for each in drawn]), torch.device("cpu"))
     return images, torch.tensor([shown(each) for each in drawn])
 
 
@@ -186,7 +186,7 @@ class Bench:
         """(part, counts of one image for `MeanIoU.add`) of every part of the method."""
         drawn, segmenter = scene(self.world, split, index), self.at(t)
         annotation = self.annotated(drawn, index, split, segmenter)
-        image, image_id = Image.fromarray(drawn.picture), f"{self.world}/{split}/{index}#{seed}"
+        image, image_id = Image.fromarray(drawn.image), f"{self.world}/{split}/{index}#{seed}"
         capture = segmenter.capture(image, annotation, image_id=image_id, head_rules=HEADS, layer_rules=LAYERS)
         maps = {
             part: segmenter.rescale(capture.attention_map(HEADS[h], LAYERS[m])[0], annotation, RESCALES[r])
@@ -237,7 +237,7 @@ class Bench:
             drawn = scene(self.world, "validation", index)
             annotation = self.annotated(drawn, index, "validation", segmenter)
             capture = segmenter.capture(
-                Image.fromarray(drawn.picture), annotation, image_id=f"{self.world}/{index}", head_rules=HEADS[:1]
+                Image.fromarray(drawn.image), annotation, image_id=f"{self.world}/{index}", head_rules=HEADS[:1]
             )
             weights = capture.layer_weights(capture.plan.layer_rules[0])[0]
             for block, weight in zip(capture.plan.blocks, weights):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusion_feature.images import PictureUnreadable, read_image
+from diffusion_feature.images import ImageUnreadable, read_image
 from distances import Array, Statistics
 from goca.errors import GocaError
 from inception import SIDE, load_inception
@@ -35,15 +35,15 @@ def images_of(folder: str | Path, n: int | None = None) -> list[Path]:
 
 def read(file: Path, side: int, resize: str) -> Tensor:
     """[3, side, side] in -1..1"""
-    picture = read_image_of(file).resize((side, side), FILTERS[resize])
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    image = read_image_of(file).resize((side, side), FILTERS[resize])
+    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
 def read_image_of(file: Path) -> Image.Image:
     """Upright, RGB. Raises FeaturesError."""
     try:
         return read_image(file).image
-    except PictureUnreadable as error:
+    except ImageUnreadable as error:
         raise FeaturesError(str(error)) from None
 
 
@@ -103,10 +103,10 @@ def clip_scores(files: Sequence[Path], captions: Sequence[str], model: str, batc
     clip, scores, texts = clip.to(device).eval(), [], dict(zip(files, captions, strict=True))
     length = min(processor.tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
     for some in chunks(files, batch, "CLIP"):
-        pictures = [read_image_of(file) for file in some]
+        images = [read_image_of(file) for file in some]
         inputs = processor(
             text=[texts[file] for file in some],
-            images=pictures,
+            images=images,
             return_tensors="pt",
             padding="max_length",
             truncation=True,

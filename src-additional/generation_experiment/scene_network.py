@@ -55,13 +55,13 @@ class SceneNetwork(nn.Module):
         )
         self.words = nn.Linear(WIDTH, words)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.layers(pictures).amax((2, 3))  # small objects count as much as large ones
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).amax((2, 3))  # small objects count as much as large ones
 
     @torch.no_grad()
-    def seen(self, pictures: Tensor) -> Tensor:
+    def seen(self, images: Tensor) -> Tensor:
         """Predict which words an image shows   [B, W] bool"""
-        return self.words(self(pictures)) > 0
+        return self.words(self(images)) > 0
 
 
 def in_caption(caption: str) -> list[bool]:
@@ -73,9 +73,9 @@ def in_caption(caption: str) -> list[bool]:
 def read_scenes(folder: Path) -> tuple[Tensor, Tensor]:
     """A split of scripts/make_scenes.py: images [n, 3, 64, 64] in -1..1, words in them [n, 16]."""
     labels = read_json(folder / "labels.json")
-    pictures = np.stack([np.asarray(read_image(folder / "JPEGImages" / name).image) for name in labels])
+    images = np.stack([np.asarray(read_image(folder / "JPEGImages" / name).image) for name in labels])
     words = torch.tensor([in_caption(entry["caption"]) for entry in labels.values()])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, words
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, words
 
 
 def train(folder: Path, file: Path) -> SceneNetwork:
@@ -93,14 +93,14 @@ def fit(examples: Callable[[], tuple[Tensor, Tensor]], words: int, file: Path) -
     if file.exists():
         network.load_state_dict(load_file(file))
         return network.eval()
-    pictures, seen = examples()
-    steps = EPOCHS * (len(pictures) // BATCH)
+    images, seen = examples()
+    steps = EPOCHS * (len(images) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     random = torch.Generator().manual_seed(0)
     for _ in tqdm(range(steps), desc="scene network", unit="step"):
-        picked = torch.randint(len(pictures), (BATCH,), generator=random)
-        batch = pictures[picked]
+        picked = torch.randint(len(images), (BATCH,), generator=random)
+        batch = images[picked]
         if torch.rand((), generator=random) < 0.5:
             batch = batch.flip(3)
         loss = F.binary_cross_entropy_with_logits(network.words(network(batch)), seen[picked].float())

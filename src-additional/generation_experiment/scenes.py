@@ -87,8 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     reference = features_of(images_of(real / "JPEGImages"), network, 64, "bicubic", 64)
     unit = reference.std(0) + 1e-6  # each feature in units of its standard deviation among drawn images
     reference /= unit
-    pictures = Path(resolve("goca:scenes")) / "JPEGImages"
-    outcomes = {"drawn images": outcome(network, unit, [pictures / f"{name}.png" for name in captions])}
+    images = Path(resolve("goca:scenes")) / "JPEGImages"
+    outcomes = {"drawn images": outcome(network, unit, [images / f"{name}.png" for name in captions])}
     for name, folder in folders.items():
         outcomes[name] = outcome(network, unit, [folder / f"{image}.png" for image in captions])
     texts = list(captions.values())
@@ -121,9 +121,9 @@ def draw(work: Path, split: str, count: int) -> Path:
 
 
 def outcome(network: scene_network.SceneNetwork, unit: Array, files: list[Path]) -> Outcome:
-    pictures = torch.stack([read(file, 64, "bicubic") for file in files])
+    images = torch.stack([read(file, 64, "bicubic") for file in files])
     features = features_of(files, network, 64, "bicubic", 64) / unit
-    return Outcome(features, network.seen(pictures).numpy())
+    return Outcome(features, network.seen(images).numpy())
 
 
 def row(name: str, own: Outcome, outcomes: dict[str, Outcome], reference: Array, texts: list[str]) -> dict[str, Any]:

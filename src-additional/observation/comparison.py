@@ -36,7 +36,7 @@ def compare(settings: Mapping[str, Numbers], title: str = "", ranking: bool = Fa
     The maps of a single head and of a layer's mean are left out, since both settings have the same ones.
     """
     numbers = list(settings.values())
-    shape = shape_of(numbers[0]["picture"])
+    shape = shape_of(numbers[0]["image"])
     legend = legend_of(numbers)
     heads = [2 * LINE if has_equal_heads(each) else HEADS for each in numbers]
     words, marks = len(numbers[0]["words"]), len(numbers[0]["pixels"])
@@ -54,7 +54,7 @@ def compare(settings: Mapping[str, Numbers], title: str = "", ranking: bool = Fa
     drawn = Figure(figsize=(WIDTH, float(tops[-1])), dpi=300, facecolor="white")
     FigureCanvasAgg(drawn)
     page = Page(drawn, WIDTH, float(tops[-1]))
-    panels = {name: Panel(page, each, RIM, display(each["picture"]), shape, ranking) for name, each in settings.items()}
+    panels = {name: Panel(page, each, RIM, display(each["image"]), shape, ranking) for name, each in settings.items()}
     page.text(RIM, RIM + 0.5 * LINE, f"{' and '.join(settings)}: {title}", ROOM, size=8, weight="bold")
     page.text(RIM, RIM + 1.5 * LINE, str(numbers[0]["prompt"]), ROOM, size=SIZE, colour=PALE)
     draw_results(panels, tops[0], legend)

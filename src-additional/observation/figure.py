@@ -38,7 +38,7 @@ def draw(name: str, numbers: Numbers, title: str = "", ranking: bool = False) ->
 
     ranking   show each word's rank among the words at every pixel, instead of the view "own scale"
     """
-    pixels = numbers["picture"]
+    pixels = numbers["image"]
     shape = shape_of(pixels)
     legend = legend_of(numbers)
     below = max(LARGE * shape + HEAD * (0.5 + len(legend)), LARGE)
@@ -101,7 +101,7 @@ def draw_image(panel: Panel, top: float) -> None:
 def draw_pixels(panel: Panel, left: float, top: float, width: float) -> None:
     """The image with its numbered pixels, under a heading at `top`."""
     axes = panel.page.image(panel.image, panel.left + left, top + UNDER, width, width * panel.shape)
-    height, width = panel.numbers["picture"].shape[:2]
+    height, width = panel.numbers["image"].shape[:2]
     for number, (x, y) in enumerate(panel.numbers["pixels"], start=1):
         # pixel centres in the coordinates of the drawn image
         at = (x + 0.5) * panel.image.width / width - 0.5, (y + 0.5) * panel.image.height / height - 0.5

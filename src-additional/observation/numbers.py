@@ -76,7 +76,7 @@ def observe(
     weights = recorder.aggregator.layer_weights(segmenter.config.layer_method)[0]
     block = segmenter.blocks[int(weights.argmax())] if block is None else block
     found = {
-        "picture": image.convert("RGB"),
+        "image": image.convert("RGB"),
         "prompt": annotation.caption,
         "settings": json.dumps(segmenter.config.to_dict(), default=str),
         "words": list(rows),

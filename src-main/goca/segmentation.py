@@ -265,7 +265,7 @@ class Segmentation:
 def size_and_image(image: Any) -> tuple[tuple[int, int], Any]:
     """(height, width) of an image in any form that `read_image` accepts, and the image.
 
-    A file name stays a file name, so a list of many files is not kept in memory. Raises PictureUnreadable, ImageError.
+    A file name stays a file name, so a list of many files is not kept in memory. Raises ImageUnreadable, ImageError.
     """
     if is_file(image):
         width, height = image_size(Path(image))

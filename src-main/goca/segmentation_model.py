@@ -152,7 +152,7 @@ class SegmentationModel(ABC):
         ask       "open": some classes may be absent and then get no pixels; everything else is background.
                   "complete": the prompt names everything in the image (the published method).
                   None: the config's `ask`; without one, "open" for texts and "complete" for annotations
-        raises    PictureUnreadable, ImageError, PromptError, NoClass, NoiseError
+        raises    ImageUnreadable, ImageError, PromptError, NoClass, NoiseError
         """
         if not isinstance(image, list | tuple):
             return self([image], [prompt], [noise], [image_id], ask)[0]

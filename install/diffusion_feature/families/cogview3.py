@@ -11,7 +11,7 @@ from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, D
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import numbered
 from diffusion_feature.families.joint import PATCH, refuse_odd, stack_features, stack_layers
-from diffusion_feature.latents import picture_size, vae_latents
+from diffusion_feature.latents import size_in_pixels, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import encoder_states
 
@@ -35,7 +35,7 @@ def encode_t5(parts: Parts, prompts: list[str]) -> Conditioning:
 
 def sizes(parts: Parts, latents: Tensor) -> dict[str, Tensor]:
     """The image's size as a condition: no crop   [B, 2] each"""
-    size = torch.tensor([picture_size(parts, latents)] * len(latents)).to(like(parts["transformer"]))
+    size = torch.tensor([size_in_pixels(parts, latents)] * len(latents)).to(like(parts["transformer"]))
     return {"original_size": size, "target_size": size, "crop_coords": torch.zeros_like(size)}
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import block_features, block_layers, numbered
-from diffusion_feature.latents import picture_size, vae_latents
+from diffusion_feature.latents import size_in_pixels, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import encoder_states, longest
 
 BERT, T5 = 77, 256  # text tokens
-ORIGINAL_SIZE = (1024, 1024)  # of the picture, as the pipeline always says
+ORIGINAL_SIZE = (1024, 1024)  # of the image, as the pipeline always says
 BASE = 64  # side of the latents on whose grid rotary places are counted
 STEPS = 50  # the pipeline's own
 
@@ -66,7 +66,12 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     weight = like(transformer)
     condition: dict[str, Tensor] = {}
     if transformer.config.use_style_cond_and_image_meta_size:
-        sizes = [*ORIGINAL_SIZE, *picture_size(parts, latents), 0, 0]  # original, target, upper left corner of the crop
+        sizes = [
+            *ORIGINAL_SIZE,
+            *size_in_pixels(parts, latents),
+            0,
+            0,
+        ]  # original, target, upper left corner of the crop
         condition["image_meta_size"] = torch.tensor([sizes] * len(latents)).to(weight)
         condition["style"] = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
     return transformer(

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer, DenseFeature, Parts, no_tokens
 from diffusion_feature.errors import ExtractorError
 from diffusion_feature.families.blocks import numbered, out_projection
-from diffusion_feature.latents import picture_size
+from diffusion_feature.latents import size_in_pixels
 
 PATCH = 2  # side of an image token, in latent pixels
 TEXT_PROJECTIONS = {"q": "add_q_proj", "k": "add_k_proj", "v": "add_v_proj"}
@@ -63,6 +63,6 @@ def stack_features(
 def refuse_odd(parts: Parts, latents: Tensor) -> None:
     """Image tokens are patches of 2 x 2 latent pixels."""
     if any(side % PATCH for side in latents.shape[-2:]):
-        h, w = picture_size(parts, latents)
+        h, w = size_in_pixels(parts, latents)
         step = PATCH * h // latents.shape[-2]
         raise ExtractorError(f"img_size {h} x {w} cannot be cut into image tokens: both must be multiples of {step}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_feature.backbone import AttentionLayer, Backbone, Conditioning, DenseFeature, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.blocks import block_features, block_layers, numbered
-from diffusion_feature.latents import picture_size, vae_latents
+from diffusion_feature.latents import size_in_pixels, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import encoder_states
 
@@ -43,7 +43,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     weight = like(transformer)
     size: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if transformer.use_additional_conditions:  # PixArt-alpha at 1024
-        h, w = picture_size(parts, latents)
+        h, w = size_in_pixels(parts, latents)
         size["resolution"] = torch.tensor([[h, w]] * len(latents)).to(weight)
         size["aspect_ratio"] = torch.tensor([[h / w]] * len(latents)).to(weight)
     timestep = torch.full((len(latents),), int(level.timestep), device=latents.device)

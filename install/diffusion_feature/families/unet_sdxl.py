@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_feature.backbone import Backbone, Conditioning, NoiseLevel, Parts
 from diffusion_feature.devices import like
 from diffusion_feature.families.unet_sd import given_states, unet_features, unet_layers
-from diffusion_feature.latents import picture_size, vae_latents
+from diffusion_feature.latents import size_in_pixels, vae_latents
 from diffusion_feature.noise import variance_preserving
 from diffusion_feature.text import clip_penultimate, longest
 
@@ -29,7 +29,7 @@ def encode_two_clips(parts: Parts, prompts: list[str]) -> Conditioning:
 
 def size_numbers(parts: Parts, latents: Tensor, text_embeds: Tensor) -> Tensor:
     """Original size, upper left corner of the crop, target size; or an aesthetic score for the last   [B, 6 or 5]"""
-    unet, (h, w) = parts["unet"], picture_size(parts, latents)
+    unet, (h, w) = parts["unet"], size_in_pixels(parts, latents)
     asked = (unet.add_embedding.linear_1.in_features - text_embeds.shape[1]) // unet.config.addition_time_embed_dim
     numbers = (h, w, 0, 0, h, w) if asked == 6 else (h, w, 0, 0, AESTHETIC_SCORE)
     return torch.tensor([numbers] * len(latents)).to(text_embeds)

@@ -49,7 +49,7 @@ def make_page(models: Models, choice: Choice | None = None) -> gr.Blocks:
             api_visibility="private",
         )
         with gr.Tab("Your image"):
-            picture_tab(models, model, place)
+            image_tab(models, model, place)
         with gr.Tab("A generated image"):
             generated_tab(models, model, place)
     return page.queue(default_concurrency_limit=4)
@@ -81,21 +81,21 @@ def described(choice: Choice) -> str:
     )
 
 
-def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown) -> None:
+def image_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            picture = gr.Image(
+            image = gr.Image(
                 label="Image",
                 type="filepath",
                 height=300,
                 sources=["upload", "clipboard"],
                 buttons=[],
                 alt_text="The image to be segmented",
-                elem_id="goca-picture",
+                elem_id="goca-image",
                 elem_classes="goca-fill",
             )
             # pass on the original file, not one opened by Gradio: `read_image` reads it and reports what is wrong
-            setattr(picture, "preprocess", lambda given: None if given is None else given.path)  # noqa: B010
+            setattr(image, "preprocess", lambda given: None if given is None else given.path)  # noqa: B010
             words = gr.Textbox(
                 label="Words, separated by commas",
                 placeholder="cat, grass, wall",
@@ -103,17 +103,17 @@ def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropd
                 info="What is looked for; the rest is background.",
                 elem_id="goca-words",
             )
-            list_unknown_words(words, model, place, "picture")
+            list_unknown_words(words, model, place, "image")
             run = gr.Button("Segment", variant="primary", elem_id="goca-segment")
             folder = Path(resolve("goca:scenes")) / "JPEGImages"
             gr.Examples(
                 [[str(folder / file), text] for file, text in EXAMPLES.items()],
-                [picture, words],
+                [image, words],
                 label="Examples, for the embedded model",
                 elem_id="goca-examples",
                 api_visibility="private",
             )
-        panel = Panel.make("picture")
+        panel = Panel.make("image")
 
     def work(
         model: str, place: str | None, file: str | None, words: str, threshold: float, kept: Any
@@ -121,7 +121,7 @@ def picture_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dropd
         choice = Choice(model, place or "")
         yield from panel.follow(lambda say: segment(models, choice, file, words, say), threshold, kept)
 
-    panel.wire([run.click, words.submit], work, [model, place, picture, words])
+    panel.wire([run.click, words.submit], work, [model, place, image, words])
 
 
 def list_unknown_words(text: gr.Textbox, model: gr.Dropdown, place: gr.Textbox | gr.Dropdown, name: str) -> None:
@@ -182,10 +182,10 @@ def generated_tab(models: Models, model: gr.Dropdown, place: gr.Textbox | gr.Dro
             lambda say: generate(models, choice, prompt, words, Settings(seed, steps, guidance), say),
             threshold,
             kept,
-            picture,
+            image_of,
         )
 
-    def picture(result: Result) -> dict[Any, Any]:
+    def image_of(result: Result) -> dict[Any, Any]:
         return {made: gr.Image(result.segmentation.image, visible=True)} if result.segmentation else {}
 
     panel.wire([run.click, prompt.submit, words.submit], work, [model, place, prompt, words, *settings], [made])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusion_feature.images import PictureUnreadable, read_image
+from diffusion_feature.images import ImageUnreadable, read_image
 
 from goca.app.models import Choice, Models, Say, silent
 from goca.cli.models import strange_words
@@ -31,7 +31,7 @@ LARGEST = 1 << 24  # pixels; larger images are downscaled on reading
 REPLACED = ("EmptyClass", "PromptCut")  # warnings that the remark on lost words replaces
 
 
-class PictureNotGiven(GocaError, ValueError):
+class ImageNotGiven(GocaError, ValueError):
     """No image was given."""
 
 
@@ -88,24 +88,24 @@ def segment(models: Models, choice: Choice, file: str | None, words: str, say: S
     """Segment an image file by words such as "cat, grass, wall", with the same result as `goca segment`.
 
     say   called with messages about the progress
-    Errors: PictureNotGiven, NoClass, PictureUnreadable, those of the model.
+    Errors: ImageNotGiven, NoClass, ImageUnreadable, those of the model.
     """
     if not file:
-        raise PictureNotGiven("There is no image yet: drop one, or choose an example.")
+        raise ImageNotGiven("There is no image yet: drop one, or choose an example.")
     if not parse_brackets(words):
         raise NoClass("No words yet: type what is in the image, such as: cat, grass, wall")
     models.check(choice)
     path = Path(file)
     try:
-        _, remarks, picture = read_image(path, at_most=LARGEST)
-    except PictureUnreadable as error:  # the path of the upload means nothing to the user
-        raise PictureUnreadable(str(error).replace(str(path), path.name)) from None
+        _, remarks, image = read_image(path, at_most=LARGEST)
+    except ImageUnreadable as error:  # the path of the upload means nothing to the user
+        raise ImageUnreadable(str(error).replace(str(path), path.name)) from None
     with models.segmenter(choice, say) as segmenter:
         say("Looking for the words")
         texts, cut = segmenter.fitted(words)
         counts = max(map(segmenter_counts(segmenter), texts)) if cut else (0, 0)
         with kept_warnings(debug=False) as warned:
-            segmentation = segmenter(picture, words, image_id=path.name)
+            segmentation = segmenter(image, words, image_id=path.name)
         record = recorded(choice, segmenter, image=path.name, prompt=words, ask=segmenter.asked(None, [words]))
     remarks += lost(cut, *counts) + absent(segmentation, cut)
     remarks += [line for line in warned if not line.startswith(REPLACED)]

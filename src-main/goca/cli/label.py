@@ -199,7 +199,7 @@ def photos_in(folder: Path, out: Path) -> list[str]:
 
 def described(args: argparse.Namespace, paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Photo -> the names that a vision server gives; its answers are stored in OUT/descriptions.jsonl."""
-    from diffusion_feature.images import PictureUnreadable, read_image
+    from diffusion_feature.images import ImageUnreadable, read_image
     from tqdm import tqdm
 
     from goca.labelsets.errors import TagsMismatch
@@ -212,7 +212,7 @@ def described(args: argparse.Namespace, paths: Sequence[str]) -> dict[str, tuple
         for path in tqdm(paths, unit="photo", disable=None):
             try:
                 caption = describer.of(read_image(args.photos / path).image, path)
-            except (PictureUnreadable, words.WordsNotFound) as error:
+            except (ImageUnreadable, words.WordsNotFound) as error:
                 tqdm.write(f"{type(error).__name__}: {error}", file=sys.stderr)
                 continue
             texts = [caption] if isinstance(caption, str) else caption

@@ -88,14 +88,14 @@ class Work:
 
     def run(self, images: Sequence[Path], places: Sequence[Places]) -> int:
         """Segment one image after the other; unusable ones are reported and skipped. Returns the exit status."""
-        from diffusion_feature.images import PictureUnreadable
+        from diffusion_feature.images import ImageUnreadable
         from tqdm import tqdm
 
         left_out = 0
         for path, place in zip(tqdm(images, unit="image", disable=None), places):
             try:
                 self.segment(path, place)
-            except (PictureUnreadable, WordsNotFound) as error:
+            except (ImageUnreadable, WordsNotFound) as error:
                 left_out += 1
                 self.say(f"{type(error).__name__}: {error}")
         for line in (line for output in self.outputs for line in output.finish()):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from diffusion_feature.images import (
     UPRIGHT,
-    PictureUnreadable,
+    ImageUnreadable,
     open_image,
     orientation,
     turned_upright,
@@ -266,5 +266,5 @@ def opened(path: Path, what: str) -> tuple[Image.Image, list[str]]:
         raise SampleError(f"{what} {path.name} is missing")
     try:
         return open_image(path)
-    except PictureUnreadable as error:
+    except ImageUnreadable as error:
         raise SampleError(f"{what} {path.name} cannot be read: {error.reason}") from None

@@ -97,18 +97,18 @@ def _looked_at(dataset: Dataset, image_id: str) -> tuple[Sample | None, list[tup
 
 
 def _file_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str]]:
-    picture, label = sample.image_path.is_file(), sample.label_path.is_file()
-    if not picture:
+    image, label = sample.image_path.is_file(), sample.label_path.is_file()
+    if not image:
         yield "no image", ""
     if not label:
         yield "no label", ""
-    if picture:
+    if image:
         try:
             sample.image  # noqa: B018
         except SampleError as error:
             yield "image that cannot be read", str(error)
             return
-    if picture and label:
+    if image and label:
         yield from _label_troubles(dataset, sample)
 
 

@@ -77,7 +77,7 @@ class FolderDataset:
         self.folder = config.folder(self.tree.format(list=self.listed))
         self.class_names = class_table(config.classes, self.folder)
         self._check_encoding()
-        image_place, self.images = self._find(self.image_places, "pictures")
+        image_place, self.images = self._find(self.image_places, "images")
         wanted = [place for place in self.label_places if config.encoding in ("auto", *place.encodings)]
         self.place, self.labels = self._find(wanted, "labels")
         self.image_place = image_place

@@ -25,9 +25,9 @@ from goca.drawing.class_colours import class_palette
 from goca.drawing.palettes import (
     VOID,
     Array,
-    PictureError,
+    DrawingError,
     array_of,
-    as_picture,
+    as_image,
     labels_of,
     overlay,
     palette_of,
@@ -38,7 +38,7 @@ from goca.files.atomic import whole_file
 
 def heat_overlay(image: Any, heat: Any, colours: str = "YlOrRd", alpha: float = 0.9) -> Image.Image:
     """A word's map over the grey image; higher values are more opaque. heat [g, g], any range; NaN counts as lowest."""
-    under = as_picture(image)
+    under = as_image(image)
     scaled = Image.fromarray(_unit(heat).astype(np.float32)).resize(under.size, Image.Resampling.BICUBIC)
     warmth = np.asarray(scaled).clip(0, 1)[..., None]
     grey = np.asarray(under.convert("L"), dtype=np.float32)[..., None] / 255
@@ -53,11 +53,11 @@ def pca_image(feature: Any) -> Image.Image:
 
     feature   [C, h, w], any range; fewer than three channels leave the other colours at 0
     returns   RGB, h x w. A component's sign is fixed by its largest loading being positive.
-    errors    PictureError for another shape, or values that are not finite
+    errors    DrawingError for another shape, or values that are not finite
     """
     values = array_of(feature).astype(np.float64)
     if values.ndim != 3 or not values.size or not np.isfinite(values).all():
-        raise PictureError(f"a dense feature is [C, h, w], finite; found shape {values.shape}")
+        raise DrawingError(f"a dense feature is [C, h, w], finite; found shape {values.shape}")
     channels = values.reshape(len(values), -1)  # [C, h*w]
     channels = channels - channels.mean(1, keepdims=True)
     shorter = channels if len(channels) <= channels.shape[1] else channels.T
@@ -75,7 +75,7 @@ def pca_image(feature: Any) -> Image.Image:
 def _unit(heat: Any) -> Array:
     values = array_of(heat).astype(float)
     if values.ndim != 2 or not values.size:
-        raise PictureError(f"a heat map is [g, g]; found shape {values.shape}")
+        raise DrawingError(f"a heat map is [g, g]; found shape {values.shape}")
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros_like(values)
@@ -121,10 +121,10 @@ def figure(
     palette      None: the colours of `goca.drawing.class_colours`; or a palette that `palette_of` accepts
     alpha        opacity of labels on the image, 0..1
     returns      a matplotlib Figure; write it with its savefig, or with save_figure
-    errors       PictureError if there is nothing to draw
+    errors       DrawingError if there is nothing to draw
     """
     if not rows:
-        raise PictureError("a figure needs at least one row")
+        raise DrawingError("a figure needs at least one row")
     palette = class_palette(class_names) if palette is None else palette
     columns, bands = _columns(rows), [_Band.of(row, first=number == 0) for number, row in enumerate(rows)]
     width = 2 * MARGIN + len(columns) * (CELL + GAP) - GAP
@@ -164,7 +164,7 @@ class _Band:
 
     @classmethod
     def of(cls, row: Row, first: bool) -> _Band:
-        image = as_picture(row.image)
+        image = as_image(row.image)
         tall = CELL * min(max(image.height / image.width, 0.4), 1.8)
         lines = bool(row.notes) + bool(row.caption)
         return cls(row, image, first, HEAD if first or row.words else 0.0, tall, HEAD * lines)
@@ -212,7 +212,7 @@ def save_figure(drawn: Figure, path: str | os.PathLike[str], dpi: int = 200) -> 
     path = Path(path)
     kinds = drawn.canvas.get_supported_filetypes()
     if (kind := path.suffix.lstrip(".").lower()) not in kinds:
-        raise PictureError(f"{path.name}: a figure is saved as one of {', '.join(sorted(kinds))}")
+        raise DrawingError(f"{path.name}: a figure is saved as one of {', '.join(sorted(kinds))}")
     with whole_file(path) as temporary:
         drawn.savefig(temporary, format=kind, dpi=dpi)
     return path

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from goca.drawing.class_colours import as_palette
-from goca.drawing.palettes import as_picture, labels_of, overlay
+from goca.drawing.palettes import as_image, labels_of, overlay
 
 STRENGTH = 0.65  # opacity of the colours
 SMALLEST = 256  # the longer side of what is drawn is at least this many pixels, so that a legend can be read
@@ -36,13 +36,13 @@ def painted(
 ) -> Image.Image:
     """The grey image with its classes in colour; background pixels keep the image's own colours.
 
-    image      in any form that `goca.drawing.palettes.as_picture` accepts; the result has its size
+    image      in any form that `goca.drawing.palettes.as_image` accepts; the result has its size
     label_map  class ids, resized by nearest neighbour   [h, w]
     colours    class id -> (red, green, blue)
     strength   0 shows only the image, 1 only the colours
-    raises     PictureError
+    raises     DrawingError
     """
-    own, labels = as_picture(image), labels_of(label_map)
+    own, labels = as_image(image), labels_of(label_map)
     coloured = overlay(own.convert("L").convert("RGB"), labels, as_palette(colours), strength)
     left = Image.fromarray(labels == background).convert("L").resize(own.size, Image.Resampling.NEAREST)
     return Image.composite(own, coloured, left)
@@ -113,7 +113,7 @@ def mask_on(image: Any, mask: Any) -> Image.Image:
 
     mask  bool, resized by nearest neighbour   [h, w]
     """
-    image = as_picture(image)
+    image = as_image(image)
     alpha = Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
     image = image.convert("RGBA")
     image.putalpha(alpha)

@@ -17,7 +17,7 @@ VOID = 255
 Array = np.ndarray
 
 
-class PictureError(GocaError, ValueError):
+class DrawingError(GocaError, ValueError):
     """An image, label map, heat map or palette cannot be drawn."""
 
 
@@ -62,14 +62,14 @@ def as_hex(colour: Any) -> str:
 
 
 def palette_of(palette: str | Any) -> Array:
-    """uint8 [colours, 3] from a name in PALETTES or from colours 0..255. Raises PictureError."""
+    """uint8 [colours, 3] from a name in PALETTES or from colours 0..255. Raises DrawingError."""
     if isinstance(palette, str):
         if palette not in PALETTES:
-            raise PictureError(f"unknown palette {palette!r}; expected one of: {', '.join(PALETTES)}")
+            raise DrawingError(f"unknown palette {palette!r}; expected one of: {', '.join(PALETTES)}")
         return PALETTES[palette](256)
     colours = np.asarray(palette)
     if colours.ndim != 2 or colours.shape[1] != 3 or not len(colours):
-        raise PictureError(f"a palette is [colours, 3] with values 0..255; found shape {colours.shape}")
+        raise DrawingError(f"a palette is [colours, 3] with values 0..255; found shape {colours.shape}")
     return colours.astype(np.uint8)
 
 
@@ -88,22 +88,22 @@ def overlay(image: Any, label_map: Any, palette: str | Any = "voc", alpha: float
     image      a PIL image, a file's name, or an array [H, W, 3], uint8 or floats 0..1
     label_map  [h, w] class ids; 255 is void
     alpha      0 shows only the image, 1 only the labels
-    Raises PictureError for other shapes or an alpha beyond 0..1.
+    Raises DrawingError for other shapes or an alpha beyond 0..1.
     """
     if not 0 <= alpha <= 1:
-        raise PictureError(f"alpha is {alpha}; it goes from 0 (image) to 1 (labels)")
-    image = as_picture(image)
+        raise DrawingError(f"alpha is {alpha}; it goes from 0 (image) to 1 (labels)")
+    image = as_image(image)
     colours = Image.fromarray(colourise(label_map, palette)).resize(image.size, Image.Resampling.NEAREST)
     return Image.blend(image, colours, alpha)
 
 
-def as_picture(image: Any) -> Image.Image:
-    """An RGB PIL image from a PIL image, a file, or an array [H, W, 3], uint8 or floats 0..1. Raises PictureError."""
+def as_image(image: Any) -> Image.Image:
+    """An RGB PIL image from a PIL image, a file, or an array [H, W, 3], uint8 or floats 0..1. Raises DrawingError."""
     if isinstance(image, Image.Image) or is_file(image):
         return read_image(image).image
     pixels = array_of(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise PictureError(f"an image is [height, width, 3]; found shape {pixels.shape}")
+        raise DrawingError(f"an image is [height, width, 3]; found shape {pixels.shape}")
     if pixels.dtype != np.uint8:
         pixels = (255 * pixels.astype(float).clip(0, 1)).round().astype(np.uint8)
     return Image.fromarray(pixels)
@@ -116,7 +116,7 @@ def array_of(values: Any) -> Array:
 def labels_of(label_map: Any) -> Array:
     labels = array_of(label_map)
     if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "iub":
-        raise PictureError(f"a label map is [height, width] of whole numbers; found {labels.dtype} {labels.shape}")
+        raise DrawingError(f"a label map is [height, width] of whole numbers; found {labels.dtype} {labels.shape}")
     if (labels := labels.astype(np.int64)).min() < 0:
-        raise PictureError(f"a label map holds class ids from 0 up; found {labels.min()}")
+        raise DrawingError(f"a label map holds class ids from 0 up; found {labels.min()}")
     return labels

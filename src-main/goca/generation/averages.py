@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusion_feature import Attention, Consumer
 from diffusion_feature.calls import Call
+from diffusion_feature.renamed import warn_renamed
 from PIL import Image
 from torch import Tensor
 
@@ -105,13 +106,19 @@ class WordMap:
     tokens: tuple[int, ...]
     map: Tensor
     raw: Tensor
-    picture: Any = None
+    image: Any = None
 
-    def overlay(self, picture: Any = None) -> Image.Image:
+    @property
+    def picture(self) -> Any:
+        """The former name of `image`."""
+        warn_renamed("WordMap.picture", "WordMap.image")
+        return self.image
+
+    def overlay(self, image: Any = None) -> Image.Image:
         """The map over the generated image, or over a given one. Raises TraceError if there is neither."""
         from goca.drawing.figures import heat_overlay  # matplotlib
 
-        shown = self.picture if picture is None else picture
+        shown = self.image if image is None else image
         if shown is None:
             raise TraceError("the pipeline returned no image (output_type='latent'?); pass one: overlay(image)")
         return heat_overlay(shown, self.map)
@@ -133,7 +140,7 @@ class WordMap:
         blank = Image.new("RGB", (16 * w, 16 * h), "white")
         colours = heat_overlay(Image.new("RGB", (256, 1), "white"), np.linspace(0, 1, 256)[None])
         ends = float(self.map.min()), float(self.map.max())
-        return with_scale(self.overlay(blank if self.picture is None else None), self.word, colours, ends)
+        return with_scale(self.overlay(blank if self.image is None else None), self.word, colours, ends)
 
 
 def step_rule(steps: str | slice | Iterable[int] | None) -> Callable[[int], bool]:

@@ -118,8 +118,8 @@ class Beside(TextMaps):
         self.segmenter, self.layers, self.capture = of.segmenter, of.layers, StepAverage()
 
     @property
-    def pictures(self) -> list[Any]:  # type: ignore[override]
-        return self.of.pictures
+    def images(self) -> list[Any]:  # type: ignore[override]
+        return self.of.images
 
     def refuse(self) -> None:
         self.of.refuse()

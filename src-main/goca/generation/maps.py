@@ -28,7 +28,7 @@ class TextMaps(ABC):
 
     prompts   the texts, one per image
     capture   their attention
-    pictures  the generated images, if they are known
+    images    the generated images, if they are known
     beyond    further words, whose tokens follow those of the text
     mixed     whether two encoders that share token positions were given different texts
     """
@@ -40,7 +40,7 @@ class TextMaps(ABC):
     layers: PipelineLayers
     prompts: list[str]
     capture: StepAverage
-    pictures: list[Any]
+    images: list[Any]
 
     @abstractmethod
     def refuse(self) -> None:
@@ -68,7 +68,7 @@ class TextMaps(ABC):
         tokens = positions_in_text(words.positions(word), length)
         content = positions_in_text(sorted({*words.content_tokens, *tokens}), length)
         shown = rescale(attention, [tokens], content, self.segmenter.config.rescale_method)[0]
-        return WordMap(word, tuple(tokens), shown, attention[..., tokens].mean(-1), self._picture(image))
+        return WordMap(word, tuple(tokens), shown, attention[..., tokens].mean(-1), self._image(image))
 
     def segment(self, words: str | Sequence[str] | None = None, image: int = 0) -> Segmentation:
         """The image segmented into words of the text; everything else is background.
@@ -78,10 +78,10 @@ class TextMaps(ABC):
         wanted = [each for word in words.split(",") if (each := word.strip())] if isinstance(words, str) else words
         annotation, names = self.prompt_words(image).annotation(wanted)
         maps = self.segmenter.rescale(self.attention(image), annotation)
-        scores = self.segmenter.refine(maps, self.capture, image, self._picture(image))
+        scores = self.segmenter.refine(maps, self.capture, image, self._image(image))
         ids = [*names, *[BACKGROUND] * (len(scores) - len(names))]
         labels = [names.get(class_id, "background") for class_id in ids]
-        return Segmentation(scores, ids, labels, self.size(), self._picture(image))
+        return Segmentation(scores, ids, labels, self.size(), self._image(image))
 
     def at(self, x: int, y: int, image: int = 0) -> list[tuple[str, float]]:
         """The words by the attention of a pixel, highest first: a word's share among all words, sum 1.
@@ -119,5 +119,5 @@ class TextMaps(ABC):
         except ExtractorError as error:
             raise TraceError(str(error)) from None
 
-    def _picture(self, image: int) -> Any:
-        return self.pictures[image] if image < len(self.pictures) else None
+    def _image(self, image: int) -> Any:
+        return self.images[image] if image < len(self.images) else None

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from diffusion_feature import Consumer
 from diffusion_feature.calls import Call
-from diffusion_feature.latents import picture_size
+from diffusion_feature.latents import size_in_pixels
+from diffusion_feature.renamed import warn_renamed
 from diffusion_feature.tap import ConsumerGroup
 from PIL import Image
 
 from goca.config import SegmenterConfig, load_config
-from goca.drawing.palettes import as_picture
+from goca.drawing.palettes import as_image
 from goca.generation.adapters import PipelineLayers, config_of
 from goca.generation.attached import AttachedPipeline
 from goca.generation.averages import (
@@ -57,7 +58,7 @@ class trace(TextMaps):
 
     t.further     maps of the prompt and the further words together
     t.negative    maps of the negative prompt, in the denoiser's pass with it
-    t.pictures    the generated images; can be set (`t.pictures = ...`) if the pipeline returned none
+    t.images      the generated images; can be set (`t.images = ...`) if the pipeline returned none
     t.prompts     their prompts, as the text encoder read them
     """
 
@@ -98,9 +99,20 @@ class trace(TextMaps):
         self.mixed = False
         self._views = False  # whether calls at one timestep were for different latents
         self._drawn_size: tuple[int, int] | None = None
-        self.pictures: list[Any] = []
+        self.images: list[Any] = []
 
     # ---- around the pipeline
+
+    @property
+    def pictures(self) -> list[Any]:
+        """The former name of `images`."""
+        warn_renamed("trace.pictures", "trace.images")
+        return self.images
+
+    @pictures.setter
+    def pictures(self, images: list[Any]) -> None:
+        warn_renamed("trace.pictures", "trace.images")
+        self.images = images
 
     def __enter__(self) -> trace:
         self._attached.hook(self._before, self._after)
@@ -138,7 +150,7 @@ class trace(TextMaps):
         if images:
             self._drawn_size = drawn_size(images[0])
         if images and (isinstance(images[0], Image.Image) or images[0].shape[-1] == 3):
-            self.pictures = [as_picture(image) for image in images]
+            self.images = [as_image(image) for image in images]
 
     # ---- around the denoiser
 
@@ -201,7 +213,7 @@ class trace(TextMaps):
 
     def size(self) -> tuple[int, int]:
         """(height, width) of the images."""
-        return picture_size(self.layers.parts, torch.empty(0, 1, *self.latents))
+        return size_in_pixels(self.layers.parts, torch.empty(0, 1, *self.latents))
 
     # ---- afterwards
 

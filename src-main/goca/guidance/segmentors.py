@@ -1,6 +1,6 @@
 """Where the masks come from: GoCA, S-CFG's own segmentor, or any object with the two methods of `Segmentor`.
 
-The batch that passes is the guidance batch: n unconditional pictures, then the same n with their prompts.
+The batch that passes is the guidance batch: n unconditional images, then the same n with their prompts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from goca.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Which text tokens of one picture mean what, as positions in the sequence.
+    """Which text tokens of one image mean what, as positions in the sequence.
 
     words      all but special ones, punctuation included
     sentence   the one that stands for the sentence: the first (CLIP, BERT), or the end token (T5)
@@ -51,14 +51,14 @@ Masks = tuple[Tensor, Tensor]  # regions of the tokens [n, N, g, g], foreground 
 
 
 class Segmentor(Protocol):
-    """What gives masks for one forward of a denoiser on 2n pictures, the unconditional ones first."""
+    """What gives masks for one forward of a denoiser on 2n images, the unconditional ones first."""
 
     def consumer(self, latents: Grid) -> Consumer:
         """A fresh consumer of the forward's attentions and features (diffusion_feature.tap), for latents of (h, w)."""
         ...
 
     def masks(self, consumer: Any, tokens: Sequence[PromptTokens]) -> Masks:
-        """The masks of the n pictures, from that consumer after the forward."""
+        """The masks of the n images, from that consumer after the forward."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from diffusion_feature.images import PictureUnreadable, image_size, read_image
+from diffusion_feature.images import ImageUnreadable, image_size, read_image
 from PIL import Image
 
 from goca.datasets import SampleError
@@ -22,11 +22,11 @@ def as_jpeg(image: Image.Image, side: int, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def size_of(path: Path) -> tuple[int, int]:
     """Read (width, height) from the file's header alone. Raises SampleError if it is not an image."""
     if not path.exists():
         raise SampleError(f"image {path.name} is missing")
     try:
         return image_size(path)
-    except PictureUnreadable as error:
+    except ImageUnreadable as error:
         raise SampleError(f"image {path.name} cannot be read: {error.reason}") from None

@@ -13,7 +13,7 @@ from goca.files.log import Record
 from goca.labeling.answers import AnswerLog
 from goca.labeling.config import LabelerConfig
 from goca.labeling.errors import LabelingError, NoCaption, ServerRefused
-from goca.labeling.images import as_jpeg, picture_size
+from goca.labeling.images import as_jpeg, size_of
 from goca.labeling.instruction import TEMPLATE, Vocabulary, read_template
 from goca.labeling.pricing import Estimate, Prices, estimate
 from goca.labeling.replies import KEPT, read_caption, read_reply
@@ -64,7 +64,7 @@ class Labeler:
         sizes = []
         for name in names:
             try:
-                sizes.append(picture_size(self.dataset.sample(self.ids[name]).image_path))
+                sizes.append(size_of(self.dataset.sample(self.ids[name]).image_path))
             except SampleError as error:
                 self.skipped[name] = str(error)
         config = self.config

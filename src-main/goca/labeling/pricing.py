@@ -72,9 +72,9 @@ def estimate(
     rule         a key of IMAGE_TOKENS, or a number of tokens per image
     """
     text = math.ceil(len(instruction) / CHARACTERS_PER_TOKEN) + OVERHEAD
-    pictures = [rule if isinstance(rule, int) else IMAGE_TOKENS[rule](*scaled(size, side)) for size in sizes]
-    tokens_in, tokens_out = sum(pictures) + text * len(pictures), len(pictures) * caption_len * TOKENS_PER_WORD
-    return Estimate(len(pictures), tokens_in, tokens_out, prices.cost(tokens_in, tokens_out))
+    images = [rule if isinstance(rule, int) else IMAGE_TOKENS[rule](*scaled(size, side)) for size in sizes]
+    tokens_in, tokens_out = sum(images) + text * len(images), len(images) * caption_len * TOKENS_PER_WORD
+    return Estimate(len(images), tokens_in, tokens_out, prices.cost(tokens_in, tokens_out))
 
 
 def dollars(cost: float | None) -> str:

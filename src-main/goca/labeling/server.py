@@ -192,8 +192,8 @@ def _too_slow(seconds: float) -> Exception:
 
 def _messages(instruction: str, jpeg: bytes, detail: str | None) -> list[dict[str, Any]]:
     url = {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")}
-    picture = {"type": "image_url", "image_url": url | ({"detail": detail} if detail else {})}
-    return [{"role": "user", "content": [{"type": "text", "text": instruction}, picture]}]
+    image = {"type": "image_url", "image_url": url | ({"detail": detail} if detail else {})}
+    return [{"role": "user", "content": [{"type": "text", "text": instruction}, image]}]
 
 
 def _message(body: Any) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion_feature.images import PictureUnreadable, read_image
+from diffusion_feature.images import ImageUnreadable, read_image
 
 from goca.labelsets.decision import decide
 from goca.labelsets.store import Store, open_batches
@@ -60,7 +60,7 @@ class Labelling:
         for photo in photos:
             try:
                 read[photo.name] = read_image(photo.path)
-            except PictureUnreadable as error:
+            except ImageUnreadable as error:
                 failed[photo.name] = str(error)
         usable = [photo for photo in photos if photo.name in read]
         queries = [Query.of({each: [self.classes[each]] for each in photo.class_ids}) for photo in usable]

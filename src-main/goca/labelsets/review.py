@@ -61,11 +61,11 @@ def figure(item: Labelled, colours: Mapping[int, tuple[int, int, int]]) -> Marku
     if unsure := [*record.get("unsure", []), *record.get("missing", [])]:
         lines.append(f"low presence: {', '.join(unsure)}")
     texts = [child for line in lines for child in (tag("br"), line)]
-    pictures = [picture(each) for each in (image, painted(image, label, colours))]
-    return tag("figure", pictures, tag("figcaption", tag("b", item.name), texts))
+    panels = [embedded(each) for each in (image, painted(image, label, colours))]
+    return tag("figure", panels, tag("figcaption", tag("b", item.name), texts))
 
 
-def picture(image: Image.Image) -> Markup:
+def embedded(image: Image.Image) -> Markup:
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()

@@ -108,7 +108,7 @@ class Generator:
                 generator=generators,
                 **call_arguments(self.config, len(asked), how.guidance),
             )
-        images = list(traced.pictures)
+        images = list(traced.images)
         presence = self.presence(images, asked, seeds)
         withheld = getattr(result, "nsfw_content_detected", None) or [False] * len(images)
         pairs = [

@@ -18,7 +18,7 @@ from goca.method.summary import AttentionSummary
 from goca.protocol import PRESETS, Protocol
 from goca.refine.affinity import activation_affinity, affinity
 from goca.refine.crf import dense_crf
-from goca.refine.errors import ChainError, MapNotCaptured, PictureMissing, RefineError
+from goca.refine.errors import ChainError, ImageMissing, MapNotCaptured, RefineError
 from goca.refine.merging import merge_maps
 from goca.refine.pamr import filtered_pamr, median
 from goca.refine.prototypes import prototypes
@@ -47,7 +47,7 @@ class RefinementInputs:
 
     summary  attention of the image's batch; None: none was collected
     number   the image's number in the batch
-    image    in any form that `goca.refine.images.read_picture` accepts; None: no image
+    image    in any form that `goca.refine.images.rgb_tensor` accepts; None: no image
     layers   a layer's name in a step -> its id in `summary.dense`, if they differ (`vit-block{1/2}-attn-out`)
     """
 
@@ -64,9 +64,9 @@ class RefinementInputs:
         return space[self.number]
 
     def require_image(self, step: str) -> Any:
-        """The image. Raises PictureMissing."""
+        """The image. Raises ImageMissing."""
         if self.image is None:
-            raise PictureMissing(f"{step} needs the image, but there is none: pass it, or leave out the step")
+            raise ImageMissing(f"{step} needs the image, but there is none: pass it, or leave out the step")
         return self.image
 
     def dense(self, step: str, name: str) -> Tensor:

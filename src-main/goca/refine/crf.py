@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goca.method.rescaling import min_max
 from goca.refine.errors import DenseCRFMissing, RefineError
-from goca.refine.images import bounded, check_maps, of_finite, read_picture
+from goca.refine.images import bounded, check_maps, of_finite, rgb_tensor
 
 BGR_MEAN = (104.008, 116.669, 122.675)
 LEAST_PROBABILITY = 1e-5  # lower limit in unary energies -log p
@@ -33,12 +33,12 @@ def dense_crf(
     """A fully connected CRF over the image's pixels (Kraehenbuehl and Koltun, 2011), solved by mean field.
 
     scores      [n, h, w]; resized to the image's size (bicubic), clamped at 0, min-max per map
-    image       RGB, see `read_picture`
+    image       RGB, see `rgb_tensor`
     protocol    "paper": the image unchanged, probabilities that sum to 1 at each pixel (equal where all maps are 0)
                 "released": BGR minus its mean, wrapped into 0..255, and the maps themselves
     returns     [n, H, W]  probabilities at the image's size, sum 1; a single map becomes 1 everywhere, and a map with
                 a NaN becomes NaN and does not affect the others
-    errors      DenseCRFMissing, RefineError; warns PictureReduced if n * H * W exceeds 2^28
+    errors      DenseCRFMissing, RefineError; warns ImageReduced if n * H * W exceeds 2^28
     """
     check_maps(scores)
     if protocol not in CRF_INPUTS:
@@ -46,12 +46,12 @@ def dense_crf(
     if iterations < 0:
         raise RefineError(f"dense_crf iterations is {iterations}; it must be at least 0")
     densecrf = load_densecrf()
-    picture = bounded(read_picture(image), len(scores))
+    rgb = bounded(rgb_tensor(image), len(scores))
     probabilities, pixels = CRF_INPUTS[protocol]
-    rgb = np.ascontiguousarray(pixels(picture.permute(1, 2, 0).cpu().numpy()))  # [H, W, 3] uint8
+    unsigned = np.ascontiguousarray(pixels(rgb.permute(1, 2, 0).cpu().numpy()))  # [H, W, 3] uint8
 
     def infer(maps: Tensor) -> Tensor:
-        n, (h, w) = len(maps), picture.shape[1:]
+        n, (h, w) = len(maps), rgb.shape[1:]
         if n == 0:
             return maps.new_zeros(0, h, w, dtype=torch.float32)
         resized = F.interpolate(maps[None].float(), (h, w), mode="bicubic", align_corners=False)[0]
@@ -59,7 +59,7 @@ def dense_crf(
         crf = densecrf.DenseCRF2D(w, h, n)
         crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).cpu().numpy()))
         crf.addPairwiseGaussian(sxy=gaussian_sxy, compat=gaussian_compat)
-        crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=rgb, compat=bilateral_compat)
+        crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=unsigned, compat=bilateral_compat)
         found = np.array(crf.inference(iterations), dtype=np.float32)
         return torch.from_numpy(found).view(n, h, w).to(scores.device)
 

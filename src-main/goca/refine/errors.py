@@ -15,7 +15,7 @@ class MapNotCaptured(RefineError):
     """A step needs a map or a feature that the forward pass did not collect."""
 
 
-class PictureMissing(RefineError):
+class ImageMissing(RefineError):
     """A step needs the image, but there is none."""
 
 
@@ -23,5 +23,5 @@ class DenseCRFMissing(RefineError, ImportError):
     """pydensecrf is not installed."""
 
 
-class PictureReduced(UserWarning):
+class ImageReduced(UserWarning):
     """An image was too large for a step, which used a smaller copy."""

@@ -13,17 +13,17 @@ from diffusion_feature.images import is_file, read_image
 from PIL import Image
 from torch import Tensor
 
-from goca.refine.errors import PictureReduced, RefineError
+from goca.refine.errors import ImageReduced, RefineError
 
 LARGEST = 1 << 28  # numbers that one tensor of a refinement may hold: 1 GiB in float32
 
 
-def read_picture(image: Any) -> Tensor:
+def rgb_tensor(image: Any) -> Tensor:
     """An image as RGB in 0..255   [3, H, W] float32
 
     image   a PIL image, a file, or numbers [3, H, W] or [H, W, 3], also with a leading axis of length 1. If both
             layouts fit, a tensor is read as the first and an array as the second. Values are 0..255, or floats 0..1
-    errors  RefineError for another shape, other values or NaN; PictureUnreadable for a file
+    errors  RefineError for another shape, other values or NaN; ImageUnreadable for a file
     """
     if isinstance(image, Image.Image) or is_file(image):
         image = np.array(read_image(image).image)
@@ -40,17 +40,15 @@ def read_picture(image: Any) -> Tensor:
     return pixels.float() * 255 if pixels.is_floating_point() and high <= 1 else pixels.float()
 
 
-def bounded(picture: Tensor, copies: int) -> Tensor:
+def bounded(rgb: Tensor, copies: int) -> Tensor:
     """The image, reduced with a warning if `copies` maps of its size would exceed LARGEST   [3, H, W]"""
-    h, w = picture.shape[1:]
+    h, w = rgb.shape[1:]
     if copies * h * w <= LARGEST:
-        return picture
+        return rgb
     scale = (LARGEST / (copies * h * w)) ** 0.5
     size = max(1, int(h * scale)), max(1, int(w * scale))
-    warnings.warn(
-        f"{copies} maps of {h} x {w} pixels are too many: refined at {size[0]} x {size[1]}", PictureReduced, 3
-    )
-    return F.interpolate(picture[None], size, mode="area")[0]
+    warnings.warn(f"{copies} maps of {h} x {w} pixels are too many: refined at {size[0]} x {size[1]}", ImageReduced, 3)
+    return F.interpolate(rgb[None], size, mode="area")[0]
 
 
 def check_maps(scores: Tensor, *also: int) -> None:

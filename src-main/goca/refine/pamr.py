@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from goca.refine.errors import RefineError
-from goca.refine.images import bounded, check_maps, read_picture
+from goca.refine.images import bounded, check_maps, rgb_tensor
 
 SOFTNESS = 0.1  # unit of colour distances, relative to the local standard deviation
 PLACES = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
@@ -20,10 +20,10 @@ def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[i
     """Average each map over neighbours, weighted by colour similarity, `iterations` times.
 
     scores      [n, h, w] or [B, n, h, w], each map separately; resized to the image's size (bilinear, aligned corners)
-    image       RGB, see `read_picture`; for a batch, one for all, or a sequence of images of the same size
+    image       RGB, see `rgb_tensor`; for a batch, one for all, or a sequence of images of the same size
     dilations   distances of the eight neighbours; borders are repeated
     returns     [n, H, W] or [B, n, H, W], within the range of each input map; a NaN spreads only within its own map
-    errors      RefineError; warns PictureReduced if an image has more than 7 million pixels
+    errors      RefineError; warns ImageReduced if an image has more than 7 million pixels
 
     >>> pamr(torch.rand(3, 16, 16), torch.rand(3, 64, 48)).shape
     torch.Size([3, 64, 48])
@@ -37,11 +37,11 @@ def pamr(scores: Tensor, image: Any, iterations: int = 10, dilations: Sequence[i
         if len(images) != len(scores):
             raise RefineError(f"{len(scores)} sets of maps need as many images; got {len(images)}")
         return torch.stack([pamr(maps, each, iterations, dilations) for maps, each in zip(scores, images)])
-    picture = bounded(read_picture(image), max(len(scores), len(PLACES) * len(dilations))).to(scores.device)
-    weights = colour_weights(picture, dilations)  # [8 D, H, W]
+    rgb = bounded(rgb_tensor(image), max(len(scores), len(PLACES) * len(dilations))).to(scores.device)
+    weights = colour_weights(rgb, dilations)  # [8 D, H, W]
     if not len(scores):
-        return scores.new_zeros(0, *picture.shape[1:])
-    maps = F.interpolate(scores[None].float(), picture.shape[1:], mode="bilinear", align_corners=True)[0]
+        return scores.new_zeros(0, *rgb.shape[1:])
+    maps = F.interpolate(scores[None].float(), rgb.shape[1:], mode="bilinear", align_corners=True)[0]
     for _ in range(iterations):
         moved = torch.zeros_like(maps)
         for weight, shifted in zip(weights, neighbours(maps, dilations)):
@@ -67,18 +67,18 @@ def median(scores: Tensor, window: int = 3) -> Tensor:
     return torch.stack(parts) if parts else scores
 
 
-def colour_weights(picture: Tensor, dilations: Sequence[int]) -> Tensor:
+def colour_weights(rgb: Tensor, dilations: Sequence[int]) -> Tensor:
     """Weight of each neighbour: softmax of -|colour difference| / (0.1 * deviation), averaged over colours
 
-    picture   [3, H, W];  deviation: unbiased, over all neighbours and, once per dilation, the pixel itself
+    rgb       [3, H, W];  deviation: unbiased, over all neighbours and, once per dilation, the pixel itself
     returns   [8 D, H, W]  sums to 1; equal weights where all neighbours have the same colour
     """
-    distance = picture.new_zeros((len(PLACES) - 1) * len(dilations), *picture.shape[1:])
-    for colour in picture[:, None]:  # [1, H, W]
+    distance = rgb.new_zeros((len(PLACES) - 1) * len(dilations), *rgb.shape[1:])
+    for colour in rgb[:, None]:  # [1, H, W]
         block = torch.cat(list(neighbours(colour, dilations, centre=True)))  # [9 D, H, W]
         width = 1e-8 + SOFTNESS * block.std(0)
         distance += torch.cat([(each - colour).abs() / width for each in neighbours(colour, dilations)])
-    return (-distance / len(picture)).softmax(0)
+    return (-distance / len(rgb)).softmax(0)
 
 
 def neighbours(maps: Tensor, dilations: Sequence[int], centre: bool = False) -> Iterator[Tensor]:

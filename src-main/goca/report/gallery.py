@@ -20,7 +20,7 @@ from PIL import Image
 
 from goca.benchmark.run_store import write_bytes
 from goca.drawing.class_colours import class_palette
-from goca.drawing.palettes import Array, as_picture, overlay
+from goca.drawing.palettes import Array, as_image, overlay
 from goca.evaluation import ConfusionCounts
 from goca.evaluation.metrics import image_iou
 from goca.files.log import Record
@@ -78,7 +78,7 @@ class Gallery:
         if not shown.intersection(ranks):
             return
         predicted = self.metric.predict(scores, label, class_ids, self.threshold)
-        strip = thumbnail(as_picture(image), label, predicted, self.palette)
+        strip = thumbnail(as_image(image), label, predicted, self.palette)
         write_bytes(thumbnail_path(self.folder.parent, image_id), strip)
         for _, left_out in set(ranked) - shown:
             thumbnail_path(self.folder.parent, left_out).unlink(missing_ok=True)
@@ -98,14 +98,14 @@ def thumbnail_path(run_dir: Path, image_id: str, palette: str = PALETTE) -> Path
     return run_dir / "gallery" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.webp"
 
 
-def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray, palette: Array) -> bytes:
+def thumbnail(image: Image.Image, label: NDArray, predicted: NDArray, palette: Array) -> bytes:
     """Make a WebP strip of image, ground truth and prediction, each at most SIDE wide and high, about BYTES in all.
 
     label, predicted  [H, W] class ids; 255 is void
     palette           uint8 [256, 3]
     Small images are enlarged by a whole factor. Classes are drawn over the image in faded grey; background stays grey.
     """
-    small = picture.copy()
+    small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     if (factor := SIDE // max(small.size)) > 1:
         small = small.resize((factor * small.width, factor * small.height), Image.Resampling.NEAREST)
@@ -122,9 +122,9 @@ def thumbnail(picture: Image.Image, label: NDArray, predicted: NDArray, palette:
     return file.getvalue()
 
 
-def _coloured(picture: Image.Image, labels: NDArray[np.integer], palette: Array) -> Image.Image:
-    classes = Image.fromarray(labels != 0).resize(picture.size, Image.Resampling.NEAREST)
-    return Image.composite(overlay(picture, labels, palette, ALPHA), picture, classes)
+def _coloured(image: Image.Image, labels: NDArray[np.integer], palette: Array) -> Image.Image:
+    classes = Image.fromarray(labels != 0).resize(image.size, Image.Resampling.NEAREST)
+    return Image.composite(overlay(image, labels, palette, ALPHA), image, classes)
 
 
 def prune(run_dir: Path, image_ids: Sequence[str]) -> None:
