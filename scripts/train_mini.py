@@ -72,8 +72,8 @@ class Recipe:
 RECIPES = {
     "mini-sd": Recipe(),
     "mini-sd-small": Recipe(decay="late linear"),
-    "mini-pixart": Recipe(decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
-    "mini-flux": Recipe(decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
+    "mini-pixart": Recipe(steps=3200, decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
+    "mini-flux": Recipe(steps=2600, decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
 }
 QUICK = {"vae_steps": 6, "steps": 6, "vae_batch": 4, "batch": 4, "save_every": 3, "held_out": 4}
 QUICK_IMAGES = 48

@@ -152,7 +152,7 @@ def test_what_fits_follows_the_memory():
         return {line.what for line in lines if line.ok}
 
     assert fits(0.001) == set() and fits(10_000) == {each.model for each in machine.footprints()}
-    assert fits(5) == {"mini-sd", "mini-sd-small", "sd15"} and "sd21" in fits(5, "bfloat16")
+    assert fits(5) == {"mini-sd", "mini-sd-small", "mini-pixart", "mini-flux", "sd15"} and "sd21" in fits(5, "bfloat16")
     for smaller, larger in ((1, 5), (5, 20), (20, 40)):
         assert fits(smaller) <= fits(larger)
 

@@ -109,7 +109,6 @@ def flux_networks(parts: Parts, device: torch.device) -> Networks:
 class Family:
     """A pipeline class: its networks, the parts that it may have and has not, how it is called beside the prompt.
 
-    guidance  further arguments where it is called with guidance, as `with_guidance` takes them
     plain_attention  trained with softmax(QK) written out where a CPU trains in bfloat16: the fused attention's
                      backward is slow there
     """
@@ -118,7 +117,6 @@ class Family:
     networks: Callable[[Parts, torch.device], Networks]
     without: dict[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
-    guidance: dict[str, Any] = field(default_factory=dict)
     plain_attention: bool = True
 
     def assemble(self, parts: Parts, vae: AutoencoderKL) -> DiffusionPipeline:
@@ -130,12 +128,11 @@ SD = Family(
     sd_networks,
     {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )
-PIXART = Family(PixArtSigmaPipeline, pixart_networks, call=load_config("pixart-sigma").call)
+PIXART = Family(PixArtSigmaPipeline, pixart_networks, call=load_config("mini-pixart").call)
 FLUX = Family(
     FluxPipeline,
     flux_networks,
-    call={"height": 2 * SIZE, "width": 2 * SIZE, "max_sequence_length": TEXT},
-    guidance={"true_cfg_scale": 1.0, "negative_prompt": ""},
+    call={"height": 2 * SIZE, "width": 2 * SIZE, **load_config("mini-flux").call},
     plain_attention=False,
 )
 FAMILIES = {family.pipeline.__name__: family for family in (SD, PIXART, FLUX)}
@@ -192,5 +189,4 @@ def call_arguments(pipe: DiffusionPipeline) -> dict[str, Any]:
 
 def guided(pipe: DiffusionPipeline, scale: float, batch: int) -> dict[str, Any]:
     """Arguments of a call with classifier-free guidance."""
-    family = FAMILIES[type(pipe).__name__]
-    return with_guidance({**family.call, **family.guidance}, batch, scale)
+    return with_guidance(call_arguments(pipe), batch, scale)

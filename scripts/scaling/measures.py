@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 from train_mini import Latents, held_out_loss
 
-from scaling.points import SETTINGS, Point
+from scaling.points import PICKED_LAYERS, Point
 
 WORDS = (*scenes_hard.OBJECTS, *UPPER, *LOWER)  # scenes' objects are among those of scenes-hard
 GUIDANCE, BATCH = 4.0, 8
@@ -192,7 +192,7 @@ class Bench:
             part: segmenter.rescale(capture.attention_map(HEADS[h], LAYERS[m])[0], annotation, RESCALES[r])
             for part, (h, m, r) in PARTS.items()
         }
-        if picked := SETTINGS[self.point.kind].picked:
+        if picked := PICKED_LAYERS.get(self.point.kind):
             by_hand = self.at(t, picked)
             few = by_hand.capture(image, annotation, image_id=image_id, head_rules=HEADS[:1], layer_rules=LAYERS[:1])
             maps[PICKED] = by_hand.rescale(few.attention_map(HEADS[0], LAYERS[0])[0], annotation, RESCALES[0])

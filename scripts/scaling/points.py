@@ -7,37 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.mini_family import KINDS
-from embedded.pen import SIZE
-from goca.config import SegmenterConfig
+from goca.config import SegmenterConfig, load_config
 from goca.embedded import names, resolve
 
 CHECKPOINTS = ("first", "early", "middle", "advanced", "late")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How the method is set to a kind: in the middle of its layers, as the configs of the large models are.
-
-    picked  cross-attention layers that a UNet's users pick by hand; none for transformers
-    """
-
-    version: str
-    reference: str
-    space: tuple[str, ...]
-    picked: tuple[str, ...] = ()
-
-
-UNET = Setting(
-    "mini",
-    "up-level1-repeat0-vit-block0-cross-q",
-    ("up-level1-repeat0-vit-block0-self-map",),
-    ("up-level0-repeat{0,1}-vit-block0-cross-map", "up-level1-repeat0-vit-block0-cross-map"),
-)
-SETTINGS = {
-    "mini-sd": UNET,
-    "mini-sd-small": UNET,
-    "mini-pixart": Setting("pixart-sigma", "vit-block4-cross-q", ("vit-block{3..5}-self-map",)),
-    "mini-flux": Setting("mini-flux", "vit-block3-attn-out", ("vit-block1-self-map",)),
+# cross-attention layers that a UNet's users pick by hand; none for transformers
+PICKED_LAYERS = {
+    kind: ("up-level0-repeat{0,1}-vit-block0-cross-map", "up-level1-repeat0-vit-block0-cross-map")
+    for kind in ("mini-sd", "mini-sd-small")
 }
 
 
@@ -59,15 +38,16 @@ class Point:
         return tuple(KINDS[self.kind].worlds)
 
     def config(self, t: int, protocol: str | dict[str, str]) -> SegmenterConfig:
-        setting = SETTINGS[self.kind]
+        """The model's own config, as far as it says which layers are looked at; rules and timestep are the study's."""
+        own = load_config(self.kind)
         return SegmenterConfig(
-            version=setting.version,
-            img_size=KINDS[self.kind].image_side,
-            feat_size=SIZE // 4,
+            version=own.version,
+            img_size=own.img_size,
+            feat_size=own.feat_size,
             t=t,
-            ref_layer=setting.reference,
-            self_layers=setting.space,
-            affinity_order=1,
+            ref_layer=own.ref_layer,
+            self_layers=own.self_layers,
+            affinity_order=own.affinity_order,
             protocol=protocol,
         )
 

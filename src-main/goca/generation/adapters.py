@@ -18,18 +18,27 @@ class ConfigNotKnown(GocaError, ValueError):
     """None of configs/model fits the pipeline."""
 
 
+EMBEDDED_WIDTH = 96  # of the text states of the models that ship with the package; no published model's
+
+
 def of_unet(pipe: Any, config: Any) -> str | None:
     if config.addition_embed_type == "text_time":
         return "kolors" if config.encoder_hid_dim_type == "text_proj" else "sdxl"
     wide = "sd21-base" if config.sample_size == 64 else "sd21"
     mini = "mini-sd-small" if config.block_out_channels[0] == 48 else "mini-sd"
-    return {768: "sd15", 1024: wide, 96: mini}.get(config.cross_attention_dim)
+    return {768: "sd15", 1024: wide, EMBEDDED_WIDTH: mini}.get(config.cross_attention_dim)
 
 
 def of_pixart(pipe: Any, config: Any) -> str:
+    if config.caption_channels == EMBEDDED_WIDTH:
+        return "mini-pixart"
     if "Sigma" not in type(pipe).__name__:
         return "pixart-alpha"
     return "pixart-sigma-512" if config.sample_size == 64 else "pixart-sigma"
+
+
+def of_flux(pipe: Any, config: Any) -> str:
+    return "mini-flux" if config.joint_attention_dim == EMBEDDED_WIDTH else "flux"
 
 
 def of_sd3(pipe: Any, config: Any) -> str:
@@ -49,7 +58,7 @@ CONFIGS: dict[str, Callable[[Any, Any], str | None]] = {
     "UNet2DConditionModel": of_unet,
     "PixArtTransformer2DModel": of_pixart,
     "HunyuanDiT2DModel": lambda pipe, config: "hunyuan",
-    "FluxTransformer2DModel": lambda pipe, config: "flux",
+    "FluxTransformer2DModel": of_flux,
     "SD3Transformer2DModel": of_sd3,
     "ChromaTransformer2DModel": lambda pipe, config: "chroma",
     "CogView3PlusTransformer2DModel": lambda pipe, config: "cogview3-plus",
