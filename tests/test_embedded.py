@@ -1,4 +1,4 @@
-"""The models that ship are diffusers pipelines for anyone: they load and run without an argument."""
+"""The models that ship are diffusers pipelines for anyone: they load without an argument, and run as their configs say."""
 
 import goca
 import numpy as np
@@ -6,26 +6,37 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from goca.cli.models import embedded_words
+from goca.config import load_config
 from goca.embedded import embedded_pipeline, names, resolve
 from goca.generation.adapters import config_of
+from goca.generation.calling import call_arguments
 from PIL import Image
 
 MODELS = [name for name in names() if name.startswith("mini-")]
 
 
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_one_of_each_attention_layout_ships():
+    assert {"mini-sd", "mini-sd-small", "mini-pixart", "mini-flux"} <= set(MODELS)
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_diffusers_loads_and_runs_it_without_an_argument(name):
-    pipe = DiffusionPipeline.from_pretrained(resolve(f"goca:{name}"))
+def test_diffusers_loads_it_in_float32_and_runs_it(name):
+    pipe = quiet(DiffusionPipeline.from_pretrained(resolve(f"goca:{name}")))
     dtypes = {part.dtype for part in pipe.components.values() if isinstance(part, torch.nn.Module)}
     assert dtypes == {torch.float32}
-    pipe.set_progress_bar_config(disable=True)
-    image = pipe("star, sky, grass", num_inference_steps=2, output_type="np").images[0]
-    assert image.shape[0] == image.shape[1] and image.shape[0] % 64 == 0 and np.isfinite(image).all()
+    config, plain = load_config(name), name.startswith("mini-sd")  # the UNets need no argument at all
+    arguments = {} if plain else call_arguments(config, 1, 1.0)
+    image = pipe("star, sky, grass", num_inference_steps=2, output_type="np", **arguments).images[0]
+    assert image.shape == (config.img_size, config.img_size, 3) and np.isfinite(image).all()
 
 
 def test_it_is_a_pipeline_object_that_can_be_traced():
-    pipe = goca.embedded_pipeline()
-    pipe.set_progress_bar_config(disable=True)
+    pipe = quiet(goca.embedded_pipeline())
     with goca.trace(pipe) as traced:
         pipe("star, sky, grass", num_inference_steps=2)
     assert traced.words() == ["star", "sky", "grass"] and traced.word("star").map.shape == (16, 16)
@@ -42,12 +53,12 @@ def test_its_config_is_found_and_it_segments(name):
     assert np.array_equal(np.asarray(found.scores), np.asarray(named.scores))
 
 
-def test_the_small_one_knows_both_worlds_and_names_of_two_words():
-    assert {"traffic", "light", "cup"} <= set(embedded_words("mini-sd-small")) - set(embedded_words("mini-sd"))
-    pipe = embedded_pipeline("mini-sd-small")
-    pipe.set_progress_bar_config(disable=True)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "mini-sd"])
+def test_the_family_knows_both_worlds_and_names_of_two_words(name):
+    assert {"traffic", "light", "cup"} <= set(embedded_words(name)) - set(embedded_words("mini-sd"))
+    pipe = quiet(embedded_pipeline(name))
     with goca.trace(pipe) as traced:
-        pipe("traffic light, sky, road", num_inference_steps=2)
+        pipe("traffic light, sky, road", num_inference_steps=2, **call_arguments(load_config(name), 1, 4.0))
     assert traced.words() == ["traffic", "light", "sky", "road"] and traced.word("traffic light").map.shape == (16, 16)
 
 
