@@ -1,4 +1,4 @@
-"""The models that ship are diffusers pipelines for anyone: they load without an argument, and run as their configs say."""
+"""The models that ship are diffusers pipelines for anyone, run as their configs say."""
 
 import goca
 import numpy as np
