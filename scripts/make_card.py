@@ -185,8 +185,7 @@ TARGETS = {
     "PixArtSigmaPipeline": "v-prediction, PixArt's linear betas, logit-normal timesteps, low noise weighed down",
     "FluxPipeline": "rectified flow, logit-normal times",
 }
-HALVED = """
-{early:.0%} of the steps at full rate, and {late:.0%} of those while it falls, saw images of half the side."""
+HALVED = "\nOf the steps, {:.1%} saw images of half the side."
 CALLED = " Called as `pipe(prompt, {arguments})`."
 
 
@@ -231,7 +230,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         rate=recipe.rate,
         decay=recipe.decay,
         ema=recipe.ema,
-        halved=HALVED.format(early=recipe.halved[0], late=recipe.halved[1]) if any(recipe.halved) else "",
+        halved=HALVED.format(recipe.halved) if recipe.halved else "",
         hardware=hardware,
         minutes=listed(minutes),
         losses=listed(losses),

@@ -35,7 +35,6 @@ from embedded.mini_data import (
 )
 from embedded.mini_family import KINDS, Kind, Networks
 from embedded.resumable_training import (
-    DECAYS,
     Trainer,
     batch_parts,
     generator_of,
@@ -62,7 +61,7 @@ class Recipe:
     rate: float = 1e-3
     warm_up: int = 200
     decay: str = "cosine"
-    halved: tuple[float, float] = (0.0, 0.0)  # share of steps on images of half the side: at full rate, while it falls
+    halved: float = 0.0  # share of the steps that see images of half the side
     text_dropout: float = 0.1
     ema: float = 0.999
     save_every: int = 250
@@ -72,8 +71,8 @@ class Recipe:
 RECIPES = {
     "mini-sd": Recipe(),
     "mini-sd-small": Recipe(decay="late linear"),
-    "mini-pixart": Recipe(steps=3200, decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
-    "mini-flux": Recipe(steps=2600, decay="late linear", warm_up=400, halved=(7 / 8, 1 / 2)),
+    "mini-pixart": Recipe(steps=3200, decay="late linear", warm_up=400, halved=7 / 8),
+    "mini-flux": Recipe(steps=2600, decay="late linear", warm_up=400, halved=7 / 8),
 }
 QUICK = {"vae_steps": 6, "steps": 6, "vae_batch": 4, "batch": 4, "save_every": 3, "held_out": 4}
 QUICK_IMAGES = 48
@@ -142,7 +141,7 @@ def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.de
 
     many = EncodedOnDemand(vae, images, device, kind.enlarge)  # enlarged latents fill gigabytes
     values = many if kind.enlarge > 1 else encoded("latents", images, kind.enlarge)
-    halved = encoded("latents", images, kind.enlarge / 2) if any(recipe.halved) else None
+    halved = encoded("latents", images, kind.enlarge / 2) if recipe.halved else None
     held_values = encoded("held-out", held_out, kind.enlarge)
     if isinstance(kind.vae, str):
         scale = vae.config.scaling_factor
@@ -180,8 +179,7 @@ def task_loss(
 
 def sees_halved(recipe: Recipe, step: int) -> bool:
     """Whether a step sees images of half the side, which cost a quarter: drawn from its number."""
-    share = recipe.halved[DECAYS[recipe.decay](step / recipe.steps) < 1]
-    return np.random.default_rng((6, step)).random() < share
+    return np.random.default_rng((6, step)).random() < recipe.halved
 
 
 def train_denoiser(

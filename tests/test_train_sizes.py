@@ -22,12 +22,11 @@ CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
 
 
-def test_most_steps_see_halved_images_and_fewer_once_the_rate_falls():
-    recipe = Recipe(steps=4000, decay="late linear", halved=(7 / 8, 1 / 2))
-    seen = np.array([sees_halved(recipe, step) for step in range(4000)])
-    assert abs(seen[:2800].mean() - 7 / 8) < 0.03 and abs(seen[2801:].mean() - 1 / 2) < 0.05
-    longer = replace(recipe, steps=8000)  # the steps before the rate falls stay what they were
-    assert [sees_halved(longer, step) for step in range(2800)] == seen[:2800].tolist()
+def test_most_steps_see_halved_images():
+    recipe = Recipe(steps=4000, halved=7 / 8)
+    seen = [sees_halved(recipe, step) for step in range(4000)]
+    assert abs(np.mean(seen) - 7 / 8) < 0.02 and not all(seen[-20:])
+    assert [sees_halved(replace(recipe, steps=8000), step) for step in range(4000)] == seen
 
 
 @pytest.mark.parametrize("kind", ["mini-sd", "mini-sd-small"])
