@@ -2,7 +2,7 @@
 
     python3 scripts/make_card.py --kind mini-pixart --hardware "..." --limits FILE     after train_mini.py
 
-Writes README.md and card/*.png into the pipeline's folder. Every number in the card is measured here or read from the
+Writes README.md and card/ into the pipeline's folder. Every number in the card is measured here or read from the
 training's own logs and recipe.
 """
 
@@ -64,7 +64,7 @@ The VAE restores {count} test images of each world: {psnr}.
 
 Guidance {guidance:g}, {sampling} steps, seeds 0 to {last}; one row per prompt, nothing picked.
 
-![samples](card/samples.png)
+![samples](card/samples.webp)
 
 ## Limits
 
@@ -201,7 +201,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
     checks = work / f"{kind.denoiser}-validation.jsonl"
     validation = read_log(checks) if checks.exists() else []
     save_figure(loss_figure(logs, {kind.denoiser: validation}), folder / "card/loss.png", dpi=120)
-    save_figure(sample_figure(pipe, "scenes-hard" in kind.worlds), folder / "card/samples.png", dpi=100)
+    save_figure(sample_figure(pipe, "scenes-hard" in kind.worlds), folder / "card/samples.webp", dpi=100)
     minutes = {name: f"{(log[-1]['time'] - log[0]['time']) / 60:.0f} min" for name, log in logs.items()}
     losses = {name: f"{np.mean([e['loss'] for e in log[-max(1, len(log) // 10) :]]):.4f}" for name, log in logs.items()}
     own = isinstance(kind.vae, str)

@@ -104,7 +104,7 @@ def test_the_card_tells_what_the_model_was_made_of(trained, monkeypatch):
     pipe.set_progress_bar_config(disable=True)
     card = make_card.write_card(work / "out", pipe, kind, work, hardware="a test", limits="It learned nothing.")
     assert CLASSES[kind] in card and "6 steps of 32 images" in card and "It learned nothing." in card
-    assert {file.name for file in (work / "out/card").iterdir()} == {"loss.png", "samples.png"}
+    assert {file.name for file in (work / "out/card").iterdir()} == {"loss.png", "samples.webp"}
     for world in ("scenes", "scenes-hard"):
         assert f"{world} test {WORLDS[world].splits['test']}" in card
 
