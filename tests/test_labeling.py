@@ -21,7 +21,7 @@ from goca.labeling import (
     vocabularies,
     vocabulary,
 )
-from goca.labeling.images import as_jpeg, image_size
+from goca.labeling.images import as_jpeg, size_of
 from goca.labeling.pricing import patches, scaled, tiles
 from goca.labeling.replies import Reply, clean, read_caption
 from goca.prompts import parse_brackets, read_captions
@@ -209,12 +209,12 @@ def test_pictures_are_not_enlarged_and_transparency_is_white():
     assert found.size == (40, 20) and found.getpixel((5, 5)) == (255, 255, 255)
 
 
-def test_size_of_what_is_no_picture(tmp_path):
+def test_size_of_what_is_no_image(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
     with pytest.raises(SampleError, match="cannot be read"):
-        image_size(tmp_path / "a.jpg")
+        size_of(tmp_path / "a.jpg")
     with pytest.raises(SampleError, match="is missing"):
-        image_size(tmp_path / "b.jpg")
+        size_of(tmp_path / "b.jpg")
 
 
 # --- captions ----------------------------------------------------------------------------------------------------

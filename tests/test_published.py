@@ -66,7 +66,7 @@ def extractor(place, pipeline, denoiser=None, **given):
 
 def test_every_config_but_the_embedded_models_has_a_layout():
     elsewhere = {name for name, each in CONFIGS.items() if each.pipeline not in published.LAYOUTS}
-    assert elsewhere == {name for name in CONFIGS if name.startswith("mini-sd")} | set(SIZES) | {"kolors"}
+    assert elsewhere == {name for name in CONFIGS if name.startswith("mini-")} | set(SIZES) | {"kolors"}
     assert {each for pair in PLACES for each in pair if each} == set(published.LAYOUTS)
 
 

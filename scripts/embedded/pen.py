@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE = 64  # side of a image, pixels
+SIZE = 64  # side of an image, pixels
 SUPERSAMPLE = 4
 Colour = tuple[int, int, int]
 Random = np.random.RandomState

@@ -32,7 +32,7 @@ STANDING = {"tree", "house", "car", "flower", "mushroom"}  # these have their fo
 
 @dataclass
 class Scene:
-    """A image [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0, or k for OBJECTS[k - 1]) and its words."""
+    """An image [SIZE, SIZE, 3] uint8, its label map [SIZE, SIZE] uint8 (0, or k for OBJECTS[k - 1]) and its words."""
 
     image: np.ndarray
     label: np.ndarray

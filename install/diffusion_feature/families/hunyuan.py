@@ -17,6 +17,7 @@ from diffusion_feature.text import encoder_states, longest
 
 BERT, T5 = 77, 256  # text tokens
 ORIGINAL_SIZE = (1024, 1024)  # of the image, as the pipeline always says
+CORNER = (0, 0)  # of the crop, upper left
 BASE = 64  # side of the latents on whose grid rotary places are counted
 STEPS = 50  # the pipeline's own
 
@@ -66,12 +67,7 @@ def denoise(parts: Parts, latents: Tensor, level: NoiseLevel, conditioning: Cond
     weight = like(transformer)
     condition: dict[str, Tensor] = {}
     if transformer.config.use_style_cond_and_image_meta_size:
-        sizes = [
-            *ORIGINAL_SIZE,
-            *size_in_pixels(parts, latents),
-            0,
-            0,
-        ]  # original, target, upper left corner of the crop
+        sizes = [*ORIGINAL_SIZE, *size_in_pixels(parts, latents), *CORNER]
         condition["image_meta_size"] = torch.tensor([sizes] * len(latents)).to(weight)
         condition["style"] = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
     return transformer(
