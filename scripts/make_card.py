@@ -17,10 +17,11 @@ import torch
 from diffusers import DiffusionPipeline
 from embedded.backgrounds import LOWER, UPPER
 from embedded.mini_data import DATA_SEED, HELD_OUT_SEED, to_unit
-from embedded.mini_family import KINDS, call_arguments, guided
+from embedded.mini_family import KINDS, guided
 from embedded.mini_model import WORDS
 from embedded.mini_parts import FAMILY_WORDS, TEXT
 from embedded.scene_drawing import OBJECTS
+from goca.config import load_config
 from goca.drawing.figures import save_figure
 from goca.files.atomic import whole_file
 from make_scenes import WORLDS
@@ -206,7 +207,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
     losses = {name: f"{np.mean([e['loss'] for e in log[-max(1, len(log) // 10) :]]):.4f}" for name, log in logs.items()}
     own = isinstance(kind.vae, str)
     vae = f"The VAE is that of {kind.vae}." if own else f"VAE: {recipe.vae_steps} steps of {recipe.vae_batch} images."
-    arguments = ", ".join(f"{name}={value!r}" for name, value in call_arguments(pipe).items())
+    arguments = ", ".join(f"{name}={value!r}" for name, value in guided(pipe, GUIDANCE, 1).items())
     splits = {f"{world} {split}": str(seed) for world in kind.worlds for split, seed in WORLDS[world].splits.items()}
     return CARD.format(
         kind=kind_name,
@@ -215,7 +216,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         side=kind.image_side,
         parts="\n".join(f"| {name} | {what} | {count / 1e6:.2f} M |" for name, what, count in table),
         words=", ".join(WORDS if kind_name == "mini-sd" else FAMILY_WORDS),
-        called=CALLED.format(arguments=arguments) if arguments else "",
+        called=CALLED.format(arguments=arguments) if load_config(kind_name).call else "",
         start="all but the VAE from random weights" if own else "everything from random weights",
         images=listed({world: str(count) for world, count in kind.worlds.items()}),
         seed=DATA_SEED,

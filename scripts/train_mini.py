@@ -116,10 +116,10 @@ class Latents:
 
 @dataclass(frozen=True)
 class Data:
-    """Latents of whole images, of the same at half the side where the recipe asks for it, and of held-out ones."""
+    """Latents of whole images, of halved ones (if no step sees those: the whole ones), of held-out ones."""
 
     whole: Latents
-    halved: Latents | None
+    halved: Latents
     held_out: Latents
 
 
@@ -139,18 +139,21 @@ def prepare(kind: Kind, recipe: Recipe, work: Path, data: Path, device: torch.de
         size = f"-x{enlarge:g}" if enlarge != 1 else ""
         return encode_images(caches / f"{what}-{name}{size}.npy", vae, pixels, device, enlarge)
 
-    many = EncodedOnDemand(vae, images, device, kind.enlarge)  # enlarged latents fill gigabytes
-    values = many if kind.enlarge > 1 else encoded("latents", images, kind.enlarge)
-    halved = encoded("latents", images, kind.enlarge / 2) if recipe.halved else None
+    if kind.enlarge > 1:  # kept, these would fill gigabytes
+        values: np.ndarray | EncodedOnDemand = EncodedOnDemand(vae, images, device, kind.enlarge)
+    else:
+        values = encoded("latents", images, kind.enlarge)
+    halved = encoded("latents", images, kind.enlarge / 2) if recipe.halved else values
     held_values = encoded("held-out", held_out, kind.enlarge)
     if isinstance(kind.vae, str):
         scale = vae.config.scaling_factor
     else:
-        scale = 1 / float(np.asarray(values[:: max(1, len(values) // 2000)], np.float32).std())
+        sample = values[np.arange(0, len(values), max(1, len(values) // 2000))]
+        scale = 1 / float(sample.astype(np.float32).std())
     vae.register_to_config(scaling_factor=scale, shift_factor=0.0)  # FluxPipeline adds it, so it has to be a number
     return vae, Data(
         Latents(values, words, scale),
-        None if halved is None else Latents(halved, words, scale),
+        Latents(halved, words, scale),
         Latents(held_values, held_words, scale),
     )
 
@@ -203,7 +206,7 @@ def train_denoiser(
     )
 
     def loss_at(step: int, part: slice) -> Tensor:
-        latents = data.halved if data.halved is not None and sees_halved(recipe, step) else data.whole
+        latents = data.halved if sees_halved(recipe, step) else data.whole
         random = np.random.default_rng((4, step, part.start))
         picked = np.sort(random.integers(0, len(latents.values), part.stop - part.start))
         captions = ["" if random.random() < recipe.text_dropout else latents.caption(i, random) for i in picked]

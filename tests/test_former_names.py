@@ -1,6 +1,7 @@
 """Names that have changed go on working, with a warning that gives the present one."""
 
-import diffusion_feature
+import diffusion_feature.images
+import diffusion_feature.latents
 import goca.refine
 import pytest
 import torch
@@ -12,11 +13,14 @@ from goca.generation.averages import WordMap
     ("module", "former", "now"),
     [
         (diffusion_feature, "PictureUnreadable", "ImageUnreadable"),
+        (diffusion_feature.images, "PictureUnreadable", "ImageUnreadable"),
+        (diffusion_feature.latents, "picture_size", "size_in_pixels"),
+        (diffusion_feature.latents, "read_picture", "preprocess"),
         (goca.refine, "PictureMissing", "ImageMissing"),
         (goca.refine, "PictureReduced", "ImageReduced"),
     ],
 )
-def test_errors(module, former, now):
+def test_names_of_modules(module, former, now):
     with pytest.warns(FutureWarning, match=f"{former} is now called {now}") as caught:
         assert getattr(module, former) is getattr(module, now)
     assert caught[0].filename == __file__

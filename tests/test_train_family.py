@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 import make_card  # noqa: E402
-from embedded.mini_family import KINDS, call_arguments  # noqa: E402
+from embedded.mini_family import KINDS, guided  # noqa: E402
 from embedded.mini_model import build_tokenizer  # noqa: E402
 from embedded.mini_parts import FAMILY_WORDS, build_t5_tokenizer  # noqa: E402
 from embedded.mini_tasks import rectified_flow, velocity  # noqa: E402
@@ -63,7 +63,7 @@ def test_the_folder_is_a_pipeline_of_its_class_of_at_most_12_mb(trained):
     pipe = DiffusionPipeline.from_pretrained(work / "out", dtype=torch.float32, use_safetensors=True)
     assert type(pipe).__name__ == CLASSES[kind]
     pipe.set_progress_bar_config(disable=True)
-    image = pipe("traffic light, sky", num_inference_steps=2, output_type="np", **call_arguments(pipe)).images[0]
+    image = pipe("traffic light, sky", num_inference_steps=2, output_type="np", **guided(pipe, 1.0, 1)).images[0]
     assert image.shape == (KINDS[kind].image_side, KINDS[kind].image_side, 3) and np.isfinite(image).all()
     assert sum(f.stat().st_size for f in (work / "out").rglob("*") if f.is_file()) <= 12 * 2**20
 

@@ -12,7 +12,7 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -20,6 +20,7 @@ from diffusion_feature.errors import ImageError as ImageError
 from diffusion_feature.errors import ImageUnreadable as ImageUnreadable
 from diffusion_feature.image_modes import converted
 from diffusion_feature.image_modes import from_numbers as from_numbers
+from diffusion_feature.renamed import former_names
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {  # its value -> how the stored pixels are turned upright
@@ -220,3 +221,7 @@ def _unreadable(where: str | Path, error: Exception | str) -> ImageUnreadable:
     if isinstance(error, Image.DecompressionBombError):
         reason = f"it has more pixels than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} that are read: save it smaller"
     return ImageUnreadable(f"{where} cannot be read: {reason}", reason)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of the module's
+    __getattr__ = former_names(__name__, {"PictureUnreadable": "ImageUnreadable"})

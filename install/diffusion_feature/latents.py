@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from diffusion_feature.devices import dtype_of, like
 from diffusion_feature.errors import ExtractorError
 from diffusion_feature.images import read_image
 from diffusion_feature.modules import in_float32
+from diffusion_feature.renamed import former_names
 from diffusion_feature.vaes import kind_of
 
 POSTERIORS = ("mean", "sample")  # recorded outputs use the latter
@@ -130,3 +131,7 @@ def size_in_pixels(parts: Parts, latents: Tensor) -> tuple[int, int]:
     """The image's (height, width) in pixels, from its latents [B, c, h, w]."""
     factor = kind_of(parts["vae"]).factor(parts["vae"].config)
     return latents.shape[-2] * factor, latents.shape[-1] * factor
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of the module's
+    __getattr__ = former_names(__name__, {"read_picture": "preprocess", "picture_size": "size_in_pixels"})

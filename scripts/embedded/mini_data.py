@@ -95,17 +95,21 @@ def to_unit(images: np.ndarray, device: torch.device, enlarge: float = 1) -> Ten
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
+def latents_of(vae: Any, pixels: Tensor) -> np.ndarray:
+    """The means of the VAE's posterior, before scaling   [B, 3, H, W] in -1..1 -> [B, c, h, w] float32"""
+    with mixed_precision(pixels.device):
+        return vae.encode(pixels).latent_dist.mean.float().cpu().numpy()
+
+
 def encode_images(file: Path, vae: Any, images: np.ndarray, device: torch.device, enlarge: float = 1) -> np.ndarray:
     """Latents [2N, c, h, w] float16 of every image, then of its mirror image; kept in `file` (memory-mapped)."""
     if not file.exists():
         vae = vae.to(device, memory_format=torch.channels_last).eval()
 
-        @torch.no_grad()
         def encode(start: int) -> tuple[int, list[np.ndarray]]:
             pixels = to_unit(images[start : start + 32], device, enlarge)
-            with mixed_precision(device):
-                means = (vae.encode(each).latent_dist.mean for each in (pixels, pixels.flip(-1)))
-                return start, [mean.float().cpu().numpy() for mean in means]
+            return start, [latents_of(vae, each) for each in (pixels, pixels.flip(-1))]
 
         latents: np.ndarray | None = None
         starts = range(0, len(images), 32)
@@ -133,11 +137,7 @@ class EncodedOnDemand:
     def __len__(self) -> int:
         return 2 * len(self.images)
 
-    @torch.no_grad()
     def __getitem__(self, picked: np.ndarray) -> np.ndarray:
         pixels = to_unit(self.images[picked % len(self.images)], self.device, self.enlarge)
         mirrored = torch.from_numpy(picked >= len(self.images)).to(self.device)[:, None, None, None]
-        with mixed_precision(self.device):
-            return (
-                self.vae.encode(torch.where(mirrored, pixels.flip(-1), pixels)).latent_dist.mean.float().cpu().numpy()
-            )
+        return latents_of(self.vae, torch.where(mirrored, pixels.flip(-1), pixels))

@@ -9,7 +9,7 @@ mini-flux       FluxPipeline: double- and single-stream blocks on 16 x 16 tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from diffusers import (
 )
 from diffusion_feature.families.packed import pack, places, unpack
 from goca.config import load_config
-from goca.generation.calling import with_guidance
+from goca.generation.adapters import config_of
+from goca.generation.calling import call_arguments
 from torch import Tensor, nn
 
 from embedded.mini_model import (
@@ -107,7 +108,7 @@ def flux_networks(parts: Parts, device: torch.device) -> Networks:
 
 @dataclass(frozen=True)
 class Family:
-    """A pipeline class: its networks, the parts that it may have and has not, how it is called beside the prompt.
+    """A pipeline class: its networks, the parts that it may have and has not.
 
     plain_attention  trained with softmax(QK) written out where a CPU trains in bfloat16: the fused attention's
                      backward is slow there
@@ -116,7 +117,6 @@ class Family:
     pipeline: type[DiffusionPipeline]
     networks: Callable[[Parts, torch.device], Networks]
     without: dict[str, Any] = field(default_factory=dict)
-    call: Mapping[str, Any] = field(default_factory=dict)
     plain_attention: bool = True
 
     def assemble(self, parts: Parts, vae: AutoencoderKL) -> DiffusionPipeline:
@@ -128,11 +128,10 @@ SD = Family(
     sd_networks,
     {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )
-PIXART = Family(PixArtSigmaPipeline, pixart_networks, call=load_config("mini-pixart").call)
+PIXART = Family(PixArtSigmaPipeline, pixart_networks)
 FLUX = Family(
     FluxPipeline,
     flux_networks,
-    call={"height": 2 * SIZE, "width": 2 * SIZE, **load_config("mini-flux").call},
     plain_attention=False,
 )
 FAMILIES = {family.pipeline.__name__: family for family in (SD, PIXART, FLUX)}
@@ -182,11 +181,6 @@ def networks_of(pipe: DiffusionPipeline, device: torch.device) -> Networks:
     return FAMILIES[type(pipe).__name__].networks(pipe.components, device)
 
 
-def call_arguments(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Arguments with which a pipeline of the family is called, beside prompt, steps and guidance."""
-    return dict(FAMILIES[type(pipe).__name__].call)
-
-
 def guided(pipe: DiffusionPipeline, scale: float, batch: int) -> dict[str, Any]:
-    """Arguments of a call with classifier-free guidance."""
-    return with_guidance(call_arguments(pipe), batch, scale)
+    """Arguments of a call with classifier-free guidance, as the model's config has them."""
+    return call_arguments(load_config(config_of(pipe)), batch, scale)

@@ -25,7 +25,7 @@ PARTS = {
     "flower": ("petals", "stem"),
     "mushroom": ("cap",),
 }
-OBJECTS_PER_PICTURE = ((1, 0.5), (2, 0.42), (3, 0.08))
+OBJECTS_PER_IMAGE = ((1, 0.5), (2, 0.42), (3, 0.08))
 HALF_SIDE = {1: (20.0, 29.0), 2: (15.0, 19.5), 3: (11.5, 14.0)}  # of an object, pixels, by objects per image
 STANDING = {"tree", "house", "car", "flower", "mushroom"}  # these have their foot below the horizon
 
@@ -173,7 +173,7 @@ def draw_scene(seed: int, index: int) -> Scene:
     """Image number `index` of the split that `seed` names. Same arguments, same pixels."""
     random = Random([seed, index])
     canvas, backgrounds, horizon = draw_backdrop(random, (20, 44), 0.12)
-    numbers, chances = zip(*OBJECTS_PER_PICTURE)
+    numbers, chances = zip(*OBJECTS_PER_IMAGE)
     wanted = numbers[int(np.searchsorted(np.cumsum(chances), random.uniform()))]
     label, placed = np.zeros((SIZE, SIZE), np.uint8), []
     for name in [OBJECTS[i] for i in random.permutation(len(OBJECTS))[:wanted]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from typing import Any
+
+from diffusion_feature.renamed import warn_renamed
 
 
 class Renamed(argparse.Action):
@@ -25,5 +26,5 @@ class Renamed(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         value = values if self.const is None else self.const
         now = self.now if self.const is None else f"{self.now} {self.const}"
-        warnings.warn(f"{option_string} is now called {now}", FutureWarning, stacklevel=2)
+        warn_renamed(str(option_string), now)
         setattr(namespace, self.dest, value)

@@ -97,18 +97,18 @@ def _looked_at(dataset: Dataset, image_id: str) -> tuple[Sample | None, list[tup
 
 
 def _file_troubles(dataset: Dataset, sample: Sample) -> Iterator[tuple[str, str]]:
-    image, label = sample.image_path.is_file(), sample.label_path.is_file()
-    if not image:
+    has_image, has_label = sample.image_path.is_file(), sample.label_path.is_file()
+    if not has_image:
         yield "no image", ""
-    if not label:
+    if not has_label:
         yield "no label", ""
-    if image:
+    if has_image:
         try:
             sample.image  # noqa: B018
         except SampleError as error:
             yield "image that cannot be read", str(error)
             return
-    if image and label:
+    if has_image and has_label:
         yield from _label_troubles(dataset, sample)
 
 

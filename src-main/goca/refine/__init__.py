@@ -1,8 +1,8 @@
 """Refinement of score maps: functions of maps and of an image, a space map or a dense feature; chains of them."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from diffusion_feature.renamed import warn_renamed
+from diffusion_feature.renamed import former_names
 
 from goca.refine.affinity import activation_affinity, activation_similarity, affinity
 from goca.refine.crf import dense_crf
@@ -39,11 +39,5 @@ __all__ = [
     "prototypes",
 ]
 
-_FORMER = {"PictureMissing": "ImageMissing", "PictureReduced": "ImageReduced"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _FORMER:
-        raise AttributeError(f"goca.refine has no {name!r}; it has: {', '.join(__all__)}")
-    warn_renamed(name, _FORMER[name])
-    return globals()[_FORMER[name]]
+if not TYPE_CHECKING:  # a type checker would take any name for one of the module's
+    __getattr__ = former_names(__name__, {"PictureMissing": "ImageMissing", "PictureReduced": "ImageReduced"})
