@@ -53,7 +53,7 @@ commas: `ball, sky, grass`.{called}
 `scripts/embedded/scenes_hard.py` draw: {images} of data seed {seed}, and their mirror images. The validation loss is
 of {held_out} images of each world, seed {held_out_seed}; the splits that are measured on have the seeds {splits}.
 {vae_training} Text and denoiser together: {steps} steps of {batch} images, {target}, {dropout:.0%} text dropout,
-AdamW {rate:g} with warm-up and {decay} decay, moving average {ema:g}; the weights are the average's, in 16 bit.{halved}
+AdamW {rate:g} with warm-up and {decay} decay, moving average {ema:g}; the weights are the average's, in 16 bit.{annealed}{halved}
 Hardware: {hardware}. Time between the first and last log line, pauses and other work on the same machine included:
 {minutes}. Mean loss of the last tenth: {losses}.{validation}
 
@@ -186,6 +186,7 @@ TARGETS = {
     "PixArtSigmaPipeline": "v-prediction, PixArt's linear betas, logit-normal timesteps, low noise weighed down",
     "FluxPipeline": "rectified flow, logit-normal times",
 }
+ANNEALED = "\nThe rate fell to zero once, at step {:d}, and began anew at its full height."
 HALVED = "\nOf the steps, {:.1%} saw images of half the side."
 CALLED = " Called as `pipe(prompt, {arguments})`."
 
@@ -231,6 +232,7 @@ def write_card(folder: Path, pipe: DiffusionPipeline, kind_name: str, work: Path
         rate=recipe.rate,
         decay=recipe.decay,
         ema=recipe.ema,
+        annealed=ANNEALED.format(round(recipe.annealed * recipe.steps)) if recipe.annealed else "",
         halved=HALVED.format(recipe.halved) if recipe.halved else "",
         hardware=hardware,
         minutes=listed(minutes),

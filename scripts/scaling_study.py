@@ -3,7 +3,6 @@
     python3 scripts/scaling_study.py                    the models that ship, and the checkpoints in runs/KIND
     python3 scripts/scaling_study.py --train            train the whole family first (hours; it stops and resumes)
     python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/first, early, middle, advanced, late
-    python3 scripts/scaling_study.py --sizes reduced    half the images and two noise seeds: a third of the time
     python3 scripts/scaling_study.py --sizes quick      a few images of everything, for tests
 
 For each point: how well it draws (Fréchet distance and words found, by a network of the project's own; loss on held-out
@@ -28,8 +27,10 @@ from embedded.mini_family import KINDS
 from goca.cli.renamed import Renamed
 from goca.drawing.figures import save_figure
 from goca.files.atomic import write_arrays, write_text
-from scaling.measures import SIZES, WORDS, Sizes, digest, examples, measure_generation, measure_segmentation
+from scaling.measures import SIZES, WORDS, Sizes, examples, measure_generation
 from scaling.points import Point, find_points
+from scaling.segmentation import measure_segmentation, measure_switches
+from scaling.store import Store, load_arrays
 from scaling.summary import (
     Measured,
     correlations,
@@ -38,6 +39,7 @@ from scaling.summary import (
     generation_values,
     markdown,
     segmentation_values,
+    switch_effects,
     write_csv,
 )
 from torch import Tensor
@@ -75,27 +77,6 @@ def reference_features(out: Path, network: Any, worlds: list[str], sizes: Sizes)
     return load_arrays(file)
 
 
-def load_arrays(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as stored:
-        return dict(stored)
-
-
-def measure(point: Point, sizes: Sizes, network: Any, out: Path) -> tuple[dict, dict, dict]:
-    """What is known of a point, from its folder or measured now: generation, segmentation, what was chosen."""
-    folder = out / "points" / f"{point.name}-{digest(point, sizes)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    generation, segmentation, chosen = (
-        folder / f"{name}" for name in ("generation.npz", "segmentation.npz", "chosen.json")
-    )
-    if not generation.exists():
-        write_arrays(generation, measure_generation(point, sizes, network, folder))
-    if not (segmentation.exists() and chosen.exists()):
-        arrays, found = measure_segmentation(point, sizes)
-        write_arrays(segmentation, arrays)
-        write_text(chosen, json.dumps(found, indent=1))
-    return load_arrays(generation), load_arrays(segmentation), json.loads(chosen.read_text())
-
-
 def train_all(models: Path, kinds: list[str], quick: bool) -> None:
     """Every kind, one after the other; what is trained already is only read."""
     script = Path(__file__).with_name("train_mini.py")
@@ -110,14 +91,21 @@ def report(points: list[Point], sizes: Sizes, out: Path) -> None:
     network = feature_network(out, worlds, sizes)
     reference = reference_features(out, network, worlds, sizes)
     measured: list[Measured] = []
-    details, tables = {}, []
+    details, effects, tables = {}, {}, []
     for point in points:
-        generation, segmentation, chosen = measure(point, sizes, network, out)
+        store = Store.of(point, out)
+        generation = measure_generation(point, sizes, network, store)
+        segmentation, chosen = measure_segmentation(point, sizes, store)
         details[point.name] = chosen
         values = [*generation_values(generation, reference), *segmentation_values(segmentation)]
         measured += [Measured(point.name, point.kind, point.checkpoint, *value) for value in values]
         for world in point.worlds:
             tables.append(f"## {point.name} on {world}\n\n{markdown(gains(segmentation, world))}\n")
+        if point.checkpoint == "late":
+            switched = measure_switches(point, chosen, sizes, store)
+            effects[point.name] = {world: switch_effects(switched, world) for world in point.worlds}
+            for world, effect in effects[point.name].items():
+                tables.append(f"## Switches, {point.name} on {world}\n\n{markdown(effect)}\n")
     rows, found = [each.row() for each in measured], correlations(measured)
     checks = {world: dict(zip(("found", "exact"), reference[f"{world}/seen"].tolist())) for world in worlds}
     whole = {
@@ -125,6 +113,7 @@ def report(points: list[Point], sizes: Sizes, out: Path) -> None:
         "network sees of drawn images": checks,
         "rows": rows,
         "correlations": found,
+        "switches": effects,
         "chosen": details,
     }
     write_text(out / "results.json", json.dumps(whole, indent=1))

@@ -46,7 +46,8 @@ from goca.embedded import resolve
 from torch import Tensor
 
 SHIPPED = Path(__file__).resolve().parents[1] / "src-main/goca/embedded"
-# name -> share of the steps after which the averaged weights are kept; the last are "late"
+# name -> share of the steps, up to where the rate first falls to zero, after which the averaged weights are kept; those
+# there are "annealed" if the training goes on, and the last are "late"
 MARKS = {"first": 0.025, "early": 0.1, "middle": 1 / 3, "advanced": 2 / 3}
 
 
@@ -61,6 +62,7 @@ class Recipe:
     rate: float = 1e-3
     warm_up: int = 200
     decay: str = "cosine"
+    annealed: float = 0.0  # share of the steps after which the rate has fallen to zero once, and starts anew
     halved: float = 0.0  # share of the steps that see images of half the side
     text_dropout: float = 0.1
     ema: float = 0.999
@@ -72,7 +74,7 @@ RECIPES = {
     "mini-sd": Recipe(),
     "mini-sd-small": Recipe(decay="late linear"),
     "mini-pixart": Recipe(steps=3200, decay="late linear", warm_up=400, halved=7 / 8),
-    "mini-flux": Recipe(steps=2600, decay="late linear", warm_up=400, halved=7 / 8),
+    "mini-flux": Recipe(steps=5200, decay="late linear", annealed=0.5, warm_up=400, halved=7 / 8),
 }
 QUICK = {"vae_steps": 6, "steps": 6, "vae_batch": 4, "batch": 4, "save_every": 3, "held_out": 4}
 QUICK_IMAGES = 48
@@ -180,6 +182,13 @@ def task_loss(
     return ((found.float() - task.target).pow(2) * task.weight).mean()
 
 
+def marks_of(recipe: Recipe) -> dict[int, str]:
+    """step -> name of the averaged weights that are kept there"""
+    first_end = round((recipe.annealed or 1) * recipe.steps)
+    marks = {max(1, round(share * first_end)): name for name, share in MARKS.items()}
+    return {**marks, first_end: "annealed"} if recipe.annealed else marks
+
+
 def sees_halved(recipe: Recipe, step: int) -> bool:
     """Whether a step sees images of half the side, which cost a quarter: drawn from its number."""
     return np.random.default_rng((6, step)).random() < recipe.halved
@@ -202,7 +211,8 @@ def train_denoiser(
         recipe.rate,
         recipe,
         validate=lambda: held_out_loss(networks, data.held_out, device),
-        marks={max(1, round(share * recipe.steps)): name for name, share in MARKS.items()},
+        marks=marks_of(recipe),
+        annealed=round(recipe.annealed * recipe.steps),
     )
 
     def loss_at(step: int, part: slice) -> Tensor:
@@ -273,7 +283,7 @@ def main() -> None:
     parts, trainer = train_denoiser(arguments.work, recipe, kind, data, device, train)
     pipe = kind.family.assemble(parts, vae)
     export(arguments.out, pipe)
-    for mark in MARKS:
+    for mark in marks_of(recipe).values():
         if trainer.kept(mark).exists():
             trainer.use_kept(mark)
             export(arguments.work / mark, pipe)

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,23 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 import scaling_study  # noqa: E402
 from embedded.mini_family import KINDS  # noqa: E402
 from embedded.mini_model import build_vae  # noqa: E402
-from scaling.measures import PICKED, Sizes, digest, token_kinds  # noqa: E402
+from scaling.measures import Sizes  # noqa: E402
 from scaling.points import CHECKPOINTS, Point, find_points  # noqa: E402
-from scaling.summary import DRAWS, Measured, correlations, miou, segmentation_values, spearman  # noqa: E402
+from scaling.segmentation import ACTING, PICKED, Bench, measure_segmentation, token_kinds  # noqa: E402
+from scaling.store import Store, digest  # noqa: E402
+from scaling.summary import (  # noqa: E402
+    DRAWS,
+    Measured,
+    correlations,
+    miou,
+    segmentation_values,
+    spearman,
+    switch_effects,
+)
 from study_scenes import PARTS  # noqa: E402
 from train_mini import export  # noqa: E402
 
-TINY = Sizes(images=3, chosen_on=2, seeds=2, timesteps=(200,), generated=3, steps=2, real=16, network=32)
+TINY = Sizes(images=3, chosen_on=2, seeds=2, timesteps=(200,), switched=2, generated=3, steps=2, real=16, network=32)
 
 
 def save_random(kind: str, folder: Path) -> Point:
@@ -83,18 +94,69 @@ def test_attention_shares_are_parts_of_one_and_layer_weights_sum_to_one(studied)
 def test_what_was_measured_is_not_measured_again(studied, monkeypatch):
     root, points = studied
     before = (root / "out/results.json").read_text()
-    for name in ("measure_generation", "measure_segmentation"):
-        monkeypatch.setattr(scaling_study, name, lambda *_: pytest.fail("measured twice"))
+    monkeypatch.setattr(Bench, "cells", lambda *_: pytest.fail("measured twice"))
+    monkeypatch.setattr("scaling.measures.generate", lambda *_: pytest.fail("measured twice"))
     scaling_study.report(points, TINY, root / "out")
     assert (root / "out/results.json").read_text() == before
 
 
 def test_other_weights_are_another_point(studied, tmp_path):
     point = save_random("mini-sd-small", tmp_path / "late")
-    same = digest(point, TINY)
+    same = digest(point)
     file = point.folder / "unet/diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
-    assert digest(point, TINY) != same
+    assert digest(point) != same
+
+
+def test_larger_sizes_add_to_what_there_is(studied, monkeypatch):
+    root, points = studied
+    store, measured_now, measure = Store.of(points[1], root / "out"), set(), Bench.cells
+
+    def watched(self, split, index, t, seed):
+        measured_now.add((split, index, seed))
+        return measure(self, split, index, t, seed)
+
+    monkeypatch.setattr(Bench, "cells", watched)
+    before, _ = measure_segmentation(points[1], TINY, store)
+    after, _ = measure_segmentation(points[1], replace(TINY, seeds=3), store)
+    assert measured_now == {("fresh", index, 2) for index in range(TINY.images)}
+    for name, counts in before.items():
+        assert np.array_equal(after[name][:, :2], counts) and after[name].shape[1] == 3
+
+
+def test_of_a_finished_model_each_switch_is_turned(studied):
+    root, (finished, _) = studied
+    effects = json.loads((root / "out/results.json").read_text())["switches"]
+    assert set(effects) == {finished.name} and set(effects[finished.name]) == set(finished.worlds)
+    for rows in effects[finished.name].values():
+        assert [row["switch, as released"] for row in rows] == list(ACTING)
+        assert all(row[method][1] <= row[method][2] for row in rows for method in ("vanilla", "GoCA"))
+    assert any(row["GoCA"][0] for rows in effects[finished.name].values() for row in rows)
+
+
+def test_a_switch_is_compared_on_the_same_images():
+    random = np.random.default_rng(0)
+    union = random.integers(50, 60, (1, 1, 40, 17))
+    arrays = {}
+    for variant in ("paper", *ACTING):
+        share = random.random((1, 1, 40, 17)) if variant == "paper" else np.full((1, 1, 40, 17), 0.5)
+        for method in ("vanilla", "GoCA"):
+            arrays[f"scenes/{variant}/{method}"] = np.concatenate([(union * share).astype(int), union])
+    arrays["scenes/noise/GoCA"] = arrays["scenes/paper/GoCA"]
+    found = {row["switch, as released"]: row for row in switch_effects(arrays, "scenes")}
+    assert found["noise"]["GoCA"] == [0, 0, 0]
+    value, low, high = found["posterior"]["GoCA"]
+    assert low < value < high and value == pytest.approx(
+        100 * (miou(arrays["scenes/posterior/GoCA"], "skip") - miou(arrays["scenes/paper/GoCA"], "skip"))
+    )
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("paper", 50.0), ("released", 25.0)])
+def test_a_class_that_never_occurs_counts_as_the_protocol_says(protocol, expected):
+    counts = np.zeros((2, 1, 4, 2), np.int32)
+    counts[0, :, :, 0], counts[1, :, :, 0] = 1, 2
+    ((*_, value, draws),) = segmentation_values({f"scenes/{protocol}/GoCA": counts})
+    assert value == pytest.approx(expected, abs=1e-3) and draws == pytest.approx(expected, abs=1e-3)
 
 
 def test_checkpoints_are_found_in_their_order(studied):
@@ -136,8 +198,8 @@ def test_counts_by_image_give_the_metrics_own_miou():
         metric.merge(one)
         counts[:, 0, image] = one.intersection[0], one.union[0]
     assert miou(counts, "zero") == pytest.approx(metric.compute()[0.0])
-    ((world, name, value, draws),) = segmentation_values({"scenes/paper/GoCA": counts})
-    assert (world, name) == ("scenes", "mIoU, paper, GoCA") and value == pytest.approx(100 * metric.compute()[0.0])
+    ((world, name, value, draws),) = segmentation_values({"scenes/released/GoCA": counts})
+    assert (world, name) == ("scenes", "mIoU, released, GoCA") and value == pytest.approx(100 * metric.compute()[0.0])
     assert draws.shape == (DRAWS,) and np.percentile(draws, 1) <= value <= np.percentile(draws, 99)
 
 

@@ -20,10 +20,11 @@ from embedded.mini_family import KINDS, guided  # noqa: E402
 from embedded.mini_model import build_tokenizer  # noqa: E402
 from embedded.mini_parts import FAMILY_WORDS, build_t5_tokenizer  # noqa: E402
 from embedded.mini_tasks import rectified_flow, velocity  # noqa: E402
-from embedded.resumable_training import DECAYS  # noqa: E402
+from embedded.resumable_training import DECAYS, Trainer  # noqa: E402
 from embedded.scenes_hard import KINDS as CAPTIONS  # noqa: E402
 from embedded.scenes_hard import caption_of, draw_scene  # noqa: E402
 from make_scenes import WORLDS  # noqa: E402
+from train_mini import RECIPES, Recipe, marks_of  # noqa: E402
 
 METHOD = {  # version, reference layer, space layers
     "mini-sd-small": ("mini", "up-level1-repeat0-vit-block0-cross-q", ["up-level1-repeat0-vit-block0-self-map"]),
@@ -88,10 +89,10 @@ def test_the_method_runs_on_it_at_16_x_16(trained):
 def test_checkpoints_along_the_way_are_pipelines_too_and_differ(trained):
     kind, work = trained
     part = KINDS[kind].denoiser
-    folders = [work / "early", work / "middle", work / "out"]
+    folders = [work / "middle", work / "advanced", work / "out"]
     weights = [(folder / part / "diffusion_pytorch_model.safetensors").read_bytes() for folder in folders]
     assert len(set(weights)) == 3
-    assert DiffusionPipeline.load_config(work / "early")["_class_name"] == CLASSES[kind]
+    assert DiffusionPipeline.load_config(work / "middle")["_class_name"] == CLASSES[kind]
     assert not any("_name_or_path" in json.loads(each.read_text()) for each in work.glob("*/*/config.json"))
 
 
@@ -151,3 +152,36 @@ def test_what_is_predicted_leads_back_to_the_clean_latents():
 def test_the_rate_falls_from_one_to_zero(name):
     values = [DECAYS[name](i / 100) for i in range(101)]
     assert values[0] == 1 and abs(values[-1]) < 1e-9 and values == sorted(values, reverse=True)
+
+
+def rates(work, steps, annealed):
+    """The learning rates of a training of one weight, and the trainer."""
+    recipe = Recipe(decay="late linear", warm_up=2, save_every=1000)
+    weight, seen = torch.nn.Linear(1, 1), []
+    trainer = Trainer("weight", {"weight": weight}, work, steps, 1.0, recipe, annealed=annealed)
+
+    def loss_at(step, part):
+        seen.append(trainer.rate_now())
+        return weight(torch.ones(1, 1)).square().mean()
+
+    trainer.run(loss_at, [slice(0, 1)])
+    return seen
+
+
+def test_an_annealed_training_goes_on_at_the_full_rate(tmp_path):
+    for folder in ("once", "twice"):
+        (tmp_path / folder).mkdir()
+    once, twice = rates(tmp_path / "once", 20, 0), rates(tmp_path / "twice", 40, 20)
+    assert twice[:20] == once and once[19] == pytest.approx(1 / 6)
+    assert twice[20:28] == [1.0] * 8 and twice[39] == pytest.approx(1 / 12)
+
+
+def test_a_longer_training_continues_a_finished_one(tmp_path):
+    assert len(rates(tmp_path, 20, 0)) == 20
+    assert rates(tmp_path, 30, 20) == pytest.approx([1.0, 1.0, *np.linspace(8, 1, 8) / 9])
+
+
+def test_checkpoints_are_those_of_the_first_annealing():
+    short, long = Recipe(steps=2600), Recipe(steps=5200, annealed=0.5)
+    assert marks_of(long) == {**marks_of(short), 2600: "annealed"}
+    assert all(step < RECIPES[kind].steps for kind in KINDS for step in marks_of(RECIPES[kind]))

@@ -84,6 +84,7 @@ class Trainer:
 
     validate  asked at each checkpoint, with the averaged weights in place; its answer goes to a log of its own
     marks     step -> name: there the averaged weights are kept in a file of their own, `kept(name)`
+    annealed  step at which the rate has fallen to zero once and starts anew, as in WSD-S (arXiv 2410.05192); 0: none
     """
 
     def __init__(
@@ -96,8 +97,9 @@ class Trainer:
         recipe: Schedule,
         validate: Callable[[], float] | None = None,
         marks: Mapping[int, str] | None = None,
+        annealed: int = 0,
     ):
-        self.name, self.steps, self.rate, self.recipe = name, steps, rate, recipe
+        self.name, self.steps, self.rate, self.recipe, self.annealed = name, steps, rate, recipe, annealed
         self.validate, self.marks, self.work = validate, marks or {}, work
         self.file, self.log = work / f"{name}.safetensors", work / f"{name}.jsonl"
         self.validation_log = work / f"{name}-validation.jsonl"
@@ -156,6 +158,12 @@ class Trainer:
         with whole_file(self.file) as temporary:
             save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, metadata={"step": str(self.step)})
 
+    def rate_now(self) -> float:
+        """The learning rate of the next step."""
+        end = self.annealed if self.step < self.annealed else self.steps
+        warm_up = min(1, (self.step + 1) / self.recipe.warm_up)
+        return self.rate * warm_up * DECAYS[self.recipe.decay](self.step / end)
+
     def run(self, loss_at: Callable[[int, slice], Tensor], parts: list[slice]) -> None:
         """`loss_at(step, part)` is the loss of a part of a step's batch, drawn from nothing but the step's number."""
         weights, size = list(self.parameters.values()), parts[-1].stop
@@ -170,8 +178,7 @@ class Trainer:
         saved = time.monotonic()
         bar = tqdm(total=self.steps, initial=self.step, desc=self.name, unit="step")
         while self.step < self.steps:
-            decay = DECAYS[self.recipe.decay](self.step / self.steps)
-            self.optimizer.param_groups[0]["lr"] = self.rate * min(1, (self.step + 1) / self.recipe.warm_up) * decay
+            self.optimizer.param_groups[0]["lr"] = self.rate_now()
             losses, shares = zip(*pool.map(gradients, parts))
             loss = sum(losses)
             for weight, *grads in zip(weights, *shares):

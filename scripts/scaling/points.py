@@ -10,7 +10,7 @@ from embedded.mini_family import KINDS
 from goca.config import SegmenterConfig, load_config
 from goca.embedded import names, resolve
 
-CHECKPOINTS = ("first", "early", "middle", "advanced", "late")
+CHECKPOINTS = ("first", "early", "middle", "advanced", "annealed", "late")
 
 
 # cross-attention layers that a UNet's users pick by hand; none for transformers
