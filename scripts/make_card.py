@@ -53,7 +53,7 @@ commas: `ball, sky, grass`.{called}
 `scripts/embedded/scenes_hard.py` draw: {images} of data seed {seed}, and their mirror images. The validation loss is
 of {held_out} images of each world, seed {held_out_seed}; the splits that are measured on have the seeds {splits}.
 {vae_training} Text and denoiser together: {steps} steps of {batch} images, {target}, {dropout:.0%} text dropout,
-AdamW {rate:g} with warm-up and {decay} decay, moving average {ema:g}; the weights are the average's, in 16 bit.{annealed}{halved}
+AdamW {rate:g} with warm-up and {decay} decay, moving average {ema:g}; the weights are its, in 16 bit.{annealed}{halved}
 Hardware: {hardware}. Time between the first and last log line, pauses and other work on the same machine included:
 {minutes}. Mean loss of the last tenth: {losses}.{validation}
 

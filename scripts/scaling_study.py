@@ -34,14 +34,12 @@ from scaling.store import Store, load_arrays
 from scaling.summary import (
     Measured,
     correlations,
-    figure,
     gains,
     generation_values,
-    markdown,
     segmentation_values,
     switch_effects,
-    write_csv,
 )
+from scaling.tables import figure, markdown, point_table, write_csv
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src-additional/generation_experiment"))
@@ -118,7 +116,8 @@ def report(points: list[Point], sizes: Sizes, out: Path) -> None:
     }
     write_text(out / "results.json", json.dumps(whole, indent=1))
     write_csv(out / "results.csv", rows)
-    text = [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []
+    text = [f"## Points on {world}\n\n{markdown(point_table(measured, world))}\n" for world in worlds]
+    text += [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []
     write_text(out / "tables.md", "\n".join([*text, *tables]))
     save_figure(figure(measured), out / "scaling.png", dpi=150)
 

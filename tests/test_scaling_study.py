@@ -75,7 +75,13 @@ def test_every_point_has_every_measure_with_an_interval(studied):
             assert all(float(row["low"]) <= float(row["high"]) for row in found.values())
             assert whole["chosen"][point.name][f"{world}/paper"]["t"] == 200
     assert (root / "out/scaling.png").stat().st_size > 0
-    assert "object: large" in (root / "out/tables.md").read_text()
+    tables = (root / "out/tables.md").read_text()
+    assert "object: large" in tables
+    for point in points:
+        line = next(line for line in tables.splitlines() if line.startswith(f"| {point.name} |"))
+        found = next(row for row in rows if row["point"] == point.name and row["measure"] == "mIoU, paper, GoCA")
+        value, low, high = (float(found[key]) for key in ("value", "low", "high"))
+        assert f"| {value:.1f} [{low:.1f}, {high:.1f}] |" in line
 
 
 def test_attention_shares_are_parts_of_one_and_layer_weights_sum_to_one(studied):

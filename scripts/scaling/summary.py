@@ -1,8 +1,7 @@
-"""From what was measured to what is reported: values with intervals, rank correlations, tables, the figure."""
+"""From what was measured to values with intervals, rank correlations, and gains by group and by switch."""
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,7 @@ from typing import Any
 import numpy as np
 from embedded import scenes_hard
 from goca.evaluation.metrics import class_iou, mean_iou
-from goca.files.atomic import whole_file
 from make_scenes import WORLDS
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from scaling.measures import scene, shown
@@ -27,8 +23,6 @@ from distances import Statistics, frechet_distance, statistics
 
 DRAWS = 500  # of the bootstrap
 METHODS = ("vanilla", "GoCA")
-COLOURS = {"vanilla": "#8a929c", "GoCA": "#2459a6"}
-MARKERS = {"mini-sd": "o", "mini-sd-small": "s", "mini-pixart": "^", "mini-flux": "D"}
 
 
 @dataclass(frozen=True)
@@ -215,60 +209,3 @@ def ratio(counts: np.ndarray) -> np.ndarray:
     """IoU of each class in each image, mean over noise seeds   [2, seeds, n, C] -> [n, C]"""
     intersection, union = counts.astype(float)
     return (intersection / np.maximum(union, 1)).mean(0)
-
-
-# --- what is written -------------------------------------------------------------------------------------------------
-
-
-def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with whole_file(file) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def figure(measured: Sequence[Measured], power: str = "words found", protocol: str = "paper") -> Figure:
-    """Segmentation against generation, a panel per world; one line for vanilla and one for GoCA, with intervals."""
-    table = {(each.point, each.world, each.measure): each for each in measured}
-    worlds = list(dict.fromkeys(each.world for each in measured))
-    drawn = Figure(figsize=(4.4 * len(worlds), 3.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(drawn)
-    for axes, world in zip(drawn.subplots(1, len(worlds), squeeze=False)[0], worlds):
-        points = sorted(
-            (each for each in measured if each.world == world and each.measure == power), key=lambda each: each.value
-        )
-        for method in METHODS:
-            scores = [table[each.point, world, f"mIoU, {protocol}, {method}"] for each in points]
-            x, y = [each.value for each in points], [score.value for score in scores]
-            axes.plot(x, y, color=COLOURS[method], linewidth=1.2, label=method, zorder=1)
-            for each, score in zip(points, scores):
-                spans = [np.abs(np.array(one.interval)[:, None] - one.value) for one in (each, score)]
-                axes.errorbar(
-                    each.value,
-                    score.value,
-                    xerr=spans[0],
-                    yerr=spans[1],
-                    color=COLOURS[method],
-                    marker=MARKERS[each.kind],
-                    markersize=5,
-                    linewidth=0.6,
-                )
-        for kind in dict.fromkeys(each.kind for each in points):
-            axes.plot([], [], MARKERS[kind], color="#333", markersize=5, label=kind)
-        axes.set(title=world, xlabel=f"generation: {power}, %", ylabel="segmentation: mIoU, %")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7, loc="upper left")
-    return drawn
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as a table; a list [value, low, high] becomes "value (low to high)"."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, list):
-            return f"{value[0]:+.1f} ({value[1]:+.1f} to {value[2]:+.1f})"
-        return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-    lines = [" | ".join(rows[0]), "|".join(["---"] * len(rows[0]))]
-    lines += [" | ".join(cell(row.get(key, "")) for key in rows[0]) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
