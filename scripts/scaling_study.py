@@ -39,7 +39,7 @@ from scaling.summary import (
     segmentation_values,
     switch_effects,
 )
-from scaling.tables import figure, markdown, point_table, write_csv
+from scaling.tables import attention_table, figure, markdown, point_table, write_csv
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src-additional/generation_experiment"))
@@ -117,6 +117,7 @@ def report(points: list[Point], sizes: Sizes, out: Path) -> None:
     write_text(out / "results.json", json.dumps(whole, indent=1))
     write_csv(out / "results.csv", rows)
     text = [f"## Points on {world}\n\n{markdown(point_table(measured, world))}\n" for world in worlds]
+    text += [f"## Attention on {world}\n\n{markdown(attention_table(details, world))}\n" for world in worlds]
     text += [f"## Rank correlations\n\n{markdown(found)}\n"] if found else []
     write_text(out / "tables.md", "\n".join([*text, *tables]))
     save_figure(figure(measured), out / "scaling.png", dpi=150)

@@ -20,7 +20,15 @@ from embedded.mini_family import KINDS  # noqa: E402
 from embedded.mini_model import build_vae  # noqa: E402
 from scaling.measures import Sizes  # noqa: E402
 from scaling.points import CHECKPOINTS, Point, find_points  # noqa: E402
-from scaling.segmentation import ACTING, PICKED, Bench, measure_segmentation, token_kinds  # noqa: E402
+from scaling.segmentation import (  # noqa: E402
+    ACTING,
+    PICKED,
+    Bench,
+    cells_of,
+    measure_segmentation,
+    separation,
+    token_kinds,
+)
 from scaling.store import Store, digest  # noqa: E402
 from scaling.summary import (  # noqa: E402
     DRAWS,
@@ -95,6 +103,18 @@ def test_attention_shares_are_parts_of_one_and_layer_weights_sum_to_one(studied)
             assert share <= 1 + 1e-3
             if point.kind == "mini-sd-small":  # a joint softmax also looks at the image
                 assert share == pytest.approx(1, abs=1e-3)
+
+
+def test_places_are_told_apart_or_not(studied):
+    root, points = studied
+    chosen = json.loads((root / "out/results.json").read_text())["chosen"]
+    for point in points:
+        places = chosen[point.name]["scenes/paper"]["places"]
+        assert set(places) == {"word", "content", "share"} and all(0 <= value <= 1 for value in places.values())
+    assert separation(np.array([3, 4]), np.array([1, 2])) == 1 and separation(np.ones(3), np.ones(5)) == 0.5
+    mask = np.zeros((64, 64), bool)
+    mask[:6, :4] = True  # one cell whole, one half
+    assert np.argwhere(cells_of(mask, 16)).tolist() == [[0, 0], [1, 0]]
 
 
 def test_what_was_measured_is_not_measured_again(studied, monkeypatch):

@@ -16,6 +16,7 @@ from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import SWITCHES, Protocol
 from make_scenes import WORLDS
 from PIL import Image
+from scipy.stats import mannwhitneyu
 from study_scenes import HEADS, LAYERS, PARTS, PROTOCOLS, RESCALES, THRESHOLDS
 from tqdm import tqdm
 
@@ -110,8 +111,11 @@ class Bench:
     def choices(self, sizes: Sizes) -> dict[str, Any]:
         """What `choose` finds and, under `paper`, where the attention goes at that timestep."""
         t, thresholds = self.choose(sizes)
-        layers = {"layers": self.attention_shares(t, min(20, sizes.chosen_on))} if self.protocol == "paper" else {}
-        return {"t": t, "thresholds": thresholds, **layers}
+        chosen = {"t": t, "thresholds": thresholds}
+        if self.protocol == "paper":
+            chosen["layers"] = self.attention_shares(t, min(20, sizes.chosen_on))
+            chosen["places"] = self.places(t, sizes.chosen_on)
+        return chosen
 
     def count(self, indices: range, seed: int, t: int, thresholds: dict[str, float]) -> dict[str, np.ndarray]:
         """Per part: intersection and union of every image and class   [2, n, C]"""
@@ -143,6 +147,43 @@ class Bench:
                 for name, value in found.items():
                     entry[name] += value / count
         return [{"layer": block, **entry} for block, entry in sums.items()]
+
+    @torch.no_grad()
+    def places(self, t: int, count: int) -> dict[str, float]:
+        """How well attention tells an object's cells from all others: AUC, mean over objects of validation images.
+
+        In vanilla's aggregated maps. word: attention to the object's words;  content: to all content words;  share: the
+        first divided by the second, which is what rescaling makes of it
+        """
+        segmenter, found = self.at(t), {"word": [], "content": [], "share": []}
+        for index in range(count):
+            drawn = scene(self.world, "validation", index)
+            annotation = self.annotated(drawn, index, "validation", segmenter)
+            image, image_id = Image.fromarray(drawn.image), f"{self.world}/{index}"
+            capture = segmenter.capture(
+                image, annotation, image_id=image_id, head_rules=HEADS[:1], layer_rules=LAYERS[:1]
+            )
+            attention = capture.attention_map(HEADS[0], LAYERS[0])[0].numpy()  # [h, w, N]
+            content = attention[..., list(annotation.rescaling_token_id)].sum(-1)
+            for class_id, tokens in annotation.existent_objects.items():
+                inside = cells_of(drawn.label == class_id, len(attention))
+                word = attention[..., tokens].sum(-1)
+                if tokens and 0 < inside.sum() < inside.size:
+                    for name, score in (("word", word), ("content", content), ("share", word / content)):
+                        found[name].append(separation(score[inside], score[~inside]))
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def cells_of(mask: np.ndarray, side: int) -> np.ndarray:
+    """Cells that are at least half covered   [H, W] -> [side, side]"""
+    height, width = (length // side for length in mask.shape)
+    return mask.reshape(side, height, side, width).mean((1, 3)) >= 0.5
+
+
+def separation(inside: np.ndarray, outside: np.ndarray) -> float:
+    """AUC: how often a value of the first is larger than one of the second; equal ones count half."""
+    statistic = mannwhitneyu(inside, outside, method="asymptotic").statistic
+    return float(statistic / (inside.size * outside.size))
 
 
 def token_kinds(annotation: PromptAnnotation, length: int) -> dict[str, list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,19 @@ def point_table(measured: Sequence[Measured], world: str) -> list[dict[str, str]
         {"point": name, **{column: cell(of.get(m), *style) for column, (m, *style) in COLUMNS.items()}}
         for name, of in ordered
     ]
+
+
+def attention_table(chosen: Mapping[str, Any], world: str) -> list[dict[str, Any]]:
+    """For each point, the shares of attention in %, mean over layers, and how well it tells objects' cells: AUC."""
+    rows = []
+    for point, choices in chosen.items():
+        if (found := choices.get(f"{world}/paper")) is None:
+            continue
+        kinds = [kind for kind in found["layers"][0] if kind not in ("layer", "side", "weight")]
+        shares = {f"{kind}, %": 100 * float(np.mean([layer[kind] for layer in found["layers"]])) for kind in kinds}
+        places = {f"AUC: {name}": value for name, value in found["places"].items()}
+        rows.append({"point": point, "t": found["t"], **shares, **places})
+    return rows
 
 
 def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
