@@ -76,6 +76,8 @@ def test_every_point_has_every_measure_with_an_interval(studied):
         for world in ("scenes", "scenes-hard"):
             found = {row["measure"]: row for row in rows if (row["point"], row["world"]) == (point.name, world)}
             expected = {f"mIoU, {protocol}, {part}" for protocol in ("paper", "released") for part in PARTS}
+            for protocol in ("paper", "released"):
+                expected |= {f"IoU of the background, {protocol}, {method}" for method in ("vanilla", "GoCA")}
             expected |= {"words found", "just the words", "Frechet distance", "validation loss"}
             if point.kind == "mini-sd-small":
                 expected |= {f"mIoU, {protocol}, {PICKED}" for protocol in ("paper", "released")}
@@ -181,7 +183,7 @@ def test_a_switch_is_compared_on_the_same_images():
 def test_a_class_that_never_occurs_counts_as_the_protocol_says(protocol, expected):
     counts = np.zeros((2, 1, 4, 2), np.int32)
     counts[0, :, :, 0], counts[1, :, :, 0] = 1, 2
-    ((*_, value, draws),) = segmentation_values({f"scenes/{protocol}/GoCA": counts})
+    (*_, value, draws), _ = segmentation_values({f"scenes/{protocol}/GoCA": counts})
     assert value == pytest.approx(expected, abs=1e-3) and draws == pytest.approx(expected, abs=1e-3)
 
 
@@ -224,8 +226,10 @@ def test_counts_by_image_give_the_metrics_own_miou():
         metric.merge(one)
         counts[:, 0, image] = one.intersection[0], one.union[0]
     assert miou(counts, "zero") == pytest.approx(metric.compute()[0.0])
-    ((world, name, value, draws),) = segmentation_values({"scenes/released/GoCA": counts})
+    (world, name, value, draws), (_, what, background, _) = segmentation_values({"scenes/released/GoCA": counts})
     assert (world, name) == ("scenes", "mIoU, released, GoCA") and value == pytest.approx(100 * metric.compute()[0.0])
+    first = 100 * metric.intersection[0, 0] / metric.union[0, 0]
+    assert what == "IoU of the background, released, GoCA" and background == pytest.approx(first)
     assert draws.shape == (DRAWS,) and np.percentile(draws, 1) <= value <= np.percentile(draws, 99)
 
 

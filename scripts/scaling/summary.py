@@ -62,11 +62,15 @@ def miou(counts: np.ndarray, absent: str) -> float:
 
 
 def segmentation_values(arrays: Mapping[str, np.ndarray]) -> Iterable[tuple[str, str, float, np.ndarray]]:
-    """(world, "mIoU, protocol, part", value in %, draws) of every part."""
+    """(world, "mIoU, protocol, part", value in %, draws) of every part; of both methods the background's IoU too."""
     for name, counts in arrays.items():
         world, protocol, part = name.split("/")
         absent = absent_rule(protocol)
         yield world, f"mIoU, {protocol}, {part}", 100 * miou(counts, absent), 100 * miou_draws(counts, absent)
+        if part in METHODS:
+            background = counts[..., :1]
+            values = 100 * miou(background, absent), 100 * miou_draws(background, absent)
+            yield world, f"IoU of the background, {protocol}, {part}", *values
 
 
 def miou_draws(counts: np.ndarray, absent: str) -> np.ndarray:

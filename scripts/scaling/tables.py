@@ -29,6 +29,8 @@ COLUMNS = {
     "+ rescaling": ("mIoU, paper, + rescaling", 1, False),
     "GoCA": ("mIoU, paper, GoCA", 1, True),
     "hand-picked": (f"mIoU, paper, {PICKED}", 1, False),
+    "background: vanilla": ("IoU of the background, paper, vanilla", 1, False),
+    "background: GoCA": ("IoU of the background, paper, GoCA", 1, False),
     "released: vanilla": ("mIoU, released, vanilla", 1, False),
     "released: GoCA": ("mIoU, released, GoCA", 1, False),
 }
@@ -75,19 +77,21 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def figure(measured: Sequence[Measured], power: str = "words found", protocol: str = "paper") -> Figure:
-    """Segmentation against generation, a panel per world; one line for vanilla and one for GoCA, with intervals."""
+    """Segmentation against generation, a panel per world; of each training a line for vanilla and one for GoCA."""
     table = {(each.point, each.world, each.measure): each for each in measured}
     worlds = list(dict.fromkeys(each.world for each in measured))
     drawn = Figure(figsize=(4.4 * len(worlds), 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(drawn)
     for axes, world in zip(drawn.subplots(1, len(worlds), squeeze=False)[0], worlds):
-        points = sorted(
-            (each for each in measured if each.world == world and each.measure == power), key=lambda each: each.value
-        )
+        points = [each for each in measured if each.world == world and each.measure == power]
         for method in METHODS:
             scores = [table[each.point, world, f"mIoU, {protocol}, {method}"] for each in points]
             x, y = [each.value for each in points], [score.value for score in scores]
-            axes.plot(x, y, color=COLOURS[method], linewidth=1.2, label=method, zorder=1)
+            for kind in dict.fromkeys(each.kind for each in points):
+                own = [i for i, each in enumerate(points) if each.kind == kind]
+                line = [x[i] for i in own], [y[i] for i in own]
+                axes.plot(*line, color=COLOURS[method], linewidth=1.2, alpha=0.7, zorder=1)
+            axes.plot([], [], color=COLOURS[method], label=method)
             for each, score in zip(points, scores):
                 spans = [np.abs(np.array(one.interval)[:, None] - one.value) for one in (each, score)]
                 axes.errorbar(
