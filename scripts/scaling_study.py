@@ -2,7 +2,7 @@
 
     python3 scripts/scaling_study.py                    the models that ship, and the checkpoints in runs/KIND
     python3 scripts/scaling_study.py --train            train the whole family first (hours; it stops and resumes)
-    python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/first, early, middle, advanced, annealed, late
+    python3 scripts/scaling_study.py --models DIR       checkpoints in DIR/KIND/NAME, NAME from first to late
     python3 scripts/scaling_study.py --sizes quick      a few images of everything, for tests
 
 For each point: how well it draws (Fréchet distance and words found, by a network of the project's own; loss on held-out
