@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from goca.evaluation.presence import area_under_curve
+from goca.evaluation.presence import auc_of_scores
 from goca.open.presence import PRESENCE_RULES
 from goca.open.rest import REST_RULES
 from openstudy.measures import METHODS, ROWS, SEEDS, WAYS, Study, metric
@@ -66,12 +66,7 @@ def auc(found: list[dict[str, Any]], way: str, method: str, row: str, seed: int,
         if (by, of) == (way, method) and kind in rows and (row != "single" or len(words) == 1)
         for score, there in zip(raw[rule] if rule else presence, truth)
     ]
-    levels = sorted({score for score, _ in said})
-    counts = [
-        np.bincount(np.searchsorted(levels, [s for s, there in said if there == kind]), minlength=len(levels))
-        for kind in (False, True)
-    ]
-    return float(area_under_curve(*counts))
+    return auc_of_scores(*([score for score, there in said if there == kind] for kind in (False, True)))
 
 
 def print_table(found: list[dict[str, Any]], arguments: argparse.Namespace) -> None:

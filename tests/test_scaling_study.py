@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from goca.evaluation import MeanIoU
+from goca.evaluation.presence import auc_of_scores
 from goca.prompts import PromptAnnotation
 
 REPOSITORY = Path(__file__).parents[1]
@@ -26,7 +27,6 @@ from scaling.segmentation import (  # noqa: E402
     Bench,
     cells_of,
     measure_segmentation,
-    separation,
     token_kinds,
 )
 from scaling.store import Store, digest  # noqa: E402
@@ -113,7 +113,7 @@ def test_places_are_told_apart_or_not(studied):
     for point in points:
         places = chosen[point.name]["scenes/paper"]["places"]
         assert set(places) == {"word", "content", "share"} and all(0 <= value <= 1 for value in places.values())
-    assert separation(np.array([3, 4]), np.array([1, 2])) == 1 and separation(np.ones(3), np.ones(5)) == 0.5
+    assert auc_of_scores(np.array([1, 2]), np.array([3, 4])) == 1 and auc_of_scores(np.ones(5), np.ones(3)) == 0.5
     mask = np.zeros((64, 64), bool)
     mask[:6, :4] = True  # one cell whole, one half
     assert np.argwhere(cells_of(mask, 16)).tolist() == [[0, 0], [1, 0]]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from goca import Segmenter
 from goca.evaluation import MeanIoU
+from goca.evaluation.presence import auc_of_scores
 from goca.prompts import PromptAnnotation, annotate
 from goca.protocol import SWITCHES, Protocol
 from make_scenes import WORLDS
 from PIL import Image
-from scipy.stats import mannwhitneyu
 from study_scenes import HEADS, LAYERS, PARTS, PROTOCOLS, RESCALES, THRESHOLDS
 from tqdm import tqdm
 
@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 PICKED = "vanilla, hand-picked layers"
 BLOCK = 50  # images that are counted, and kept, together
+SHARED = 20  # images that layers' shares are taken from
 
 
 def absent_rule(protocol: str) -> str:
@@ -40,12 +41,17 @@ def absent_rule(protocol: str) -> str:
     return Protocol.of(VARIANTS[protocol]).absent_classes
 
 
+@lru_cache(maxsize=1)  # points are measured one after the other
+def loaded(point: Point) -> Segmenter:
+    """The model of a point; read when something is measured of it."""
+    return Segmenter.from_pretrained(str(point.folder), point.config(0, PROTOCOLS["paper"]))
+
+
 @dataclass
 class Bench:
     """A model on one world under one protocol; every part of the method on the same forwards."""
 
     point: Point
-    segmenter: Callable[[], Segmenter]  # read when first needed
     world: str
     protocol: str  # one of VARIANTS
 
@@ -54,7 +60,7 @@ class Bench:
     def at(self, t: int, layers: str | tuple[str, ...] = "all") -> Segmenter:
         if (t, layers) not in self.made:
             config = dataclasses.replace(self.point.config(t, VARIANTS[self.protocol]), cross_layers=layers)
-            self.made[t, layers] = Segmenter(self.segmenter().extractor, config)
+            self.made[t, layers] = Segmenter(loaded(self.point).extractor, config)
         return self.made[t, layers]
 
     def annotated(self, drawn: Any, index: int, split: str, segmenter: Segmenter) -> PromptAnnotation:
@@ -111,11 +117,8 @@ class Bench:
     def choices(self, sizes: Sizes) -> dict[str, Any]:
         """What `choose` finds and, under `paper`, where the attention goes at that timestep."""
         t, thresholds = self.choose(sizes)
-        chosen = {"t": t, "thresholds": thresholds}
-        if self.protocol == "paper":
-            chosen["layers"] = self.attention_shares(t, min(20, sizes.chosen_on))
-            chosen["places"] = self.places(t, sizes.chosen_on)
-        return chosen
+        where = self.attention(t, sizes.chosen_on) if self.protocol == "paper" else {}
+        return {"t": t, "thresholds": thresholds, **where}
 
     def count(self, indices: range, seed: int, t: int, thresholds: dict[str, float]) -> dict[str, np.ndarray]:
         """Per part: intersection and union of every image and class   [2, n, C]"""
@@ -129,61 +132,66 @@ class Bench:
         return counts
 
     @torch.no_grad()
-    def attention_shares(self, t: int, count: int) -> list[dict[str, Any]]:
-        """For each layer, its side, its mean weight, and the share of its attention by kind of token."""
-        segmenter, sums = self.at(t), {}
-        for index in range(count):
-            drawn = scene(self.world, "validation", index)
-            annotation = self.annotated(drawn, index, "validation", segmenter)
-            capture = segmenter.capture(
-                Image.fromarray(drawn.image), annotation, image_id=f"{self.world}/{index}", head_rules=HEADS[:1]
-            )
-            weights = capture.layer_weights(capture.plan.layer_rules[0])[0]
-            for block, weight in zip(capture.plan.blocks, weights):
-                mean = capture.token_maps[block][HEADS[0]][0].mean(0)
-                kinds = token_kinds(annotation, len(mean))
-                found = {"weight": float(weight), **{name: float(mean[at].sum()) for name, at in kinds.items()}}
-                entry = sums.setdefault(block, {"side": capture.grids[block][0], **dict.fromkeys(found, 0.0)})
-                for name, value in found.items():
-                    entry[name] += value / count
-        return [{"layer": block, **entry} for block, entry in sums.items()]
+    def attention(self, t: int, count: int) -> dict[str, Any]:
+        """Where the attention goes, on validation images.
 
-    @torch.no_grad()
-    def places(self, t: int, count: int) -> dict[str, float]:
-        """How well attention tells an object's cells from all others: AUC, mean over objects of validation images.
-
-        In vanilla's aggregated maps. word: attention to the object's words;  content: to all content words;  share: the
-        first divided by the second, which is what rescaling makes of it
+        layers  for each layer, its side, its mean weight, and the share of its attention by kind of token; at most
+                `SHARED` images
+        places  how well vanilla's aggregated maps tell an object's cells from all others: AUC, mean over objects. word:
+                attention to the object's words;  content: to all content words;  share: the first divided by the
+                second, which is what rescaling makes of it
         """
-        segmenter, found = self.at(t), {"word": [], "content": [], "share": []}
+        segmenter, shared = self.at(t), min(SHARED, count)
+        layers: dict[str, dict[str, Any]] = {}
+        places: dict[str, list[float]] = {"word": [], "content": [], "share": []}
         for index in range(count):
             drawn = scene(self.world, "validation", index)
             annotation = self.annotated(drawn, index, "validation", segmenter)
             image, image_id = Image.fromarray(drawn.image), f"{self.world}/{index}"
-            capture = segmenter.capture(
-                image, annotation, image_id=image_id, head_rules=HEADS[:1], layer_rules=LAYERS[:1]
-            )
-            attention = capture.attention_map(HEADS[0], LAYERS[0])[0].numpy()  # [h, w, N]
-            content = attention[..., list(annotation.rescaling_token_id)].sum(-1)
-            for class_id, tokens in annotation.existent_objects.items():
-                inside = cells_of(drawn.label == class_id, len(attention))
-                word = attention[..., tokens].sum(-1)
-                if tokens and 0 < inside.sum() < inside.size:
-                    for name, score in (("word", word), ("content", content), ("share", word / content)):
-                        found[name].append(separation(score[inside], score[~inside]))
-        return {name: float(np.mean(values)) for name, values in found.items()}
+            capture = segmenter.capture(image, annotation, image_id=image_id, head_rules=HEADS[:1], layer_rules=LAYERS)
+            if index < shared:
+                for block, found in layer_shares(capture, annotation).items():
+                    entry = layers.setdefault(block, {"side": capture.grids[block][0], **dict.fromkeys(found, 0.0)})
+                    for name, value in found.items():
+                        entry[name] += value / shared
+            attention = capture.attention_map(HEADS[0], LAYERS[0])[0].numpy()
+            for separations in object_separations(attention, annotation, drawn.label):
+                for name, value in separations.items():
+                    places[name].append(value)
+        return {
+            "layers": [{"layer": block, **entry} for block, entry in layers.items()],
+            "places": {name: float(np.mean(values)) for name, values in places.items()},
+        }
+
+
+def layer_shares(capture: Any, annotation: PromptAnnotation) -> dict[str, dict[str, float]]:
+    """By layer, its weight and the share of its attention by kind of token."""
+    weights = capture.layer_weights(LAYERS[1])[0]
+    shares = {}
+    for block, weight in zip(capture.plan.blocks, weights):
+        mean = capture.token_maps[block][HEADS[0]][0].mean(0)
+        kinds = token_kinds(annotation, len(mean))
+        shares[block] = {"weight": float(weight), **{name: float(mean[at].sum()) for name, at in kinds.items()}}
+    return shares
+
+
+def object_separations(
+    attention: np.ndarray, annotation: PromptAnnotation, label: np.ndarray
+) -> Iterator[dict[str, float]]:
+    """Of each object that covers some cells, the AUCs of `Bench.attention`   attention [h, w, N]"""
+    content = attention[..., list(annotation.rescaling_token_id)].sum(-1)
+    for class_id, tokens in annotation.existent_objects.items():
+        inside = cells_of(label == class_id, len(attention))
+        if tokens and 0 < inside.sum() < inside.size:
+            word = attention[..., tokens].sum(-1)
+            scores = {"word": word, "content": content, "share": word / content}
+            yield {name: auc_of_scores(score[~inside], score[inside]) for name, score in scores.items()}
 
 
 def cells_of(mask: np.ndarray, side: int) -> np.ndarray:
     """Cells that are at least half covered   [H, W] -> [side, side]"""
     height, width = (length // side for length in mask.shape)
     return mask.reshape(side, height, side, width).mean((1, 3)) >= 0.5
-
-
-def separation(inside: np.ndarray, outside: np.ndarray) -> float:
-    """AUC: how often a value of the first is larger than one of the second; equal ones count half."""
-    statistic = mannwhitneyu(inside, outside, method="asymptotic").statistic
-    return float(statistic / (inside.size * outside.size))
 
 
 def token_kinds(annotation: PromptAnnotation, length: int) -> dict[str, list[int]]:
@@ -203,22 +211,12 @@ def token_kinds(annotation: PromptAnnotation, length: int) -> dict[str, list[int
     }
 
 
-def bench_maker(point: Point, sizes: Sizes) -> Callable[[str, str], Bench]:
-    """Benches by world and protocol, which share one model; it is read when something is measured."""
-
-    @cache
-    def segmenter() -> Segmenter:
-        return Segmenter.from_pretrained(str(point.folder), point.config(sizes.timesteps[0], PROTOCOLS["paper"]))
-
-    return partial(Bench, point, segmenter)
-
-
 def measure_segmentation(point: Point, sizes: Sizes, store: Store) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Counts [2, seeds, n, C] by "world/protocol/part"; what was chosen: timesteps, thresholds; attention shares."""
-    make, arrays, chosen = bench_maker(point, sizes), {}, {}
+    arrays, chosen = {}, {}
     for world in point.worlds:
         for protocol in PROTOCOLS:
-            bench = make(world, protocol)
+            bench = Bench(point, world, protocol)
             choice = store.facts(
                 f"{world}-{protocol}-chosen", (sizes.chosen_on, sizes.timesteps), partial(bench.choices, sizes)
             )
@@ -233,10 +231,10 @@ def measure_switches(point: Point, chosen: dict[str, Any], sizes: Sizes, store: 
 
     Timestep and thresholds are those of `paper`.
     """
-    make, arrays = bench_maker(point, sizes), {}
+    arrays = {}
     for world in point.worlds:
         for variant in ("paper", *ACTING):
-            counts = count_all(make(world, variant), sizes.switched, 0, chosen[f"{world}/paper"], store)
+            counts = count_all(Bench(point, world, variant), sizes.switched, 0, chosen[f"{world}/paper"], store)
             arrays |= {f"{world}/{variant}/{part}": count[:, None] for part, count in counts.items()}
     return arrays
 

@@ -83,14 +83,18 @@ def miou_draws(counts: np.ndarray, absent: str) -> np.ndarray:
 
 def switch_effects(arrays: Mapping[str, np.ndarray], world: str) -> list[dict[str, Any]]:
     """What each switch alone changes in the mIoU of each method, in points, on the same images and noise."""
+
+    def value_and_draws(variant: str, method: str) -> tuple[float, np.ndarray]:
+        counts, absent = arrays[f"{world}/{variant}/{method}"], absent_rule(variant)
+        return miou(counts, absent), miou_draws(counts, absent)
+
+    before = {method: value_and_draws("paper", method) for method in METHODS}
     rows = []
     for switch in ACTING:
         row: dict[str, Any] = {"switch, as released": switch}
         for method in METHODS:
-            after, before = (arrays[f"{world}/{variant}/{method}"] for variant in (switch, "paper"))
-            absent = absent_rule(switch), absent_rule("paper")
-            value = miou(after, absent[0]) - miou(before, absent[1])
-            draws = miou_draws(after, absent[0]) - miou_draws(before, absent[1])
+            after = value_and_draws(switch, method)
+            value, draws = (new - old for new, old in zip(after, before[method]))
             row[method] = [100 * float(each) for each in (value, *np.nanpercentile(draws, [2.5, 97.5]))]
         rows.append(row)
     return rows

@@ -142,6 +142,13 @@ def area_under_curve(absent: NDArray, present: NDArray) -> NDArray[np.float64]:
     return ratio((present * lower).sum(axis=-1), present.sum(axis=-1) * absent.sum(axis=-1))
 
 
+def auc_of_scores(absent: Sequence[float] | NDArray, present: Sequence[float] | NDArray) -> float:
+    """`area_under_curve` of single scores: how often a present one is higher than an absent one; ties count half."""
+    levels, which = np.unique(np.concatenate([absent, present]), return_inverse=True)
+    counts = (np.bincount(each, minlength=len(levels)) for each in np.split(which, [len(absent)]))
+    return float(area_under_curve(*counts))
+
+
 def checked(presence: float | None) -> float | None:
     """A presence, rounded to DIGITS significant digits for counts and records. Raises MetricError."""
     if presence is None:
